@@ -1,0 +1,226 @@
+"""The folder of one run, filled out of sight and shown when it is complete.
+
+A run writes into a staging folder; :meth:`RunFolder.commit` moves everything into place,
+``index.html`` last. Whatever goes wrong before that (a full disk, Ctrl-C, an error in the
+analysis) leaves the output path as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from genkernel.errors import InputError, MissingError, OutputError
+from genkernel.runs.atomic import explain, write_atomic
+
+PAGE = "index.html"
+PROVENANCE = "run.json"
+SUMMARY = "summary.json"
+
+
+class RunFolder:
+    """A run folder under construction; use it as a context manager.
+
+    >>> with RunFolder.create("out") as folder:
+    ...     folder.write_json("summary.json", {"kind": "diffusion"})
+    ...     folder.write("index.html", "<!doctype html>")
+    ...     folder.commit()
+
+    Leaving the block without :meth:`commit` removes every trace.
+    """
+
+    def __init__(self, out: Path, stage: Path, made: list[Path]):
+        self.out = out
+        self.stage = stage
+        self._made = made  # folders that create() had to make, outermost first
+        self._open = True
+
+    @classmethod
+    def create(cls, out: str | Path) -> RunFolder:
+        """Claim ``out`` now, so that an unusable output path fails before the work, not after.
+
+        Args:
+            out: the run's folder. It is made when it does not exist; in one that exists the
+                files of the new run replace those of the same name, and others stay.
+
+        Raises:
+            OutputError: ``out`` is a file, lies below a file, or cannot be written to.
+        """
+        out = Path(out).expanduser()
+        made: list[Path] = []
+        try:
+            if out.exists() and not out.is_dir():
+                raise OutputError(f"cannot write a run to {out}: it is not a folder (give a folder, or a new name)")
+            for path in reversed([p for p in (out, *out.parents) if _is_missing(p)]):
+                path.mkdir()
+                made.append(path)
+            stage = Path(tempfile.mkdtemp(prefix=".run-", suffix=".part", dir=out))
+        except OSError as error:
+            _remove_empty(made)
+            if isinstance(error, OutputError):
+                raise
+            raise OutputError(explain(error, out)) from error
+        folder = cls(out, stage, made)
+        try:  # a folder can be made where no byte can be written: quota, full disk, odd mounts
+            folder.write("probe", b"genkernel").unlink()
+        except OutputError as error:
+            folder.close()
+            cause = error.__cause__
+            raise OutputError(explain(cause, out) if isinstance(cause, OSError) else str(error)) from error
+        return folder
+
+    # ------------------------------------------------------------------ filling
+
+    def path(self, name: str) -> Path:
+        """Where to put ``name`` (relative to the run folder) while the run is under construction."""
+        target = self.stage / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def write(self, name: str, data: bytes | str) -> Path:
+        return write_atomic(self.path(name), data)
+
+    def write_json(self, name: str, content: Any) -> Path:
+        """Write JSON; NaN and infinity become null, because no JSON reader agrees on them."""
+        return self.write(name, json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def files(self) -> list[str]:
+        """Names of the files written so far, relative to the run folder."""
+        return sorted(p.relative_to(self.stage).as_posix() for p in self.stage.rglob("*") if p.is_file())
+
+    # ------------------------------------------------------------------ the end
+
+    def commit(self) -> Path:
+        """Move everything into place; the page comes last, so its presence means a whole run.
+
+        Returns:
+            Path: the run folder.
+        """
+        names = sorted(self.files(), key=lambda n: (n == PAGE, n == PROVENANCE, n))
+        stale = set(_listed(self.out)) - set(names)
+        with _uninterrupted():
+            try:
+                (self.out / PAGE).unlink(missing_ok=True)
+                for name in names:
+                    target = self.out / name
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(self.stage / name, target)
+                for name in stale:  # figures of the run that was here before
+                    (self.out / name).unlink(missing_ok=True)
+            except OSError as error:
+                raise OutputError(explain(error, self.out)) from error
+            self._made = []
+            self.close()
+        return self.out
+
+    def close(self) -> None:
+        """Remove the staging folder, and the folders made for a run that never came to be."""
+        if not self._open:
+            return
+        self._open = False
+        shutil.rmtree(self.stage, ignore_errors=True)
+        _remove_empty(self._made)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def finished_files(path: str | Path) -> list[str]:
+    """Files of the finished run in ``path``; empty when there is none.
+
+    A run is finished when its page is there and every file its ``run.json`` names is too.
+    """
+    path = Path(path).expanduser()
+    names = _listed(path)
+    if not (path / PAGE).is_file() or not all((path / name).is_file() for name in names):
+        return []
+    return names
+
+
+def read_json(path: str | Path) -> Any:
+    """Read one JSON file of a run.
+
+    Raises:
+        MissingError: there is no such file.
+        InputError: it is not JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        folder = path.parent
+        problem = "is not a folder" if not folder.is_dir() else f"holds no {path.name}"
+        raise MissingError(f"{folder} {problem}: give the folder that a genkernel run was written to") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not the JSON of a genkernel run: {error}") from error
+
+
+def _listed(path: Path) -> list[str]:
+    """The files that the run in ``path`` says it consists of (only names inside the folder)."""
+    try:
+        names = json.loads((path / PROVENANCE).read_text(encoding="utf-8")).get("files", [])
+    except (OSError, ValueError, AttributeError):
+        return []
+    return [n for n in names if isinstance(n, str) and n and not Path(n).is_absolute() and ".." not in Path(n).parts]
+
+
+def _remove_empty(made: list[Path]) -> None:
+    for path in reversed(made):
+        with contextlib.suppress(OSError):
+            path.rmdir()
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _plain(value: Any) -> Any:
+    """JSON types only: numpy scalars and arrays unpacked, NaN and infinity as None."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # numpy and torch, scalars and arrays
+        return _plain(value.tolist())
+    return str(value)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back for the few renames of a commit, and deliver it afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: arrived.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if arrived:
+            signal.raise_signal(signal.SIGINT)

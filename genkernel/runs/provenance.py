@@ -1,0 +1,178 @@
+"""Where the numbers of a run come from: enough to make them again, and to know when not to."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "torchvision", "diffusers", "numpy", "safetensors", "matplotlib")
+
+# arguments that change how a run is computed but not what comes out
+INDIFFERENT = frozenset({"memory", "out", "progress", "resume"})
+
+
+@dataclass
+class Provenance:
+    """What ``run.json`` says about a run."""
+
+    arguments: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+    checkpoint: dict[str, Any] = field(default_factory=dict)  # name, sha256 (None for a model in memory)
+    data: dict[str, Any] = field(default_factory=dict)  # source, count, conversions, sha256
+    timings: dict[str, float] = field(default_factory=dict)  # seconds
+    peak_memory: dict[str, int] = field(default_factory=dict)  # bytes
+    threads: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    finished: str = ""  # ISO 8601, UTC
+    files: list[str] = field(default_factory=list)
+
+    def complete(self, stopwatch: Stopwatch | None = None) -> Provenance:
+        """Fill in what is only known at the end: versions, machine, memory, time."""
+        self.versions = versions()
+        self.machine = machine()
+        self.peak_memory = peak_memory()
+        self.threads = _torch_threads()
+        if stopwatch is not None:
+            self.timings = {**self.timings, **stopwatch.seconds}
+        self.finished = datetime.now(UTC).isoformat(timespec="seconds")
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def differences(self, earlier: dict[str, Any]) -> list[str]:
+        """Why the run described by an earlier ``run.json`` is not this one; empty when it is.
+
+        Compared are the checkpoint's and the data's sha256, the arguments that decide the
+        numbers, and the versions of genkernel and torch.
+        """
+        found = []
+        mine, theirs = self.checkpoint.get("sha256"), (earlier.get("checkpoint") or {}).get("sha256")
+        if mine is None or theirs is None:
+            found.append("the model was given in memory, so the weights cannot be compared")
+        elif mine != theirs:
+            found.append("the checkpoint has changed")
+        if self.data.get("sha256") != (earlier.get("data") or {}).get("sha256"):
+            found.append("the images have changed")
+        before = earlier.get("arguments") or {}
+        for name in sorted({*self.arguments, *before} - INDIFFERENT - {"checkpoint", "data"}):
+            old, new = before.get(name), self.arguments.get(name)
+            if old != new:
+                found.append(f"{name} was {_short(old)}, now {_short(new)}")
+        now, then = versions(), earlier.get("versions") or {}
+        for package in ("genkernel", "torch"):
+            if now.get(package) != then.get(package):
+                found.append(f"{package} was {then.get(package, 'unknown')}, now {now.get(package)}")
+        return found
+
+
+class Stopwatch:
+    """Seconds per named part of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def versions() -> dict[str, str]:
+    """Versions of genkernel, python and the packages whose numerics matter (those installed)."""
+    from genkernel import __version__
+
+    found = {"genkernel": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """The kind of machine, without anything that names it."""
+    found: dict[str, Any] = {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        found["accelerators"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return found
+
+
+def peak_memory() -> dict[str, int]:
+    """Largest memory this process has held so far, in bytes, on the host and on each GPU it used."""
+    found: dict[str, int] = {}
+    try:
+        import resource
+    except ImportError:  # Windows
+        pass
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        found["host"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        for index in range(torch.cuda.device_count()):
+            found[f"cuda:{index}"] = torch.cuda.max_memory_allocated(index)
+    return found
+
+
+def checkpoint_sha256(path: str | Path) -> str:
+    """One sha256 of a checkpoint: of the file, or of all files of a folder with their names.
+
+    Hidden files, the order of the files and their time stamps do not matter.
+    """
+    path = Path(path)
+    if path.is_file():
+        return _file_sha256(path)
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")):
+        inside = file.relative_to(path)
+        if file.is_file() and not any(part.startswith(".") for part in inside.parts):
+            digest.update(f"{inside.as_posix()}\0{_file_sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def data_sha256(images: Any) -> str:
+    """sha256 of an array or tensor: shape, dtype and bytes."""
+    import numpy as np
+
+    array = np.ascontiguousarray(images.detach().cpu().numpy() if hasattr(images, "detach") else images)
+    digest = hashlib.sha256(f"{array.shape}{array.dtype}".encode())
+    digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _torch_threads() -> int | None:
+    torch = sys.modules.get("torch")
+    return int(torch.get_num_threads()) if torch is not None else None
+
+
+def _short(value: Any) -> str:
+    text = "unset" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
