@@ -4,16 +4,21 @@ The network is a diffusers ``UNet2DModel`` (GroupNorm, self-attention at half re
 sinusoidal timestep embedding followed by a two-layer time MLP), the loss is the plain ε-loss
 of Ho et al. (2020) with uniform timesteps, and the saved weights are the exponential moving
 average. Batches are keyed by (seed, step), so a resumed run draws exactly what an
-uninterrupted one would have drawn.
+uninterrupted one would have drawn, and ends with the same bits on the same machine.
 """
 
 from __future__ import annotations
 
+import io
 import json
-import os
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from genkernel.errors import InputError, NonFiniteError, OutputError
+from genkernel.runs import data_sha256, write_atomic
+from genkernel.runs.atomic import explain
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +42,18 @@ class DDPMRecipe:
     warmup: int = 200
     ema: float = 0.999
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.widths) < 2 or any(width < 1 or width % 8 for width in self.widths):
+            raise InputError(f"widths are two or more multiples of 8 (the groups of GroupNorm), not {self.widths}")
+        if self.size < 1 or self.size % 2 ** (len(self.widths) - 1):
+            raise InputError(
+                f"{len(self.widths)} widths halve the image {len(self.widths) - 1} times: "
+                f"the size must be a multiple of {2 ** (len(self.widths) - 1)}, not {self.size}"
+            )
+        for name in ("channels", "layers_per_block", "timesteps", "steps", "batch", "warmup"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, not {getattr(self, name)}")
 
 
 def build_unet(recipe: DDPMRecipe) -> UNet2DModel:
@@ -71,7 +88,8 @@ def train_ddpm(
     Args:
         images: the training set; it is scaled to ``[-1, 1]``.
         out: the folder of the pipeline; ``training.pt`` in it holds the state of an
-            unfinished run, which a second call with the same recipe continues.
+            unfinished run, which a second call with the same recipe and images continues. A
+            finished run is loaded, not trained again.
         recipe: network, schedule and optimisation.
         device: where to train.
         save_every: steps between two saved states.
@@ -81,7 +99,10 @@ def train_ddpm(
         The pipeline with the averaged (EMA) weights, as saved.
 
     Raises:
-        ValueError: the images do not fit the recipe, or ``out`` holds a run of another recipe.
+        InputError: the images do not fit the recipe, or ``out`` holds a run of another recipe or
+            of other images.
+        OutputError: ``out`` cannot be written to.
+        NonFiniteError: the loss diverged; nothing is saved as a pipeline.
     """
     import torch
     from diffusers import DDPMPipeline, DDPMScheduler
@@ -89,13 +110,19 @@ def train_ddpm(
     from tqdm.auto import trange
 
     recipe = recipe or DDPMRecipe()
-    if tuple(images.shape[1:]) != (recipe.channels, recipe.size, recipe.size):
-        raise ValueError(
+    if not len(images) or tuple(images.shape[1:]) != (recipe.channels, recipe.size, recipe.size):
+        raise InputError(
             f"the recipe wants images {recipe.channels}×{recipe.size}×{recipe.size}, "
-            f"these are {'×'.join(map(str, images.shape[1:]))}"
+            f"these are {len(images)} of {'×'.join(map(str, images.shape[1:]))}"
         )
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    run = _Run(asdict(recipe), data_sha256(images))
+    if run.finished_in(out):
+        return DDPMPipeline.from_pretrained(out, use_safetensors=True, local_files_only=True).to(device)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(explain(error, out)) from error
     data = (images * 2 - 1).to(device)
 
     with torch.random.fork_rng(devices=[]):
@@ -113,7 +140,7 @@ def train_ddpm(
         [recipe.warmup],
     )
     parts = {"unet": unet, "average": average, "optimizer": optimizer, "schedule": schedule}
-    start, losses = _resume(out, recipe, parts)
+    start, losses = _resume(out, run, parts)
 
     unet.train()
     bar = trange(start, recipe.steps, initial=start, total=recipe.steps, disable=not progress, desc="train")
@@ -134,56 +161,78 @@ def train_ddpm(
         if step % 20 == 0:
             bar.set_postfix(loss=f"{sum(losses[-100:]) / len(losses[-100:]):.4f}")
         if (step + 1) % save_every == 0 and step + 1 < recipe.steps:
-            _save_state(out, recipe, parts, step + 1, losses)
+            _save_state(out, run, parts, step + 1, losses)
 
+    if not math.isfinite(sum(losses[-500:])):
+        raise NonFiniteError("the training diverged (its loss is not finite): lower the learning rate")
     pipeline = DDPMPipeline(average.module.eval(), scheduler)
     pipeline.save_pretrained(out, safe_serialization=True)
     record = {
-        "recipe": asdict(recipe),
+        "recipe": run.recipe,
         "images": len(images),
+        "images_sha256": run.images,
         "parameters": sum(p.numel() for p in unet.parameters()),
         "loss_last_500": sum(losses[-500:]) / max(1, len(losses[-500:])),
         "torch": torch.__version__,
     }
-    _write_atomic(out / "training.json", json.dumps(record, indent=2) + "\n")
+    write_atomic(out / "training.json", json.dumps(record, indent=2) + "\n")
     (out / "training.pt").unlink(missing_ok=True)
     return pipeline
 
 
-def sample_grid(pipeline: DDPMPipeline, n: int = 64, *, steps: int = 1000, seed: int = 0) -> torch.Tensor:
+def sample_grid(
+    pipeline: DDPMPipeline, n: int = 64, *, steps: int = 1000, seed: int = 0, progress: bool = True
+) -> torch.Tensor:
     """Ancestral samples ``[n, C, H, W]`` in ``[0, 1]`` from a pipeline, reproducible by seed."""
     import torch
 
-    pipeline.set_progress_bar_config(leave=False)
+    pipeline.set_progress_bar_config(leave=False, disable=not progress)
     generator = torch.Generator(pipeline.unet.device).manual_seed(seed)
     arrays = pipeline(batch_size=n, generator=generator, num_inference_steps=steps, output_type="np").images
     return torch.from_numpy(arrays).permute(0, 3, 1, 2).float()
 
 
-def _save_state(out: Path, recipe: DDPMRecipe, parts: dict, step: int, losses: list[float]) -> None:
+@dataclass(frozen=True)
+class _Run:
+    """What decides the weights: two runs are the same when both entries are."""
+
+    recipe: dict[str, Any]
+    images: str
+
+    def check(self, path: Path, recipe: dict[str, Any], images: str | None) -> None:
+        """Refuse a folder that holds something else; older records do not name their images."""
+        if recipe != json.loads(json.dumps(self.recipe)):
+            raise InputError(f"{path} belongs to a run with another recipe: finish that one, or choose another folder")
+        if images not in (None, self.images):
+            raise InputError(f"{path} belongs to a run on other images: finish that one, or choose another folder")
+
+    def finished_in(self, out: Path) -> bool:
+        path = out / "training.json"
+        if not path.is_file() or (out / "training.pt").exists():
+            return False
+        record = json.loads(path.read_text())
+        self.check(path, record["recipe"], record.get("images_sha256"))
+        return True
+
+
+def _save_state(out: Path, run: _Run, parts: dict[str, Any], step: int, losses: list[float]) -> None:
     import torch
 
     state = {name: part.state_dict() for name, part in parts.items()}
-    state |= {"step": step, "losses": losses, "recipe": json.dumps(asdict(recipe))}
-    torch.save(state, out / "training.pt.part")
-    os.replace(out / "training.pt.part", out / "training.pt")
+    state |= {"step": step, "losses": losses, "recipe": json.dumps(run.recipe), "images_sha256": run.images}
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomic(out / "training.pt", buffer.getvalue())
 
 
-def _resume(out: Path, recipe: DDPMRecipe, parts: dict) -> tuple[int, list[float]]:
+def _resume(out: Path, run: _Run, parts: dict[str, Any]) -> tuple[int, list[float]]:
     import torch
 
     path = out / "training.pt"
     if not path.exists():
         return 0, []
     state = torch.load(path, weights_only=True, map_location="cpu")
-    if state["recipe"] != json.dumps(asdict(recipe)):
-        raise ValueError(f"{path} belongs to a run with another recipe: finish that one, or choose another folder")
+    run.check(path, json.loads(state["recipe"]), state.get("images_sha256"))
     for name, part in parts.items():
         part.load_state_dict(state[name])
     return state["step"], state["losses"]
-
-
-def _write_atomic(path: Path, text: str) -> None:
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_text(text)
-    os.replace(part, path)

@@ -1,6 +1,8 @@
-"""What every test folder shares: tests that need hardware are skipped where there is none."""
+"""What every test folder shares: hardware that may be missing, and the number of threads."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,3 +13,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Run on one thread: tiny models are faster that way, and sums come in one order."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -76,7 +76,7 @@ def test_file_that_is_no_image(tmp_path: Path) -> None:
 def test_different_shapes_need_a_size(tmp_path: Path) -> None:
     Image.fromarray(gradient(8, 8)).save(tmp_path / "a.png")
     Image.fromarray(gradient(8, 12)).save(tmp_path / "b.png")
-    with pytest.raises(InputError, match="differ in shape .*give a size"):
+    with pytest.raises(InputError, match=r"differ in shape .*give a size"):
         load_images(tmp_path)
     found = load_images(tmp_path, size=8)
     assert found.images.shape == (2, 3, 8, 8)
@@ -341,5 +341,5 @@ def test_torchvision_name_that_is_none(tmp_path: Path) -> None:
 
 
 def test_torchvision_class_that_needs_more() -> None:
-    with pytest.raises((InputError, MissingError), match="ImageFolder|DatasetFolder"):
+    with pytest.raises((InputError, MissingError), match=r"ImageFolder|DatasetFolder"):
         load_images("DatasetFolder")
