@@ -1,0 +1,57 @@
+"""genkernel: stochastic gradient (tangent) kernels of trained generative models.
+
+    K(x, x') = J(x) P J(x')ᵀ
+
+``import genkernel as gk`` is light: torch and everything heavier is imported by the first
+name that needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> the module that defines it
+_HOMES = {
+    "TangentModel": "genkernel.tangent",
+    "Kernel": "genkernel.tangent",
+    "kernel": "genkernel.tangent",
+    "total": "genkernel.tangent",
+    "output": "genkernel.tangent",
+    "exact_trace": "genkernel.tangent",
+    "probes": "genkernel.tangent",
+    "cotangent": "genkernel.tangent",
+    "load_images": "genkernel.data",
+    "Denoiser": "genkernel.diffusion",
+    "NoiseSchedule": "genkernel.diffusion",
+    "load": "genkernel.workflows",
+    "wrap": "genkernel.workflows",
+    "locality": "genkernel.workflows",
+    "doctor": "genkernel.workflows",
+    "Report": "genkernel.workflows",
+    "open_run": "genkernel.workflows",
+    "GenkernelError": "genkernel.errors",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from genkernel.data import load_images
+    from genkernel.diffusion import Denoiser, NoiseSchedule
+    from genkernel.errors import GenkernelError
+    from genkernel.tangent import Kernel, TangentModel, cotangent, exact_trace, kernel, output, probes, total
+    from genkernel.workflows import Report, doctor, load, locality, open_run, wrap
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'genkernel' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

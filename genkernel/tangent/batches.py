@@ -1,0 +1,77 @@
+"""Batches: any pytree of tensors with a leading sample axis.
+
+Leaves that are no tensors (numbers, strings, ``None``) belong to every sample alike and pass
+through untouched.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from genkernel.errors import InputError
+
+
+def tensors(batch: Any) -> list[Tensor]:
+    """The tensor leaves, in order."""
+    return [leaf for leaf in tree_flatten(batch)[0] if isinstance(leaf, Tensor)]
+
+
+def size(batch: Any) -> int:
+    """Number of samples ``n``; every tensor leaf has to agree on it."""
+    leaves = tensors(batch)
+    if not leaves:
+        raise InputError("a batch needs at least one tensor with a leading sample axis")
+    if any(leaf.dim() == 0 for leaf in leaves):
+        raise InputError("a batch holds a tensor without a sample axis: give every tensor a leading axis of length n")
+    counts = sorted({leaf.shape[0] for leaf in leaves})
+    if len(counts) > 1:
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
+        raise InputError(f"the tensors of a batch disagree on the number of samples: shapes {shapes}")
+    if counts[0] == 0:
+        raise InputError("the batch is empty: give at least one sample")
+    return counts[0]
+
+
+def take(batch: Any, index: slice | Tensor | list[int]) -> Any:
+    """The samples picked by ``index``."""
+    return tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, batch)
+
+
+def concatenate(first: Any, second: Any) -> Any:
+    """The samples of ``first`` followed by those of ``second``.
+
+    Raises:
+        InputError: the two have different structures or sample shapes.
+    """
+    (a, spec), (b, other) = tree_flatten(first), tree_flatten(second)
+    if spec != other:
+        raise InputError("the two sides of a cross kernel must be batches of the same structure")
+    joined = []
+    for left, right in zip(a, b, strict=True):
+        if isinstance(left, Tensor) != isinstance(right, Tensor):
+            raise InputError("the two sides of a cross kernel must be batches of the same structure")
+        if not isinstance(left, Tensor):
+            joined.append(left)
+            continue
+        if left.shape[1:] != right.shape[1:]:
+            raise InputError(
+                f"samples of the two sides differ in shape: {tuple(left.shape[1:])} and {tuple(right.shape[1:])}"
+            )
+        joined.append(torch.cat([left, right.to(left.device)]))
+    return tree_unflatten(joined, spec)
+
+
+def move(batch: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:
+    """Detached copies-if-needed on ``device``; floating leaves cast to ``dtype`` when one is given."""
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        leaf = leaf.detach().to(device)
+        return leaf.to(dtype) if dtype is not None and leaf.is_floating_point() else leaf
+
+    return tree_map(one, batch)

@@ -1,0 +1,319 @@
+"""See every use of every parameter in one forward pass, whatever code makes it.
+
+A :class:`Tape` is a ``TorchFunctionMode``: while it is active each tensor function passes
+through it with its arguments, be it called by a module, a closure or ``F.*``. Tensors fall
+into three classes, kept by *storage*:
+
+* parameter-derived: an alias of a parameter, or computed from such and constants alone;
+* constant: buffers, and what is computed from constants or from no tensor at all;
+* sample-dependent: everything else, unknown tensors included.
+
+A call that takes a parameter-derived tensor together with a sample-dependent one is a
+:class:`Use`. It runs on the detached derived tensor, so that autograd propagates
+output-gradients B only and never computes a weight gradient; the use keeps its inputs A and
+receives B from a hook on its output.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from genkernel.errors import CaptureError
+from genkernel.tangent import rules
+
+# These read the metadata of the tensors after the first only, so the class of the result is that of the first.
+_METADATA_OF_REST = {"expand_as", "view_as", "reshape_as", "type_as", "to"}
+# These read no values at all.
+_METADATA_ONLY = {
+    "zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like",
+    "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "size", "dim", "stride", "numel",
+    "is_contiguous", "is_floating_point", "is_complex", "element_size", "data_ptr", "storage_offset",
+    "get_device", "requires_grad_", "register_hook", "retain_grad",
+}  # fmt: skip
+
+
+@dataclass(eq=False)
+class Use:
+    """One call that combines parameter-derived tensors with sample-dependent ones."""
+
+    index: int
+    func: Callable[..., Any]
+    leaves: list[Any]  # flattened (args, kwargs), every tensor detached; dropped once contracted
+    spec: TreeSpec
+    slots: dict[int, Tensor]  # leaf position -> the derived tensor, with its graph to the parameters
+    versions: dict[int, int]
+    sample_leaves: tuple[int, ...]
+    out_shape: torch.Size = torch.Size()
+    dtype: torch.dtype = torch.float32
+    leaf_shapes: dict[int, torch.Size] = field(default_factory=dict)
+    rule: rules.Rule | None = None
+
+    @property
+    def name(self) -> str:
+        return getattr(self.func, "__name__", str(self.func))
+
+    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return tree_unflatten(self.leaves, self.spec)
+
+    def check_versions(self) -> None:
+        """Raise CaptureError if an input was modified in place behind the tape's back."""
+        for position, version in self.versions.items():
+            if self.leaves[position]._version != version:
+                raise CaptureError(f"an input of {self.name} (use {self.index}) was modified in place after its use")
+
+
+@dataclass
+class Opaque:
+    """A call with parameters that cannot be captured; they take the generic path."""
+
+    name: str
+    derived: list[Tensor] = field(default_factory=list)
+
+
+class Tape(TorchFunctionMode):
+    """Record the uses of one forward pass.
+
+    Args:
+        parameters: aliases of the selected parameters by name (leaves that require gradients).
+        constants: tensors that are the same for every sample (buffers, frozen parameters).
+        deliver: called as ``deliver(use, B)`` during each backward pass; may be set later.
+        keep_all: indices of uses that keep every input, whatever their rule needs.
+    """
+
+    def __init__(
+        self,
+        parameters: dict[str, Tensor],
+        constants: Sequence[Tensor],
+        deliver: Callable[[Use, Tensor], None] | None = None,
+        keep_all: frozenset[int] = frozenset(),
+    ):
+        super().__init__()
+        self.parameters = parameters
+        self.deliver = deliver
+        self.keep_all = keep_all
+        self.uses: list[Use] = []
+        self.opaque: list[Opaque] = []
+        self.leaves: list[Tensor] = []  # where the graph of output-gradients begins
+        self._ours: set[int] = {id(p) for p in parameters.values()}
+        # storage -> (is parameter-derived, weak reference that keeps the key from being reused)
+        self._known: dict[int, tuple[bool, StorageWeakRef]] = {}
+        self._held: dict[int, list[tuple[Use, int]]] = {}
+        self.storages = {p.untyped_storage()._cdata: name for name, p in parameters.items()}
+        for p in parameters.values():
+            self._mark(p, derived=True)
+        for c in constants:
+            self._mark(c, derived=False)
+
+    # ------------------------------------------------------------------ classes
+
+    def _mark(self, tensor: Tensor, derived: bool | None) -> None:
+        storage = tensor.untyped_storage()
+        if derived is None:
+            self._known.pop(storage._cdata, None)
+        else:
+            self._known[storage._cdata] = (derived, StorageWeakRef(storage))
+
+    def _class(self, tensor: Tensor) -> bool | None:
+        """True: parameter-derived; False: constant; None: sample-dependent."""
+        known = self._known.get(tensor.untyped_storage()._cdata)
+        if known is None:
+            return None
+        return known[0] and tensor.requires_grad
+
+    # ----------------------------------------------------------------- the mode
+
+    def __torch_function__(self, func, types_, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in ("__get__", "__set__") or name in _METADATA_ONLY:
+            out = func(*args, **kwargs)
+            if isinstance(out, Tensor) and name != "__get__" and name != "requires_grad_":
+                self._mark(out, derived=False)
+            return out
+        leaves, spec = tree_flatten((args, kwargs))
+        positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        if name in _METADATA_OF_REST:
+            positions = positions[:1]
+        grad = torch.is_grad_enabled()
+        classes = {i: self._class(leaves[i]) for i in positions}
+        derived = [i for i in positions if classes[i] and grad]
+        sampled = [i for i in positions if classes[i] is None]
+        for i in positions:
+            self._refuse_foreign(leaves[i])
+
+        target = self._written(func, name, args, kwargs)
+        if target is not None:
+            self._release(target, leaves, derived, sampled)
+
+        if derived and sampled:
+            rule = rules.find(func)
+            if rule is None and (expanded := _open(func)) is not None:
+                with self:
+                    return expanded(*args, **kwargs)
+            out = self._use(func, leaves, spec, derived, sampled, rule, target)
+            self._classify(out, None)
+            return out
+        if derived and isinstance(func, types.FunctionType) and (expanded := _open(func)) is not None:
+            # a derivation by a composite: look inside, its parts are derivations
+            with self:
+                return expanded(*args, **kwargs)
+        out = func(*args, **kwargs)
+        kind = None if sampled else bool(derived)
+        self._classify(out, kind)
+        if target is not None:
+            self._classify(target, kind if kind is None or kind else self._known_kind(target))
+        return out
+
+    def _known_kind(self, tensor: Tensor) -> bool | None:
+        known = self._known.get(tensor.untyped_storage()._cdata)
+        return None if known is None else known[0]
+
+    def _classify(self, out: Any, kind: bool | None) -> None:
+        for tensor in tree_flatten(out)[0]:
+            if isinstance(tensor, Tensor):
+                # a constant view of a parameter (detach, no_grad) must not demote its storage
+                if kind is False and tensor.untyped_storage()._cdata in self.storages:
+                    continue
+                self._mark(tensor, kind)
+
+    def _refuse_foreign(self, tensor: Tensor) -> None:
+        if isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad and id(tensor) not in self._ours:
+            raise CaptureError(
+                f"a parameter of shape {tuple(tensor.shape)} is used that does not belong to model.parameters(): "
+                "register it in the module, or pass the module that owns it"
+            )
+
+    # ------------------------------------------------------------------ in place
+
+    def _written(self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+        """The tensor that the call writes to, if any."""
+        if isinstance(kwargs.get("out"), Tensor):
+            return kwargs["out"]
+        first = args[0] if args else kwargs.get("input")
+        if not isinstance(first, Tensor):
+            return None
+        if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i") and name.endswith("__"):
+            return None if name in ("__index__", "__int__", "__invert__") else first
+        if isinstance(func, types.FunctionType) and _inplace_requested(func, args, kwargs):
+            return first
+        return None
+
+    def _release(self, target: Tensor, leaves: list[Any], derived: list[int], sampled: list[int]) -> None:
+        """Clone every held input on the storage that is about to be written."""
+        for use, position in self._held.pop(target.untyped_storage()._cdata, []):
+            held = use.leaves[position]
+            if held is not None:
+                use.leaves[position] = held.clone()
+                use.versions.pop(position, None)
+
+    # ---------------------------------------------------------------------- uses
+
+    def _use(
+        self,
+        func: Any,
+        leaves: list[Any],
+        spec: TreeSpec,
+        derived: list[int],
+        sampled: list[int],
+        rule: rules.Rule | None,
+        target: Tensor | None,
+    ) -> Any:
+        slots = {i: leaves[i] for i in derived}
+        plain = list(leaves)
+        for i in derived:
+            plain[i] = leaves[i].detach()
+        args, kwargs = tree_unflatten(plain, spec)
+        writes = target is not None
+        held = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in plain]
+        if writes:
+            if "out" in kwargs or (leaves[0] is not target and args and args[0] is not target):
+                return self._give_up(func, args, kwargs, slots)
+            if not target.requires_grad or rule is None or not rule.in_place:
+                return self._give_up(func, args, kwargs, slots)
+            held = [h.clone() if isinstance(h, Tensor) and h.untyped_storage()._cdata == target.untyped_storage()._cdata else h for h in held]
+        out = func(*args, **kwargs)
+        if not isinstance(out, Tensor) or not out.is_floating_point():
+            self.opaque.append(Opaque(getattr(func, "__name__", str(func)), list(slots.values())))
+            return out
+        use = Use(
+            index=len(self.uses),
+            func=func,
+            leaves=held,
+            spec=spec,
+            slots=slots,
+            versions={i: held[i]._version for i in range(len(held)) if isinstance(held[i], Tensor)},
+            sample_leaves=tuple(sampled),
+            out_shape=out.shape,
+            dtype=out.dtype,
+            leaf_shapes={i: held[i].shape for i in range(len(held)) if isinstance(held[i], Tensor)},
+            rule=rule,
+        )
+        if rule is not None and use.index not in self.keep_all:
+            rule.forget(use)
+        for i in range(len(use.leaves)):
+            if isinstance(use.leaves[i], Tensor):
+                self._held.setdefault(use.leaves[i].untyped_storage()._cdata, []).append((use, i))
+        self.uses.append(use)
+        if not out.requires_grad:
+            # the graph of output-gradients begins here; later in-place calls need a non-leaf
+            leaf = out.detach().requires_grad_(True)
+            self.leaves.append(leaf)
+            out = leaf.clone()
+        out.register_hook(lambda gradient, use=use: self._deliver(use, gradient))
+        return out
+
+    def _deliver(self, use: Use, gradient: Tensor) -> None:
+        if self.deliver is not None:
+            self.deliver(use, gradient.detach())
+
+    def _give_up(self, func: Any, args: Any, kwargs: Any, slots: dict[int, Tensor]) -> Any:
+        self.opaque.append(Opaque(getattr(func, "__name__", str(func)), list(slots.values())))
+        return func(*args, **kwargs)
+
+
+def _inplace_requested(func: types.FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if "inplace" in kwargs:
+        return bool(kwargs["inplace"])
+    code = func.__code__
+    if "inplace" not in code.co_varnames[: code.co_argcount]:
+        return False
+    try:
+        return bool(inspect.signature(func).bind(*args, **kwargs).arguments.get("inplace", False))
+    except TypeError:
+        return False
+
+
+_OPENED: dict[Any, Callable[..., Any] | None] = {}
+
+
+def _open(func: Any) -> Callable[..., Any] | None:
+    """A Python composite of torch without its override check, so that its parts are seen.
+
+    Composites such as ``F.multi_head_attention_forward`` arrive as one call; called again they
+    would arrive again. A copy whose globals answer "no override" runs straight through.
+    """
+    if func not in _OPENED:
+        opened = None
+        if isinstance(func, types.FunctionType) and func.__module__.startswith("torch."):
+            checks = [name for name in func.__code__.co_names if name.startswith("has_torch_function")]
+            if checks:
+                scope = dict(func.__globals__)
+                scope.update({name: _no_override for name in checks})
+                opened = types.FunctionType(func.__code__, scope, func.__name__, func.__defaults__, func.__closure__)
+                opened.__kwdefaults__ = func.__kwdefaults__
+        _OPENED[func] = opened
+    return _OPENED[func]
+
+
+def _no_override(*_: Any) -> bool:
+    return False

@@ -1,0 +1,278 @@
+"""``TangentModel``: a network as a function f(θ, sample) whose Jacobian in θ is asked for.
+
+The user's module is never written to. It runs through ``torch.func.functional_call`` on
+detached aliases of its parameters and clones of its buffers, in evaluation mode, and every
+mode flag and plain tensor attribute is put back afterwards, also after an exception.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from genkernel.errors import InputError, NonFiniteError
+from genkernel.tangent import batches
+
+Call = Callable[[nn.Module, Any], Tensor]
+ParameterFilter = str | re.Pattern[str] | Callable[[str], bool]
+
+
+class TangentModel:
+    """Anything differentiable in its parameters, with a sample axis.
+
+    Args:
+        module: the network. It is evaluated as it is at the time of each call.
+        call: ``call(module, batch) -> Tensor[n, *out]``. By default ``module(batch)`` for a
+            tensor, ``module(*batch)`` for a tuple or list, ``module(**batch)`` for a dict.
+        params: which parameters span the tangent space: a glob (``"down_blocks.*"``), a
+            compiled regular expression, or a predicate on names. ``None`` takes those with
+            ``requires_grad`` now.
+        batch_norm: ``"eval"`` uses running statistics; ``"frozen"`` the statistics of the
+            batch ``reference``; ``"train"`` leaves batch normalisation as in training, which
+            couples the samples of a batch and is refused where it does.
+        reference: the batch that ``"frozen"`` takes its statistics from.
+
+    Raises:
+        InputError: no parameter is selected, or an option is unknown.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        call: Call | None = None,
+        params: ParameterFilter | None = None,
+        batch_norm: str = "eval",
+        *,
+        reference: Any = None,
+    ):
+        if not isinstance(module, nn.Module):
+            raise InputError(f"a TangentModel wraps a torch.nn.Module, not {type(module).__name__}")
+        if batch_norm not in ("eval", "frozen", "train"):
+            raise InputError(f"batch_norm is 'eval', 'frozen' or 'train', not {batch_norm!r}")
+        if (batch_norm == "frozen") != (reference is not None):
+            raise InputError("batch_norm='frozen' needs reference=, the batch whose statistics are held (and only then)")
+        self.module = module
+        self.call: Call = call or call_module
+        self.batch_norm = batch_norm
+        self.reference = reference
+        self.parameter_names = _select(module, params)
+        self._caller = _Caller(module, self.call)
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The selected parameters by name, in the recorded order."""
+        named = dict(self.module.named_parameters())
+        return {name: named[name] for name in self.parameter_names}
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.parameters.values())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype most selected entries have."""
+        counts: dict[torch.dtype, int] = {}
+        for parameter in self.parameters.values():
+            counts[parameter.dtype] = counts.get(parameter.dtype, 0) + parameter.numel()
+        return max(counts, key=lambda dtype: counts[dtype])
+
+    def layer_of(self, parameter: str) -> str:
+        """The module that owns a parameter (the name itself for one held by the root)."""
+        head, _, _ = parameter.rpartition(".")
+        return re.sub(r"\.parametrizations\.[^.]+$", "", head) or parameter
+
+    def check_finite(self) -> None:
+        """Raise NonFiniteError naming the first parameter or buffer that holds NaN or infinity."""
+        for name, tensor in [*self.module.named_parameters(), *self.module.named_buffers()]:
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                count = int((~torch.isfinite(tensor)).sum())
+                raise NonFiniteError(f"the weights hold {count} NaN or infinite entries in {name!r}: the checkpoint is broken")
+
+    def forward(self, batch: Any) -> Tensor:
+        """Outputs ``[n, *out]`` in evaluation mode, without gradients."""
+        with self.evaluating(), torch.no_grad():
+            return self.run(self.tensors(), batches.move(batch, self.device))
+
+    __call__ = forward
+
+    # ------------------------------------------------------------ used by the engine
+
+    def tensors(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """Stand-ins for every parameter and buffer, by name.
+
+        Selected parameters become leaves that require gradients, aliasing the user's memory
+        unless a cast or a shared storage forces a copy; the rest are detached; buffers are
+        cloned, because a forward pass may write to them.
+        """
+        selected, seen = set(self.parameter_names), set()
+        found: dict[str, Tensor] = {}
+        for name, parameter in self.module.named_parameters():
+            alias = _cast(parameter.detach(), dtype)
+            storage = alias.untyped_storage()._cdata
+            if name in selected:
+                if storage in seen or not _is_dense(alias):
+                    alias = alias.clone(memory_format=torch.contiguous_format)
+                seen.add(alias.untyped_storage()._cdata)
+                alias.requires_grad_(True)
+            found[name] = alias
+        for name, buffer in self.module.named_buffers():
+            found[name] = _cast(buffer.detach(), dtype).clone()
+        found.update({name: _cast(value, dtype) for name, value in self._frozen_statistics().items()})
+        return found
+
+    def run(self, tensors: Mapping[str, Tensor], batch: Any) -> Tensor:
+        """``call`` on the module with ``tensors`` in place of its parameters and buffers."""
+        out = functional_call(self._caller, {f"module.{k}": v for k, v in tensors.items()}, (batch,))
+        n = batches.size(batch)
+        if not isinstance(out, Tensor):
+            raise InputError(
+                f"the model returned {type(out).__name__}, not a tensor: give call=lambda module, batch: ... "
+                "that returns the output tensor"
+            )
+        if out.dim() == 0 or out.shape[0] != n:
+            raise InputError(
+                f"the model returned shape {tuple(out.shape)} for {n} samples: the first axis of the output has to be "
+                "the sample axis"
+            )
+        if not out.is_floating_point():
+            raise InputError(f"the model returned {out.dtype}: gradients need a real floating point output")
+        return out
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Evaluation mode (batch norm as asked), no autocast, everything restored on exit."""
+        modules = list(self.module.modules())
+        flags = [module.training for module in modules]
+        attributes = [
+            {k: v for k, v in vars(module).items() if isinstance(v, Tensor)} for module in modules
+        ]
+        try:
+            for module in modules:
+                # assignment, not .eval(): some modules override train() with side effects
+                module.training = self.batch_norm == "train" and isinstance(module, _BatchNorm)
+            with torch.autocast(self.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
+                yield
+        finally:
+            for module, flag, before in zip(modules, flags, attributes, strict=True):
+                module.training = flag
+                for name in [k for k, v in vars(module).items() if isinstance(v, Tensor) and k not in before]:
+                    del vars(module)[name]
+                vars(module).update(before)
+
+    def _frozen_statistics(self) -> dict[str, Tensor]:
+        """Batch statistics of ``reference`` for every batch norm, as buffers by name."""
+        if self.batch_norm != "frozen":
+            return {}
+        statistics: dict[str, Tensor] = {}
+        norms = [(name, m) for name, m in self.module.named_modules() if isinstance(m, _BatchNorm)]
+
+        def record(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+            def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+                x = args[0].detach()
+                over = [d for d in range(x.dim()) if d != 1]
+                statistics[f"{name}.running_mean"] = x.mean(over)
+                statistics[f"{name}.running_var"] = x.var(over, unbiased=False)
+
+            return hook
+
+        handles = []
+        flags = [norm.training for _, norm in norms]
+        try:
+            for name, norm in norms:
+                if norm.running_mean is None:
+                    raise InputError(f"{name!r} keeps no running statistics, so there is nothing to freeze in it")
+                handles.append(norm.register_forward_pre_hook(record(name)))
+                norm.training = True
+            own = {k: v.detach() for k, v in self.module.named_parameters()}
+            own |= {k: v.detach().clone() for k, v in self.module.named_buffers()}
+            with torch.no_grad():
+                self.run(own, batches.move(self.reference, self.device))
+        finally:
+            for handle in handles:
+                handle.remove()
+            for (_, norm), flag in zip(norms, flags, strict=True):
+                norm.training = flag
+        return statistics
+
+
+def as_tangent_model(model: TangentModel | nn.Module | Any) -> TangentModel:
+    """A TangentModel as it is, an ``nn.Module`` wrapped, or the ``.tangent`` of a domain wrapper."""
+    if isinstance(model, TangentModel):
+        return model
+    if isinstance(model, nn.Module):
+        return TangentModel(model)
+    inner = getattr(model, "tangent", None)
+    if isinstance(inner, TangentModel):
+        return inner
+    raise InputError(f"a kernel needs a TangentModel or a torch.nn.Module, not {type(model).__name__}")
+
+
+def call_module(module: nn.Module, batch: Any) -> Tensor:
+    """The default ``call``: spread the batch over the arguments, take the output tensor."""
+    if isinstance(batch, Tensor):
+        out = module(batch)
+    elif isinstance(batch, Mapping):
+        out = module(**batch)
+    else:
+        out = module(*batch)
+    if isinstance(out, (tuple, list)) and len(out) == 1:
+        out = out[0]
+    for field in ("sample", "logits"):
+        if not isinstance(out, Tensor) and isinstance(getattr(out, field, None), Tensor):
+            out = getattr(out, field)
+    return out
+
+
+class _Caller(nn.Module):
+    """Lets ``functional_call`` substitute tensors around an arbitrary ``call``."""
+
+    def __init__(self, module: nn.Module, call: Call):
+        super().__init__()
+        self.module = module
+        self.call = call
+
+    def forward(self, batch: Any) -> Tensor:
+        return self.call(self.module, batch)
+
+
+def _select(module: nn.Module, params: ParameterFilter | None) -> list[str]:
+    named = list(module.named_parameters())
+    if not named:
+        raise InputError(f"{type(module).__name__} has no parameters, so it has no tangent kernel")
+    if params is None:
+        names = [name for name, p in named if p.requires_grad]
+        reason = "no parameter requires gradients: pass params='*' to take all of them"
+    else:
+        if isinstance(params, str):
+            pattern = params
+            keep: Callable[[str], bool] = lambda name: fnmatch.fnmatchcase(name, pattern)
+        elif isinstance(params, re.Pattern):
+            expression = params
+            keep = lambda name: expression.search(name) is not None
+        else:
+            keep = params
+        names = [name for name, _ in named if keep(name)]
+        reason = f"params={params!r} matches none of the {len(named)} parameters (the first is {named[0][0]!r})"
+    bad = [name for name, p in named if name in set(names) and not p.is_floating_point()]
+    if bad:
+        raise InputError(f"parameter {bad[0]!r} is {dict(named)[bad[0]].dtype}: only real floating point parameters have gradients")
+    if not names:
+        raise InputError(reason)
+    return names
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """True when the tensor owns its storage alone and contiguously."""
+    return tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()

@@ -1,0 +1,175 @@
+"""``Kernel``: the numbers, their errors, and how they were made."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genkernel.errors import InputError, MissingError
+from genkernel.runs import write_atomic
+
+if TYPE_CHECKING:
+    from genkernel.tangent.coverage import Coverage
+
+
+@dataclass
+class Kernel:
+    """A tangent kernel ``[n, m]`` in float64 on the CPU.
+
+    Attributes:
+        values: ``[n, m]``.
+        norms_x, norms_y: squared tangent norms k(x, x) ``[n]``, k(y, y) ``[m]``.
+        layers: layer (or parameter) → ``[n, m]``; they sum to ``values``.
+        per_probe: ``[q, n, m]``, the kernel of each probe alone; ``values`` is their mean.
+            None unless the cotangents are random.
+        per_probe_norms_x, per_probe_norms_y: the squared norms of each probe ``[q, n]``, ``[q, m]``.
+        symmetric: x and y are the same samples.
+        is_normalized: entries are cosines.
+        meta: parameters, cotangents, dtypes, tiling, coverage: everything JSON can hold.
+    """
+
+    values: Tensor
+    norms_x: Tensor
+    norms_y: Tensor
+    layers: dict[str, Tensor] = field(default_factory=dict)
+    per_probe: Tensor | None = None
+    per_probe_norms_x: Tensor | None = None
+    per_probe_norms_y: Tensor | None = None
+    symmetric: bool = False
+    is_normalized: bool = False
+    meta: dict[str, Any] = field(default_factory=dict)
+    coverage: Coverage | None = None
+    _stderr: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.values.shape[0], self.values.shape[1]
+
+    @property
+    def stderr(self) -> Tensor | None:
+        """Standard error ``[n, m]`` from the spread over probes (THEORY §1); None with one probe or exact.
+
+        Errors of different entries are strongly correlated, because the probes are shared:
+        averaging entries does not shrink them.
+        """
+        if self._stderr is not None or self.per_probe is None or len(self.per_probe) < 2:
+            return self._stderr
+        return self.per_probe.std(0, unbiased=True) / len(self.per_probe) ** 0.5
+
+    def normalized(self) -> Kernel:
+        """Cosines k(x, y) / √(k(x, x) k(y, y)), with probe bias removed and errors by the jackknife.
+
+        The ratio of probe averages is biased by O(1/q) (THEORY §1); the jackknife over probes
+        removes the leading term and gives the standard error. Entries of samples whose gradient
+        is zero are 0 and counted in ``meta["zero_gradients"]``; cosines are held in [−1, 1].
+        """
+        if self.is_normalized:
+            return self
+        plain = _cosine(self.values, self.norms_x, self.norms_y)
+        stderr = None
+        if self.per_probe is not None and len(self.per_probe) > 1:
+            assert self.per_probe_norms_x is not None and self.per_probe_norms_y is not None
+            q = len(self.per_probe)
+            mean, square = torch.zeros_like(plain), torch.zeros_like(plain)
+            for p in range(q):  # leave probe p out
+                left = _cosine(
+                    (self.values * q - self.per_probe[p]) / (q - 1),
+                    (self.norms_x * q - self.per_probe_norms_x[p]) / (q - 1),
+                    (self.norms_y * q - self.per_probe_norms_y[p]) / (q - 1),
+                )
+                delta = left - plain
+                mean += delta / q
+                square += delta.square() / q
+            stderr = ((q - 1) * (square - mean.square()).clamp_min(0)).sqrt()
+            plain = plain - (q - 1) * mean
+        dead = int((self.norms_x <= 0).sum()) + (0 if self.symmetric else int((self.norms_y <= 0).sum()))
+        return Kernel(
+            values=plain.clamp(-1, 1),
+            norms_x=(self.norms_x > 0).to(torch.float64),
+            norms_y=(self.norms_y > 0).to(torch.float64),
+            symmetric=self.symmetric,
+            is_normalized=True,
+            meta={**self.meta, "zero_gradients": dead},
+            coverage=self.coverage,
+            _stderr=stderr,
+        )
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.values.numpy()
+        return array.astype(dtype) if dtype is not None else (array.copy() if copy else array)
+
+    def save(self, path: str | Path) -> Path:
+        """Write one ``.npz`` (no pickles), atomically.
+
+        Raises:
+            OSError: the file cannot be written; nothing is left behind.
+        """
+        path = Path(path)
+        arrays = {"values": self.values, "norms_x": self.norms_x, "norms_y": self.norms_y}
+        for name in ("per_probe", "per_probe_norms_x", "per_probe_norms_y"):
+            if getattr(self, name) is not None:
+                arrays[name] = getattr(self, name)
+        if self._stderr is not None:
+            arrays["stderr"] = self._stderr
+        if self.layers:
+            arrays["layers"] = torch.stack(list(self.layers.values()))
+        head = {
+            "format": "genkernel.kernel",
+            "version": 1,
+            "layers": list(self.layers),
+            "symmetric": self.symmetric,
+            "is_normalized": self.is_normalized,
+            "meta": self.meta,
+        }
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, header=np.array(json.dumps(head)), **{k: v.numpy() for k, v in arrays.items()})
+        write_atomic(path, buffer.getvalue())
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Kernel:
+        """Read what ``save`` wrote.
+
+        Raises:
+            MissingError: there is no such file.
+            InputError: the file is not a saved kernel.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise MissingError(f"there is no kernel file at {path}")
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                head = json.loads(str(archive["header"]))
+                arrays = {name: torch.from_numpy(archive[name]) for name in archive.files if name != "header"}
+            if head["format"] != "genkernel.kernel":
+                raise KeyError("format")
+        except Exception as error:
+            raise InputError(f"{path} is not a kernel saved by genkernel: {error}") from error
+        stacked = arrays.pop("layers", None)
+        layers = dict(zip(head["layers"], stacked, strict=True)) if stacked is not None else {}
+        return cls(
+            layers=layers,
+            symmetric=head["symmetric"],
+            is_normalized=head["is_normalized"],
+            meta=head["meta"],
+            _stderr=arrays.pop("stderr", None),
+            **arrays,
+        )
+
+    def __repr__(self) -> str:
+        n, m = self.shape
+        what = "cosines" if self.is_normalized else self.meta.get("cotangents", "kernel")
+        return f"Kernel({n}×{m}, {what}, {len(self.layers)} layers)"
+
+
+def _cosine(values: Tensor, norms_x: Tensor, norms_y: Tensor) -> Tensor:
+    """k / √(k_x k_y), 0 where a norm is 0."""
+    size = (norms_x.clamp_min(0)[:, None] * norms_y.clamp_min(0)[None, :]).sqrt()
+    return torch.where(size > 0, values / torch.where(size > 0, size, torch.ones_like(size)), torch.zeros_like(size))
