@@ -1,0 +1,66 @@
+# Every target shares one .venv and makes it when there is none:
+#   make demo      analyse the shipped DDPM and write a report
+#   make test      the tests that take no more than a few seconds each
+#   make test-all  all tests that this machine can run
+#   make lint      ruff and mypy
+#   make bench     time the engine
+# PYTHON=/path/to/python chooses the interpreter (3.11 or newer) for a new .venv.
+# ARGS="..." is passed on: make test ARGS="-x -k kernel"
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ARGS :=
+
+.PHONY: demo test test-all lint format bench clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)
+	$(BIN)/genkernel demo $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -m "" $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python scripts/bench_kernel.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The stamp is written last, so an installation that was interrupted is taken up again, and a
+# change of the dependencies brings the environment up to date.
+$(STAMP): pyproject.toml setup.py
+	@set -euo pipefail; \
+	recent='import sys; sys.exit(sys.version_info < (3, 11))'; \
+	if ! { $(BIN)/python -c "$$recent" && $(BIN)/python -m pip --version; } >/dev/null 2>&1; then \
+	  found=''; \
+	  for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14 python); do \
+	    if command -v "$$candidate" >/dev/null && "$$candidate" -c "$$recent" 2>/dev/null; then found="$$candidate"; break; fi; \
+	  done; \
+	  if [ -z "$$found" ]; then \
+	    echo 'genkernel needs Python 3.11 or newer: $(if $(PYTHON),$(PYTHON) is not one,none was found (install one, or say make PYTHON=/path/to/python))' >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "making $(VENV) with $$("$$found" --version) ($$(command -v "$$found"))"; \
+	  if ! "$$found" -m venv --clear $(VENV); then \
+	    rm -rf $(VENV); \
+	    echo "$$found cannot make a virtual environment: install its venv module (on Debian and Ubuntu the package python3-venv)" >&2; \
+	    exit 1; \
+	  fi; \
+	fi; \
+	echo 'installing genkernel and its dependencies into $(VENV) (the first time takes minutes: PyTorch is large)'; \
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.[dev]'; \
+	touch $(STAMP)
