@@ -68,15 +68,20 @@ class Block:
             parameter: name, for the layer.
             factor: per-sample gradients of the parameter, or of a view of it.
             root: square root of the diagonal preconditioner in the factor's coordinates.
+
+        Raises:
+            FloatingPointError: a sample's gradient is not finite.
         """
-        if isinstance(factor, Convolution) and root is None and self._prefers_ghost(outer := _shape_only(factor)):
+        if isinstance(factor, Convolution) and root is None and self._prefers_ghost(_shape_only(factor)):
             factor = factor.outer()
-            del outer
         if isinstance(factor, Outer) and root is None and self._prefers_ghost(factor):
             product = self._ghost(factor)
             squares = self._ghost_squares(factor) if self.squares is not None else None
         else:
             product, squares = self._materialised(factor, root)
+        # a sample's NaN or infinity always reaches its own squared norm
+        if not torch.isfinite(squares if squares is not None else product.diagonal()).all():
+            raise FloatingPointError(parameter)
         self.totals[which] += product
         if self.squares is not None and squares is not None:
             self.squares[which] += squares
@@ -86,6 +91,12 @@ class Block:
                 self.layers[layer] += product
             else:
                 self.layers[layer] = product
+
+    def mirror(self) -> None:
+        """Fill the upper triangle of a symmetric block, once, after the last contribution."""
+        if self.symmetric:
+            for matrix in (*self.totals, *self.layers.values()):
+                matrix.copy_(torch.tril(matrix) + torch.tril(matrix, -1).T)
 
     # ------------------------------------------------------------------- routes
 
@@ -112,9 +123,6 @@ class Block:
                     self._accumulate(product[start:stop, :stop], left[start:stop], right[:stop])
             else:
                 self._accumulate(product, left, right)
-        if triangle:
-            product = torch.tril(product)
-            product = product + torch.tril(product, -1).T
         return product, squares
 
     def _accumulate(self, product: Tensor, left: Tensor, right: Tensor) -> None:

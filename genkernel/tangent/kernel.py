@@ -157,9 +157,7 @@ class _Job:
                 squares_x[:, r] = block.squares[:, block.rows].cpu()
                 squares_y[:, c] = block.squares[:, block.cols].cpu()
         if symmetric:
-            totals = (totals + totals.transpose(1, 2)) / 2  # GEMM order differs by an ulp across the diagonal
             squares_x = squares_y = totals.diagonal(dim1=1, dim2=2).clone()
-            layers = {name: (values + values.T) / 2 for name, values in layers.items()}
         if self.layer_of is not None:
             order = list(dict.fromkeys(self.layer_of.values()))
             zero = torch.zeros(n, m, dtype=torch.float64)
@@ -236,6 +234,7 @@ class _Job:
                     norms=self.y is not None,
                 )  # fmt: skip
                 self._run_tile(tensors, batches.move(batch, self.model.device, self.dtype), block, bar, tile)
+                block.mirror()
                 yield tile, block
 
     def _run_tile(self, tensors: dict[str, Tensor], batch: Any, block: Block, bar: Any, tile: Tile) -> None:
@@ -249,20 +248,18 @@ class _Job:
                 root = self.roots.get(parameter)
                 if root is not None and view is not None:
                     root = view.of(root)
-                before = block.totals[which].sum()
-                block.add(which, parameter, factor, root)
-                if not torch.isfinite(block.totals[which].sum()) and torch.isfinite(before):
+                try:
+                    block.add(which, parameter, factor, root)
+                except FloatingPointError:
                     _check_finite(factor.dense(), f"gradient of {parameter!r}", tile)
                     raise NonFiniteError(
-                        f"the kernel of {parameter!r} overflows: gradients are too large for {self.accumulate}"
-                    )
+                        f"the kernel of {parameter!r} overflows: its gradients are too large for {self.accumulate}"
+                    ) from None
 
             assembly = Assembly(tape, coverage.plans, n, emit)
             tape.deliver = assembly.receive
-            vectors = list(self.cotangents.vectors(out.detach(), batch)) if not self._many(out) else None
-            source = iter(vectors) if vectors is not None else self.cotangents.vectors(out.detach(), batch)
             total = self.cotangents.count(tuple(out.shape[1:]))
-            for k, v in enumerate(source):
+            for k, v in enumerate(self.cotangents.vectors(out.detach(), batch)):
                 which = k if block.count > 1 else 0
                 assembly.keep_inputs = k + 1 < total
                 assembly.begin()
@@ -272,10 +269,6 @@ class _Job:
                 for parameter, rows in self._through_forward(tensors, batch, v, coverage.generic):
                     emit(parameter, Dense(rows), None)
                 bar.update(1)
-
-    def _many(self, out: Tensor) -> bool:
-        """Too many cotangents to hold at once."""
-        return self.cotangents.count(tuple(out.shape[1:])) > 1
 
     def _forward(self, tensors: dict[str, Tensor], batch: Any) -> tuple[Any, Tensor, Coverage]:
         """One captured forward, with a coverage that matches what was captured."""
