@@ -1,11 +1,11 @@
 """The naive kernel: float64, one sample alone at a time, one ``torch.autograd.grad`` per cotangent.
 
-    g_k(x_i) = J(x_i)ᵀ v_ik            (a vector per parameter)
-    K[i, j]  = scale · Σ_k Σ_θ ⟨ g_k(x_i)_θ , P_θ g_k(y_j)_θ ⟩
+    g_k(x_i) = J(x_i)ᵀ v_ik                          a vector per parameter θ
+    K[i, j]  = Σ_k Σ_θ ⟨ g_k(x_i)_θ , P_θ g_k(y_j)_θ ⟩   (the mean over k for random probes)
 
 No capture, no batching, no rule for any layer: slow, hungry for memory, and short enough to be
 obviously right. Every path of the engine is tested against it. It works on a float64 copy of
-the module; the module itself is not touched.
+the module on the CPU; the module itself is not touched.
 """
 
 from __future__ import annotations
@@ -23,78 +23,6 @@ from genkernel.tangent.cotangents import Cotangents, probes
 from genkernel.tangent.model import TangentModel, as_tangent_model
 
 
-def gradients(
-    model: TangentModel | nn.Module, batch: Any, cotangents: Cotangents | None = None
-) -> tuple[dict[str, Tensor], float]:
-    """J(x_i)ᵀ v_ik of every selected parameter, in float64 on the CPU.
-
-    Args:
-        model: a :class:`TangentModel` (with ``batch_norm="eval"``) or a module.
-        batch: n samples: a pytree of tensors with a leading sample axis.
-        cotangents: q cotangent vectors per sample; ``probes(8)`` by default.
-
-    Returns:
-        name → ``[q, n, *shape]``, and the factor that kernels of these cotangents carry (1/q for
-        probes, else 1).
-
-    Raises:
-        InputError: the model's batch norm is not in evaluation mode.
-    """
-    model, cotangents = as_tangent_model(model), cotangents or probes()
-    if model.batch_norm != "eval":
-        raise InputError("the reference evaluates batch norm in evaluation mode: use batch_norm='eval'")
-    module = _float64_copy(model.module)
-    parameters = dict(module.named_parameters())
-    selected = [parameters[name].requires_grad_(True) for name in model.parameter_names]
-    rows: list[list[tuple[Tensor, ...]]] = []
-    scale = 1.0
-    with torch.random.fork_rng(devices=[]):
-        for i in range(batches.size(batch)):
-            sample = batches.move(batches.take(batch, [i]), torch.device("cpu"), torch.float64)
-            with torch.enable_grad():
-                output = model.call(module, sample)
-            scale = cotangents.scale(tuple(output.shape[1:]))
-            rows.append([])
-            for vector in cotangents.vectors(output.detach(), sample):
-                if output.requires_grad:
-                    found = torch.autograd.grad(output, selected, vector, retain_graph=True, allow_unused=True)
-                else:
-                    found = (None,) * len(selected)
-                rows[i].append(tuple(_dense(g, p) for g, p in zip(found, selected, strict=True)))
-    count = len(rows[0])
-    return {
-        name: torch.stack([torch.stack([sample[k][p] for sample in rows]) for k in range(count)])
-        for p, name in enumerate(model.parameter_names)
-    }, scale
-
-
-def per_parameter(
-    model: TangentModel | nn.Module,
-    x: Any,
-    y: Any = None,
-    *,
-    model_y: TangentModel | nn.Module | None = None,
-    cotangents: Cotangents | None = None,
-    precondition: Mapping[str, Tensor] | None = None,
-) -> tuple[dict[str, Tensor], float]:
-    """The terms of the kernel: name → ``[q, n, m]`` before the sum over parameters, and the factor in front.
-
-    Arguments as for :func:`kernel`.
-    """
-    gx, scale = gradients(model, x, cotangents)
-    if y is None and model_y is None:
-        gy = gx
-    else:
-        gy, _ = gradients(model if model_y is None else model_y, x if y is None else y, cotangents)
-    terms = {}
-    for name, a in gx.items():
-        b = gy[name]
-        if precondition is not None and name in precondition:
-            b = b * precondition[name].detach().to("cpu", torch.float64)
-        terms[name] = torch.einsum("kip,kjp->kij", a.flatten(2), b.flatten(2))
-    return terms, scale
-
-
 def kernel(
     model: TangentModel | nn.Module,
     x: Any,
@@ -104,7 +32,7 @@ def kernel(
     cotangents: Cotangents | None = None,
     precondition: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
-    """K = scale · Σ_k ⟨J(x_i)ᵀ v_ik, P J(y_j)ᵀ v_jk⟩, ``[n, m]`` in float64 (THEORY §1).
+    """The tangent kernel ``[n, m]`` in float64 (THEORY §1).
 
     Args:
         model: a :class:`TangentModel` (with ``batch_norm="eval"``) or a module.
@@ -117,9 +45,9 @@ def kernel(
     Raises:
         InputError: the model's batch norm is not in evaluation mode.
     """
-    return per_probe(model, x, y, model_y=model_y, cotangents=cotangents, precondition=precondition).sum(0) * (
-        (cotangents or probes()).scale(_output_shape(model, x))
-    )
+    cotangents = cotangents or probes()
+    each = per_probe(model, x, y, model_y=model_y, cotangents=cotangents, precondition=precondition)
+    return each.mean(0) if cotangents.random else each.sum(0)
 
 
 def per_probe(
@@ -132,22 +60,75 @@ def per_probe(
     precondition: Mapping[str, Tensor] | None = None,
 ) -> Tensor:
     """The kernel of each cotangent alone, ``[q, n, m]``. Arguments as for :func:`kernel`."""
-    terms, _ = per_parameter(model, x, y, model_y=model_y, cotangents=cotangents, precondition=precondition)
+    terms = per_parameter(model, x, y, model_y=model_y, cotangents=cotangents, precondition=precondition)
     return torch.stack(list(terms.values())).sum(0)
 
 
+def per_parameter(
+    model: TangentModel | nn.Module,
+    x: Any,
+    y: Any = None,
+    *,
+    model_y: TangentModel | nn.Module | None = None,
+    cotangents: Cotangents | None = None,
+    precondition: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """The share of each parameter in the kernel of each cotangent: name → ``[q, n, m]``.
+
+    Arguments as for :func:`kernel`.
+    """
+    left = gradients(model, x, cotangents)
+    same = y is None and model_y is None
+    right = left if same else gradients(model if model_y is None else model_y, x if y is None else y, cotangents)
+    terms = {}
+    for name, a in left.items():
+        b = right[name]
+        if precondition is not None and name in precondition:
+            b = b * precondition[name].detach().to("cpu", torch.float64)
+        terms[name] = a.reshape(*a.shape[:2], -1) @ b.reshape(*b.shape[:2], -1).transpose(1, 2)
+    return terms
+
+
+def gradients(model: TangentModel | nn.Module, batch: Any, cotangents: Cotangents | None = None) -> dict[str, Tensor]:
+    """J(x_i)ᵀ v_ik of every selected parameter: name → ``[q, n, *shape]``, float64 on the CPU.
+
+    Arguments as for :func:`kernel`.
+    """
+    model, cotangents = as_tangent_model(model), cotangents or probes()
+    if model.batch_norm != "eval":
+        raise InputError("the reference evaluates batch norm in evaluation mode: use batch_norm='eval'")
+    module = _float64_copy(model.module)
+    named = dict(module.named_parameters())
+    parameters: list[Tensor] = [named[name].requires_grad_(True) for name in model.parameter_names]
+    rows: list[list[list[Tensor]]] = []  # [n][q][parameter]
+    for i in range(batches.size(batch)):
+        sample = batches.move(batches.take(batch, [i]), torch.device("cpu"), torch.float64)
+        with torch.enable_grad():
+            output = model.call(module, sample)
+        rows.append([_vjp(output, parameters, v) for v in cotangents.vectors(output.detach(), sample)])
+    return {
+        name: torch.stack([torch.stack([row[k][p] for row in rows]) for k in range(len(rows[0]))])
+        for p, name in enumerate(model.parameter_names)
+    }
+
+
+def _vjp(output: Tensor, parameters: list[Tensor], vector: Tensor) -> list[Tensor]:
+    """Jᵀ v per parameter; zeros where a parameter does not influence the output."""
+    found: tuple[Tensor | None, ...] = (None,) * len(parameters)
+    if output.requires_grad:
+        found = torch.autograd.grad(output, parameters, vector, retain_graph=True, allow_unused=True)
+    return [
+        torch.zeros_like(p.detach()) if g is None else g.to_dense() if g.is_sparse else g
+        for g, p in zip(found, parameters, strict=True)
+    ]
+
+
 def _float64_copy(module: nn.Module) -> nn.Module:
-    """A copy of the module in float64 and evaluation mode."""
-    computed = {  # tensors left behind by a forward pass cannot be deep-copied with their graph
+    """A copy of the module on the CPU, in float64 and evaluation mode."""
+    computed = {  # tensors that a forward pass left behind cannot be deep-copied with their graph
         id(value): value.detach().clone()
         for owner in module.modules()
         for value in vars(owner).values()
         if isinstance(value, Tensor) and not value.is_leaf
     }
-    return copy.deepcopy(module, computed).to("cpu", torch.float64).eval()
-
-
-def _dense(gradient: Tensor | None, parameter: Tensor) -> Tensor:
-    if gradient is None:
-        return torch.zeros_like(parameter.detach())
-    return gradient.to_dense() if gradient.is_sparse else gradient
+    return copy.deepcopy(module, computed).to("cpu").double().eval()
