@@ -70,6 +70,7 @@ class LevelKernel:
     centred_index: float = math.nan  # index of max(matrix - floor, 0)
     centred_index_stderr: float = math.nan
     # replicates kept so that two kernels over the same images and probes can be compared in pairs
+    matrix_bootstrap: Array | None = field(default=None, repr=False)  # [bootstrap, L, L]
     index_bootstrap: Array | None = field(default=None, repr=False)  # [bootstrap]
     index_jackknife: Array | None = field(default=None, repr=False)  # [probes]
 
@@ -187,7 +188,8 @@ class Weighting:
         """The table as comma-separated text with a header line."""
         lines = [",".join(self.COLUMNS)]
         for row in self.rows:
-            cells = ['"' + row.scheme.replace('"', '""') + '"' if "," in row.scheme or '"' in row.scheme else row.scheme]
+            quoted = '"' + row.scheme.replace('"', '""') + '"'
+            cells = [quoted if "," in row.scheme or '"' in row.scheme else row.scheme]
             cells += ["" if math.isnan(v) else repr(float(v)) for v in dataclasses.astuple(row)[1:]]
             lines.append(",".join(cells))
         return "\n".join(lines) + "\n"

@@ -1,0 +1,171 @@
+"""From a kernel over (level, image) samples to L×L level means, with replicates for their errors.
+
+Two sources of error are kept apart. *Images*: pairs share samples, so a naive standard error over
+pairs is too small; images are resampled with replacement (the bootstrap, THEORY §6), an image drawn
+m times counts m-fold, and pairs of an image with itself stay excluded. *Probes*: the jackknife over
+the shared random cotangents (THEORY §1). They are combined in quadrature.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genkernel.errors import InputError
+
+Array = NDArray[np.float64]
+Index = NDArray[np.int64]
+
+FEWEST_IMAGES = 4  # below this the bootstrap says nothing about the error: it is reported as NaN
+
+
+class Estimate:
+    """A kernel estimated with shared probes, and its leave-one-probe-out versions.
+
+    Args:
+        kernel: an engine ``Kernel`` (``values``, ``norms_x``, ``norms_y``, ``per_probe``, …) or a
+            plain matrix, which is then taken as exact.
+        normalize: cosines k / √(k_x k_y) instead of the kernel itself; 0 where a norm is 0. The
+            O(1/q) bias of the ratio is removed by the jackknife over probes (THEORY §1).
+        rows, columns: use these samples only.
+    """
+
+    def __init__(self, kernel: Any, *, normalize: bool, rows: Index | None = None, columns: Index | None = None):
+        values = np.asarray(getattr(kernel, "values", kernel), dtype=np.float64)
+        if values.ndim != 2:
+            raise InputError(f"a kernel is a matrix, not an array of shape {values.shape}")
+        self._rows = np.arange(values.shape[0]) if rows is None else np.asarray(rows)
+        self._columns = np.arange(values.shape[1]) if columns is None else np.asarray(columns)
+        self._pick = np.ix_(self._rows, self._columns)
+        self._values = values[self._pick]
+        self._normalize = normalize
+        probes = getattr(kernel, "per_probe", None)
+        self._per_probe = None if probes is None or len(probes) < 2 else np.asarray(probes, dtype=np.float64)
+        self.probes = 0 if self._per_probe is None else len(self._per_probe)
+        self._norms = self._norms_of(kernel, values) if normalize else None
+        self.values = self._debiased()
+
+    def _norms_of(self, kernel: Any, values: Array) -> tuple[Array, Array, Array | None, Array | None]:
+        """Squared norms of the rows and columns, and those of each probe."""
+        if not hasattr(kernel, "norms_x"):
+            if values.shape[0] != values.shape[1]:
+                raise InputError("a kernel between different samples needs its squared norms to be normalised")
+            diagonal = np.diagonal(values)
+            return diagonal[self._rows], diagonal[self._columns], None, None
+        x, y = np.asarray(kernel.norms_x, dtype=np.float64), np.asarray(kernel.norms_y, dtype=np.float64)
+        px = py = None
+        if self._per_probe is not None:
+            px = np.asarray(kernel.per_probe_norms_x, dtype=np.float64)[:, self._rows]
+            py = np.asarray(kernel.per_probe_norms_y, dtype=np.float64)[:, self._columns]
+        return x[self._rows], y[self._columns], px, py
+
+    def without(self, probe: int) -> Array:
+        """The estimate from all probes but one, ``[n, m]``."""
+        assert self._per_probe is not None
+        q = self.probes
+        values = (q * self._values - self._per_probe[probe][self._pick]) / (q - 1)
+        if self._norms is None:
+            return values
+        x, y, px, py = self._norms
+        assert px is not None and py is not None
+        return cosines(values, (q * x - px[probe]) / (q - 1), (q * y - py[probe]) / (q - 1))
+
+    def _debiased(self) -> Array:
+        if self._norms is None:
+            return self._values
+        plain = cosines(self._values, self._norms[0], self._norms[1])
+        if not self.probes:
+            return plain
+        mean = np.zeros_like(plain)
+        for probe in range(self.probes):
+            mean += self.without(probe) / self.probes
+        return self.probes * plain - (self.probes - 1) * mean
+
+
+def cosines(values: Array, norms_x: Array, norms_y: Array) -> Array:
+    """k / √(k_x k_y) with squared norms ``[n]``, ``[m]``; 0 where a norm is 0 (THEORY §1)."""
+    size = np.sqrt(np.maximum(norms_x, 0)[:, None] * np.maximum(norms_y, 0)[None, :])
+    return np.divide(values, size, out=np.zeros_like(values), where=size > 0)
+
+
+def bootstrap_weights(images: int, replicates: int, seed: int) -> Array:
+    """How often each image is drawn in each bootstrap replicate, ``[replicates, images]``.
+
+    They depend on the arguments alone, so statistics of different kernels over the same images are
+    resampled together. Replicates made of a single image have no pair and are drawn again.
+    """
+    draw = np.random.default_rng([seed, images])
+    share = np.full(images, 1.0 / images)
+    weights = draw.multinomial(images, share, size=replicates)
+    while images > 1 and (lone := (weights > 0).sum(1) < 2).any():
+        weights[lone] = draw.multinomial(images, share, size=int(lone.sum()))
+    return weights.astype(np.float64)
+
+
+def as_grid(values: Array, level_of: Index, image_of: Index) -> Array:
+    """Order an ``[N, N]`` matrix as ``[L, n, L, n]``: entry (a, i, b, j) pairs image i at level a with j at b.
+
+    Raises:
+        InputError: the samples are not every image at every level exactly once.
+    """
+    levels, images = int(level_of.max()) + 1, int(image_of.max()) + 1
+    order = np.lexsort((image_of, level_of))
+    expected = np.arange(levels * images)
+    if len(order) != len(expected) or not np.array_equal(level_of[order] * images + image_of[order], expected):
+        raise InputError("the samples must be every image at every level, once")
+    return values[np.ix_(order, order)].reshape(levels, images, levels, images)
+
+
+def level_means(blocks: Array, weights: Array | None = None, *, same_image: bool = False) -> Array:
+    """Mean over image pairs of ``[L, n, L, n]`` blocks, for each row of image weights.
+
+    Args:
+        blocks: (a, i, b, j) entries.
+        weights: ``[B, n]`` multiplicities; None: one row of ones.
+        same_image: average over i = j instead of over i ≠ j (both orders).
+
+    Returns:
+        ``[B, L, L]`` (``[L, L]`` without weights), the mean of the matrix and its transpose, so that
+        both orders of a pair count.
+    """
+    levels, images = blocks.shape[:2]
+    rows = np.ones((1, images)) if weights is None else weights
+    if same_image:
+        diagonal = np.einsum("aibi->abi", blocks)
+        found = np.einsum("abi,ri->rab", diagonal, rows) / rows.sum(1)[:, None, None]
+    else:
+        pairs = blocks.transpose(1, 3, 0, 2).reshape(images * images, levels * levels)
+        found = np.empty((len(rows), levels, levels))
+        chunk = max(1, 2**24 // images**2)  # replicates at a time: about 128 MB of pair weights
+        for start in range(0, len(rows), chunk):
+            some = rows[start : start + chunk]
+            product = some[:, :, None] * some[:, None, :]
+            product[:, np.arange(images), np.arange(images)] = 0.0
+            product = product.reshape(len(some), -1)
+            total = product.sum(1, keepdims=True)
+            found[start : start + chunk] = ((product @ pairs) / total).reshape(-1, levels, levels)
+    found = (found + found.transpose(0, 2, 1)) / 2
+    return found if weights is not None else found[0]
+
+
+def bootstrap_stderr(replicates: Array, images: int) -> Array:
+    """Standard error over replicates (axis 0), with the factor √(n/(n-1)) that resampling n images loses.
+
+    NaN with fewer than four images.
+    """
+    if images < FEWEST_IMAGES or len(replicates) < 2:
+        return np.full(replicates.shape[1:], np.nan)
+    return replicates.std(axis=0, ddof=1) * np.sqrt(images / (images - 1))
+
+
+def jackknife_stderr(replicates: Array) -> Array:
+    """Standard error from leave-one-out values (axis 0)."""
+    count = len(replicates)
+    return np.sqrt((count - 1) * replicates.var(axis=0))
+
+
+def quadrature(images: Array, probes: Array | None) -> Array:
+    """√(images² + probes²)."""
+    return images if probes is None else np.hypot(images, probes)
