@@ -128,10 +128,10 @@ class Assembly:
         B, derived, aliases, n = self._B[use.index], use.slots[slot.position], self.tape.parameters, self.n
         if slot.own is not None:
             own = generic.own_samples(use, slot.position, B)
-            if slot.view is not None:
-                numel = aliases[slot.view.parameter].numel()
-                rows = slot.view.scatter_own(own, slot.own, n, numel)
-                pieces[slot.view.parameter].append((Dense(rows), None))
+            view = geometry(derived, self.tape.storages)  # its size follows the number of samples
+            if view is not None:
+                rows = view.scatter_own(own, slot.own, n, aliases[view.parameter].numel())
+                pieces[view.parameter].append((Dense(rows), None))
             else:
                 for name, rows in pull_back_own(
                     derived, own, slot.own, n, list(slot.parameters), aliases

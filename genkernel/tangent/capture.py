@@ -72,7 +72,7 @@ class Use:
                 raise CaptureError(f"an input of {self.name} (use {self.index}) was modified in place after its use")
 
 
-@dataclass
+@dataclass(eq=False)
 class Opaque:
     """A call with parameters that cannot be captured; they take the generic path."""
 

@@ -29,7 +29,7 @@ class Factor:
         ``root`` (shaped like the tensor) multiplies the coordinates: the square root of a
         diagonal preconditioner.
         """
-        flat = self.dense().flatten(1)
+        flat = self.dense().reshape(self.n, -1)
         if root is not None:
             flat = flat * root.reshape(1, -1)
         step = max(1, limit // self.n)
@@ -83,7 +83,7 @@ class Outer(Factor):
             block = torch.bmm(left[:, :, start : start + step].transpose(1, 2), right)
             if weights is not None:
                 block = block * weights[start : start + step]
-            yield block.flatten(1)
+            yield block.reshape(self.n, -1)
 
 
 class Rows(Factor):
@@ -157,7 +157,7 @@ class Convolution(Factor):
                 block = self._gradient(self.A, self.B[:, start:stop])
             if root is not None:
                 block = block * root[start:stop]
-            yield block.flatten(1)
+            yield block.reshape(self.n, -1)
 
     def _gradient(self, A: Tensor, B: Tensor) -> Tensor:
         n, kernel = self.n, self.shape[2:]

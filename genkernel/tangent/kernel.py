@@ -341,7 +341,7 @@ def _roots(model: TangentModel, precondition: Mapping[str, Tensor] | None, dtype
 
 
 def _check_finite(values: Tensor, what: str, tile: Tile) -> None:
-    bad = (~torch.isfinite(values)).flatten(1).any(1).nonzero().flatten()
+    bad = (~torch.isfinite(values)).reshape(len(values), -1).any(1).nonzero().flatten()
     if len(bad):
         rows = tile.rows.stop - tile.rows.start
         index = int(bad[0])
