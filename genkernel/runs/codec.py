@@ -1,0 +1,97 @@
+"""Dataclasses of numbers to JSON and back, without loss and without pickle.
+
+``pack`` writes NaN and infinity as null; ``unpack`` follows the type hints of the dataclass to
+bring arrays, dataclasses, tuples and NaN back. It knows nothing about what it stores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_args, get_origin
+
+import numpy as np
+
+from genkernel.errors import InputError
+
+T = TypeVar("T")
+
+KIND = "@"  # key under which a dataclass names itself, so that unions can be told apart
+
+
+def pack(value: Any) -> Any:
+    """``value`` in JSON types; fields with ``repr=False`` (replicates) are left out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: pack(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr}
+        return {KIND: type(value).__name__, **fields}
+    if isinstance(value, Mapping):
+        return {str(key): pack(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [pack(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return pack(value.tolist())
+    if isinstance(value, np.generic):
+        return pack(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    return str(value)
+
+
+def unpack(cls: type[T], data: Any) -> T:
+    """The dataclass ``cls`` that :func:`pack` wrote as ``data``.
+
+    Raises:
+        InputError: the data are not those of a ``cls`` of this version.
+    """
+    try:
+        return typing.cast(T, _as(cls, data))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"the stored {cls.__name__} cannot be read by this version of genkernel: {error}") from error
+
+
+def _as(hint: Any, data: Any) -> Any:
+    """``data`` as the type ``hint`` says."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return _as_union(arguments, data)
+    if dataclasses.is_dataclass(hint):
+        if data[KIND] != hint.__name__:
+            raise ValueError(f"found {data[KIND]} where {hint.__name__} belongs")
+        hints = typing.get_type_hints(hint)
+        stored = {f.name for f in dataclasses.fields(hint) if f.name in data}
+        return hint(**{name: _as(hints[name], data[name]) for name in stored})
+    if origin is np.ndarray:
+        kind = get_args(arguments[1])[0]
+        if kind is np.float64:  # null is NaN
+            return np.array(data, dtype=object).astype(np.float64)
+        return np.array(data, dtype=kind)
+    if origin is tuple:
+        kinds = (arguments[0],) * len(data) if arguments[1:] == (...,) else arguments
+        return tuple(_as(kind, item) for kind, item in zip(kinds, data, strict=True))
+    if origin is list:
+        return [_as(arguments[0], item) for item in data]
+    if origin is dict:
+        return {_key(arguments[0], key): _as(arguments[1], item) for key, item in data.items()}
+    if hint is float:
+        return math.nan if data is None else float(data)
+    return data
+
+
+def _as_union(arguments: tuple[Any, ...], data: Any) -> Any:
+    if data is None and type(None) in arguments:
+        return None
+    kinds = [a for a in arguments if a is not type(None)]
+    if isinstance(data, dict) and KIND in data:
+        kinds = [a for a in kinds if getattr(a, "__name__", "") == data[KIND]]
+    if len(kinds) != 1:
+        raise ValueError(f"no single type among {arguments} fits")
+    return _as(kinds[0], data)
+
+
+def _key(hint: Any, key: str) -> Any:
+    return hint(key) if hint in (int, float) else key
