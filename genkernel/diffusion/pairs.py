@@ -46,11 +46,18 @@ class Grid:
     def images(self) -> int:
         return int(self.image_of[-1]) + 1
 
-    def batch(self, den: Denoiser, t: Tensor | None = None) -> Any:
-        """The samples as the denoiser's batch, conditioned on ``t`` ``[N]`` instead of their own level if given."""
-        if t is None:
-            return den.batch(self.x_t, self.t)
-        return den.batch(self.x_t, t, scale_t=self.t)
+    @property
+    def rows(self) -> Tensor:
+        """The image of each sample, for conditioning that comes per image."""
+        return torch.from_numpy(self.image_of)
+
+    def batch(self, den: Denoiser, t: Tensor | None = None) -> dict[str, Any]:
+        """The samples as the denoiser's batch, told the times ``t`` ``[N]`` instead of their own if given."""
+        return den.batch(self.x_t, self.t if t is None else t, scale_t=self.t, rows=self.rows)
+
+    def loss_batch(self, den: Denoiser) -> dict[str, Any]:
+        """The samples with their targets, for ``den.loss_cotangent()``."""
+        return den.loss_batch(self.x0, self.noise, self.t, rows=self.rows)
 
 
 def grid(

@@ -150,6 +150,7 @@ class Interference:
     stderr_disjoint: Array | None = None
     expected_false_conflicts: float = math.nan  # conflicts expected by chance if every cosine were 0
     preconditioner: str = "none"
+    inner_products_plugin: Array | None = None  # [L, L] of the mean gradients over the evaluated samples
     # leave-one-image-out inner products [n, L, L], for errors of anything derived from them
     inner_products_jackknife: Array | None = field(default=None, repr=False)
 
@@ -353,6 +354,7 @@ def _interference_summary(found: Interference | None, levels: Levels) -> Any:
         "stderr_disjoint": found.stderr_disjoint,
         "inner_products": found.inner_products,
         "inner_products_stderr": found.inner_products_stderr,
+        "inner_products_plugin": found.inner_products_plugin,
         "level_gradient_norm": found.level_gradient_norm,
         "conflicting_pairs": [
             {
