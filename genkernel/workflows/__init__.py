@@ -1,0 +1,53 @@
+"""From a checkpoint to an answer: load, wrap, doctor, and the runs that end in a report.
+
+The only room that knows everything below. Names are imported on first use, so that
+``import genkernel`` and ``genkernel --help`` stay fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+# public name -> the module that defines it
+_HOMES = {
+    "load": "load",
+    "wrap": "wrap",
+    "doctor": "doctor",
+    "DoctorReport": "doctor",
+    "locality": "locality",
+    "Report": "report",
+    "open_run": "report",
+}
+
+__all__ = ["DoctorReport", "Report", "doctor", "load", "locality", "open_run", "wrap"]
+
+if TYPE_CHECKING:
+    from genkernel.workflows.doctor import DoctorReport, doctor
+    from genkernel.workflows.load import load
+    from genkernel.workflows.locality import locality
+    from genkernel.workflows.report import Report, open_run
+    from genkernel.workflows.wrap import wrap
+
+
+class _Workflows(ModuleType):
+    """Functions here are named like the modules they live in; the function is what the name means."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # importing genkernel.workflows.load binds that *module* to the name "load" of this package
+        if isinstance(value, ModuleType) and _HOMES.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Workflows
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"genkernel.workflows.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'genkernel.workflows' has no attribute {name!r}")

@@ -1,0 +1,127 @@
+"""``gk.wrap``: a network in memory and its scheduler → :class:`Denoiser`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genkernel.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from genkernel.diffusion import Denoiser, NoiseSchedule
+
+
+def wrap(
+    module: nn.Module,
+    scheduler: Any = None,
+    schedule: NoiseSchedule | None = None,
+    prediction_type: str | None = None,
+    sample_shape: tuple[int, ...] | None = None,
+    data_range: tuple[float, float] | None = None,
+    conditioning: Mapping[str, Any] | str | None = None,
+    call: Any = None,
+    params: Any = None,
+    embedding: str | None = None,
+    time_mlp: str | None = None,
+    name: str | None = None,
+    *,
+    encode: Any = None,
+    image_shape: tuple[int, ...] | None = None,
+    checkpoint: dict[str, Any] | None = None,
+    notes: Iterable[str] = (),
+) -> Denoiser:
+    """Make a :class:`Denoiser` of a diffusers model, or of any ``module(x_t, t, **conditioning)``.
+
+    Args:
+        module: the network; it is never changed.
+        scheduler: a diffusers scheduler (it is only read), or the path of its configuration.
+        schedule: the noise schedule itself, instead of a scheduler.
+        prediction_type: what the raw output estimates, instead of what the scheduler says:
+            ``epsilon``, ``v_prediction``, ``sample``, ``flow``, ``data_flow``, ``score`` or ``edm``.
+        sample_shape: ``(C, *spatial)`` of one sample; read from a diffusers configuration.
+        data_range: the values of black and white pixels; ``(-1, 1)`` unless the schedule says.
+        conditioning: further arguments of the network: ``{"encoder_hidden_states": tensor}`` with
+            one row, one row per image, or a function of the number of samples; ``"zeros"`` for
+            zeros in every argument a diffusers model needs.
+        call: ``call(module, batch) -> raw output`` for networks with other arguments.
+        params: which parameters span the tangent space (glob, regex or predicate).
+        embedding: submodule that answers with the raw timestep embedding, when it is not found.
+        time_mlp: submodule after which that embedding has been processed, when it is not found.
+        name: for reports.
+        encode, image_shape: how images become samples, for networks that work on latents.
+        checkpoint: provenance of the weights.
+        notes: sentences to carry along.
+
+    Raises:
+        InputError: a piece is missing or does not fit; the sentence says which.
+        NonFiniteError: the weights hold NaN or infinity.
+    """
+    from torch import nn
+
+    from genkernel.diffusion import Denoiser
+    from genkernel.diffusion import diffusers_adapter as adapter
+
+    if not isinstance(module, nn.Module):
+        raise InputError(f"wrap takes a torch.nn.Module, not {type(module).__name__}")
+    kind = type(module).__name__
+    schedule = _schedule(kind, scheduler, schedule, prediction_type)
+    notes = list(notes)
+    given: dict[str, Any] = {}
+    if call is None and adapter.is_diffusers_model(module):
+        face = adapter.interface(module)
+        call = face.call
+        given, made = adapter.complete_conditioning(face, conditioning, kind)
+        schedule, said = adapter.convention(module, schedule)
+        notes += [*made, *said]
+    elif isinstance(conditioning, str):
+        raise InputError(f"conditioning={conditioning!r} works for diffusers models called in their own way only")
+    elif conditioning is not None:
+        given = dict(conditioning)
+    if sample_shape is None and adapter.is_diffusers_model(module):
+        sample_shape = adapter.default_shape(module)
+    if sample_shape is None:
+        raise InputError(f"the sample shape of {kind} is not known: pass sample_shape=(C, H, W)")
+    if data_range is None:
+        data_range = schedule.data_range or (-1.0, 1.0)
+    notes += schedule.notes
+    return Denoiser(
+        module,
+        schedule,
+        sample_shape,
+        data_range=data_range,
+        conditioning=given,
+        call=call,
+        params=params,
+        embedding=embedding,
+        time_mlp=time_mlp,
+        name=name,
+        encode=encode,
+        image_shape=image_shape,
+        checkpoint=checkpoint,
+        notes=notes,
+    )
+
+
+def _schedule(kind: str, scheduler: Any, schedule: NoiseSchedule | None, prediction_type: str | None) -> NoiseSchedule:
+    from dataclasses import replace
+
+    from genkernel.diffusion import NoiseSchedule
+    from genkernel.diffusion.diffusers_adapter import load_scheduler
+
+    if (scheduler is None) == (schedule is None):
+        if schedule is None:
+            raise InputError(
+                f"{kind} comes without a noise schedule: pass scheduler= (a diffusers scheduler or its folder) or "
+                "schedule=NoiseSchedule.vp(...)"
+            )
+        raise InputError("give either a scheduler or a schedule, not both")
+    if schedule is not None:
+        if not isinstance(schedule, NoiseSchedule):
+            raise InputError(f"schedule has to be a NoiseSchedule, not {type(schedule).__name__}")
+        return schedule if prediction_type is None else replace(schedule, prediction_type=prediction_type)
+    if isinstance(scheduler, (str, Path)):
+        scheduler = load_scheduler(Path(scheduler).expanduser())
+    return NoiseSchedule.from_scheduler(scheduler, prediction_type)
