@@ -118,7 +118,9 @@ def train_ddpm(
     out = Path(out)
     run = _Run(asdict(recipe), data_sha256(images))
     if run.finished_in(out):
-        return DDPMPipeline.from_pretrained(out, use_safetensors=True, local_files_only=True).to(device)
+        return DDPMPipeline.from_pretrained(
+            out, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
+        ).to(device)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
