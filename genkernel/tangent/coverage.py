@@ -108,6 +108,21 @@ class Coverage:
         }
 
 
+def prove(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> Coverage:
+    """``examine``, remembered on the model for batches of the same structure while its weights stay the same.
+
+    A run checks every later batch against the uses found here (``Coverage.matches``), so a
+    remembered proof cannot hide a branch that it has not seen.
+    """
+    leaves, spec = torch.utils._pytree.tree_flatten(batch)
+    shapes = tuple((leaf.dtype, leaf.shape[1:]) if isinstance(leaf, Tensor) else None for leaf in leaves)
+    weights = tuple((t.data_ptr(), t._version) for t in (*model.module.parameters(), *model.module.buffers()))
+    key = (str(spec), shapes, dtype, weights)
+    if model.proof is None or model.proof[0] != key:
+        model.proof = (key, examine(model, batch, dtype))
+    return model.proof[1]
+
+
 def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> Coverage:
     """Probe a model on a few samples of a batch.
 
@@ -132,7 +147,7 @@ def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -
         coverage = _plan(model, perturbed, probe)
         coverage.dtype = precision
         forced: set[tuple[int, int]] = set()
-        for tensors in (perturbed, perturbed, model.tensors(precision)):
+        for tensors in (perturbed, model.tensors(precision)):
             failed, error, silent = _compare(model, tensors, probe, coverage)
             if failed:
                 _demote(coverage, failed, forced)
@@ -151,7 +166,8 @@ def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -
             }
             - set(coverage.generic)
         )
-        coverage.bytes_per_sample = _activation_bytes(model, batches.move(samples, model.device, dtype), coverage, dtype)
+        itemsize = (dtype or model.dtype).itemsize
+        coverage.bytes_per_sample = coverage.bytes_per_sample * itemsize // precision.itemsize
     return coverage
 
 
@@ -208,7 +224,7 @@ def _check_independence(model: TangentModel, variants: list[dict[str, Tensor]], 
     with torch.no_grad():
         for tensors in variants:
             whole = model.run(tensors, probe)
-            again = model.run(tensors, probe)
+            again = model.run(tensors, probe) if tensors is variants[0] else whole
             pair = model.run(tensors, batches.take(probe, [1, 0]))
             size = whole.abs().max().clamp_min(torch.finfo(whole.dtype).tiny)
             if not torch.isfinite(whole).all():
@@ -236,7 +252,8 @@ def _check_independence(model: TangentModel, variants: list[dict[str, Tensor]], 
 # ------------------------------------------------------------------------ planning
 
 
-def _tape(model: TangentModel, tensors: dict[str, Tensor], **options: Any) -> Tape:
+def tape_for(model: TangentModel, tensors: dict[str, Tensor], **options: Any) -> Tape:
+    """A tape for a run of ``model`` on stand-in ``tensors``."""
     aliases = {name: t for name, t in tensors.items() if t.requires_grad}
     constants = [t for t in tensors.values() if not t.requires_grad]
     for module in model.module.modules():
@@ -258,11 +275,9 @@ def _masked(v: Tensor, i: int) -> Tensor:
 def _plan(model: TangentModel, tensors: dict[str, Tensor], probe: Any) -> Coverage:
     """Record two batch sizes, find the sample axes, choose how each argument is taken."""
     with torch.enable_grad():
-        large = _tape(model, tensors)
-        with large:
-            model.run(tensors, probe)
+        large, held = _measured(model, tensors, probe)
         received: list[dict[int, Tensor]] = []
-        small = _tape(model, tensors, deliver=lambda use, B: received[-1].__setitem__(use.index, B))
+        small = tape_for(model, tensors, deliver=lambda use, B: received[-1].__setitem__(use.index, B))
         with small:
             out = model.run(tensors, batches.take(probe, list(range(PROBE))))
         v = _cotangent(out)
@@ -302,7 +317,7 @@ def _plan(model: TangentModel, tensors: dict[str, Tensor], probe: Any) -> Covera
             slot.own = inputs.get(slot.position)
         rest = tuple(s for d, s in enumerate(use.out_shape) if d != layout.axis)
         plans.append(UsePlan(use.name, layout, inputs, slots, rest))
-    coverage = Coverage(plans)
+    coverage = Coverage(plans, bytes_per_sample=held // (PROBE + 1))
     _to_generic(coverage, lost)
     return coverage
 
@@ -362,7 +377,7 @@ def _compare(
         coarsest: list[torch.dtype] = [out.dtype]
         while True:
             assembled.clear()
-            tape = _tape(model, tensors, keep_all=coverage.keep_all)
+            tape = tape_for(model, tensors, keep_all=coverage.keep_all)
             with tape:
                 out = model.run(tensors, three)
             if not coverage.matches(tape, PROBE):
@@ -450,9 +465,8 @@ def _to_generic(coverage: Coverage, names: set[str]) -> None:
                 coverage.plans[u] = None
 
 
-def _activation_bytes(model: TangentModel, samples: Any, coverage: Coverage, dtype: torch.dtype | None) -> int:
-    """Memory that one sample holds between forward and backward, measured."""
-    tensors = model.tensors(dtype)
+def _measured(model: TangentModel, tensors: dict[str, Tensor], batch: Any) -> tuple[Tape, int]:
+    """A recorded forward, and the bytes it holds for the backward pass."""
     own = {t.untyped_storage()._cdata for t in tensors.values()}
     seen: dict[int, int] = {}
 
@@ -462,16 +476,16 @@ def _activation_bytes(model: TangentModel, samples: Any, coverage: Coverage, dty
             seen[storage._cdata] = storage.nbytes()
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-        tape = _tape(model, tensors, keep_all=coverage.keep_all)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        tape = tape_for(model, tensors)
         with tape:
-            out = model.run(tensors, samples)
-        for use in tape.uses:
-            for leaf in use.leaves:
-                if isinstance(leaf, Tensor):
-                    note(leaf)
-        largest = max([out.numel() * out.element_size(), *(u.out_shape.numel() * out.element_size() for u in tape.uses)])
-    return (sum(seen.values()) + 3 * largest) // batches.size(samples)
+            out = model.run(tensors, batch)
+    for use in tape.uses:
+        for leaf in use.leaves:
+            if isinstance(leaf, Tensor):
+                note(leaf)
+    largest = max([out.numel(), *(use.out_shape.numel() for use in tape.uses)]) * out.element_size()
+    return tape, sum(seen.values()) + 3 * largest  # an output-gradient, its successor, and one temporary
 
 
 __all__ = ["Coverage", "Slot", "examine"]

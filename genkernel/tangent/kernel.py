@@ -20,7 +20,7 @@ from genkernel.tangent import batches
 from genkernel.tangent.assembly import Assembly, NotCapturedError
 from genkernel.tangent.contraction import Block
 from genkernel.tangent.cotangents import Cotangents, probes
-from genkernel.tangent.coverage import Coverage, _tape, examine
+from genkernel.tangent.coverage import Coverage, examine, prove, tape_for
 from genkernel.tangent.derivation import Geometry
 from genkernel.tangent.factors import Dense, Factor
 from genkernel.tangent.model import TangentModel, as_tangent_model
@@ -123,7 +123,7 @@ class _Job:
         first = batches.take(self.x, list(range(min(self.n, 4))))
         if self.n < 4 and self.y is not None:
             first = batches.concatenate(first, batches.take(self.y, list(range(min(self.m, 4)))))
-        coverage = examine(model, first, self.dtype)
+        coverage = prove(model, first, self.dtype)
         self._coverages = [coverage]
         with model.evaluating():
             tensors = model.tensors(self.dtype)
@@ -276,7 +276,7 @@ class _Job:
         for attempt in range(2):
             for coverage in self._coverages:
                 with torch.enable_grad():
-                    tape = _tape(self.model, tensors, keep_all=coverage.keep_all)
+                    tape = tape_for(self.model, tensors, keep_all=coverage.keep_all)
                     with tape:
                         out = self.model.run(tensors, batch)
                 if coverage.matches(tape, n):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -65,6 +65,7 @@ class TangentModel:
         self.reference = reference
         self.parameter_names = _select(module, params)
         self._caller = _Caller(module, self.call)
+        self.proof: tuple[Any, Any] | None = None  # the last coverage proof, see coverage.prove
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -158,7 +159,7 @@ class TangentModel:
             for module in modules:
                 # assignment, not .eval(): some modules override train() with side effects
                 module.training = self.batch_norm == "train" and isinstance(module, _BatchNorm)
-            with torch.autocast(self.device.type, enabled=False), torch.compiler.set_stance("force_eager"):
+            with torch.autocast(self.device.type, enabled=False), _eagerly(modules):
                 yield
         finally:
             for module, flag, before in zip(modules, flags, attributes, strict=True):
@@ -241,6 +242,13 @@ class _Caller(nn.Module):
 
     def forward(self, batch: Any) -> Tensor:
         return self.call(self.module, batch)
+
+
+def _eagerly(modules: list[nn.Module]) -> AbstractContextManager[Any]:
+    """Compiled submodules hide their parts: run them eagerly (dynamo is slow to import, so only then)."""
+    if any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in modules):
+        return torch.compiler.set_stance("force_eager")
+    return nullcontext()
 
 
 def _select(module: nn.Module, params: ParameterFilter | None) -> list[str]:
