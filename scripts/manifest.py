@@ -17,8 +17,8 @@ NAME = "MANIFEST.sha256"
 
 
 def listing(folder: Path) -> dict[str, str]:
-    """Every data file below ``folder`` with its sha256: no Python, no hidden files, not the list itself."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != NAME and p.suffix not in (".py", ".pyc"))
+    """Every data file below ``folder`` with its sha256: no code, no texts, no hidden files, not the list itself."""
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc", ".md", ".sha256"))
     return {
         p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest()
         for p in files
