@@ -113,8 +113,28 @@ def test_light_until_used(statement: str) -> None:
     assert run.stdout.splitlines()[-1] == "HEAVY"
 
 
-def test_public_names_are_where_they_are_said_to_be() -> None:
-    for name in genkernel.__all__:
-        assert getattr(genkernel, name) is not None
+ORDERS = {
+    "names first": "",
+    "modules first": "import importlib; [importlib.import_module(name) for name in sys.argv[1:]]",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_public_names_are_what_they_are_said_to_be(order: str) -> None:
+    """A submodule must never stand in for the function of the same name, whoever is imported first."""
+    rooms = [dotted.removesuffix(".__init__") for _, dotted, _ in modules()]
+    probe = f"""
+import sys, types
+{ORDERS[order]}
+import genkernel
+modules = [n for n in genkernel.__all__ if isinstance(getattr(genkernel, n), types.ModuleType)]
+print("MODULES", *modules)
+"""
+    run = subprocess.run([sys.executable, "-c", probe, *rooms], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == "MODULES"
+
+
+def test_unknown_name() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = genkernel.nonsense
