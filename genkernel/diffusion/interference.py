@@ -17,8 +17,8 @@ Two estimates, both with a jackknife over images:
   *expected* gradients. Its cosines are undefined (NaN) for a level whose squared norm is not above
   zero by two standard errors, and may leave [-1, 1].
 
-Where the mean gradient is small against its sampling noise the jackknife overstates the error (by up
-to √2, its known behaviour for degenerate U-statistics): conflicts are then under-, not over-reported.
+Where the mean gradient is small against its sampling noise the jackknife overstates the error (by
+about √2, its known behaviour for degenerate U-statistics): conflicts are then under-, not over-reported.
 Pairs are not corrected for their number: ``expected_false_conflicts`` says how many would be found by
 chance if every cosine were zero.
 """

@@ -309,6 +309,7 @@ def level_kernel(
         centred_index=float(centred(matrix)),
         centred_index_stderr=float(centred_stderr),
         matrix_bootstrap=boot,
+        matrix_jackknife=jack,
         index_bootstrap=index_boot,
         index_jackknife=index_jack,
     )

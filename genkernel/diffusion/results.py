@@ -71,6 +71,7 @@ class LevelKernel:
     centred_index_stderr: float = math.nan
     # replicates kept so that two kernels over the same images and probes can be compared in pairs
     matrix_bootstrap: Array | None = field(default=None, repr=False)  # [bootstrap, L, L]
+    matrix_jackknife: Array | None = field(default=None, repr=False)  # [probes, L, L]
     index_bootstrap: Array | None = field(default=None, repr=False)  # [bootstrap]
     index_jackknife: Array | None = field(default=None, repr=False)  # [probes]
 
@@ -208,7 +209,7 @@ class Stages:
     boundaries_log_snr: list[float] = field(default_factory=list)
     stability: list[float] = field(default_factory=list)  # share of bootstraps with a boundary within one level
     null_scores: dict[int, float] = field(default_factory=dict)  # the same for a kernel without stages
-    margin_stderr: dict[int, float] = field(default_factory=dict)  # of score - null score
+    margin_stderr: dict[int, float] = field(default_factory=dict)  # of score - null score when there are no stages
     chosen_in_bootstrap: dict[int, float] = field(default_factory=dict)  # share of bootstraps that choose k
 
 

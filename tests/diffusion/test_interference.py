@@ -115,12 +115,12 @@ def test_disjoint_products_are_unbiased_where_the_plugin_is_not_and_errors_are_r
     assert (plugin.mean(0) - truth)[0, 0] > 10 * error[0, 0]
     reported = np.sqrt(np.mean([run.inner_products_stderr**2 for run in runs], 0))
     ratio = reported / disjoint.std(0, ddof=1)  # at worst √2, where noise dominates
-    assert 0.9 < ratio.min() and ratio.max() < 1.45
+    assert ratio.min() > 0.9 and ratio.max() < 1.45
     cosine = np.array([run.matrix for run in runs])
     reported = np.sqrt(np.mean([run.stderr**2 for run in runs], 0))
-    assert reported[0, 2] == pytest.approx(cosine[:, 0, 2].std(ddof=1), rel=0.35)
+    assert 0.9 < reported[0, 2] / cosine[:, 0, 2].std(ddof=1) < 1.6
     assert np.allclose(np.diagonal(reported), 0, atol=1e-12)
-    assert all((0, 2) in [(a, b) for a, b, _, _ in run.conflicting] for run in runs)
+    assert np.mean([(0, 2) in [(a, b) for a, b, _, _ in run.conflicting] for run in runs]) > 0.95
 
 
 @pytest.mark.parametrize(("signal", "fewest", "most"), [(1.0, 0.5, 1.7), (0.0, 0.05, 1.0)])
