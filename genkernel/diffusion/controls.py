@@ -3,7 +3,7 @@
 | control | input x | time the network is told | pairs |
 |---|---|---|---|
 | (main kernel) | every level, own noise per (image, level) | its own level | different images |
-| same image, same noise | every level, one noise per image | its own level | same image; a sample with itself on the diagonal |
+| same image, same noise | every level, one noise per image | its own level | same image; with itself on the diagonal |
 | same image, other noise | every level, two independent noises | its own level | same image, first noise × second |
 | other image, same level | as the main kernel | as the main kernel | different images, equal levels |
 | embedding only | one mid level | varies | different images |

@@ -1,0 +1,204 @@
+"""What the numbers say, in plain sentences written by stated rules.
+
+Every claim rests on a 95 % interval (Student's t over images, paired where two indices are compared);
+where the interval includes zero the sentence says "undecided". The rules:
+
+- *local*: the interval of the cosine kernel's index lies above zero.
+- *carried by the embedding* (THEORY §6): with the input held fixed the index is above zero, with the
+  time held fixed it is not. Both above zero: shared, and whichever is larger by a paired interval
+  that excludes zero is named. Only the input: carried by the input. Neither: it takes both to move.
+- *training*: the paired difference trained minus untrained.
+- *conflicts*: spoken of only when there are more than twice as many as chance would give.
+
+The intervals are not corrected for their number.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from genkernel.diffusion.resampling import FEWEST_IMAGES
+from genkernel.diffusion.results import Contrast, DiffusionResult, LevelKernel
+
+TRAINED = "trained minus untrained"
+EMBEDDING_INPUT = "embedding only minus input only"
+MAIN_EMBEDDING = "main minus embedding only"
+MAIN_INPUT = "main minus input only"
+MAIN_SHUFFLED = "main minus shuffled levels"
+
+
+def read(result: DiffusionResult) -> list[str]:
+    """The reading of a result, one sentence or two per item."""
+    sentences = [_locality(result), *_half_widths(result), *_controls(result), *_training(result)]
+    sentences += [*_embedding(result), *_interference(result), *_stages(result)]
+    return sentences
+
+
+def _sign(kernel: LevelKernel) -> int | None:
+    """+1, -1: the interval of the index excludes zero; 0: it does not; None: there is no interval."""
+    if math.isnan(kernel.index_low):
+        return None
+    return int(kernel.index_low > 0) - int(kernel.index_high < 0)
+
+
+def _value(kernel: LevelKernel) -> str:
+    if math.isnan(kernel.index_stderr):
+        return f"{kernel.index:.3f} (no error: fewer than {FEWEST_IMAGES} images)"
+    return f"{kernel.index:.3f} ± {kernel.index_stderr:.3f}"
+
+
+def _difference(contrast: Contrast) -> str:
+    return f"{contrast.difference:+.3f} (95 % interval {contrast.low:+.3f} to {contrast.high:+.3f})"
+
+
+def _locality(result: DiffusionResult) -> str:
+    kernel, raw = result.locality, result.unnormalized
+    verdict = {
+        1: "the kernel is local in noise level",
+        0: "locality is undecided, the interval includes zero",
+        -1: "the kernel is less local than a flat one",
+        None: "too few images to judge",
+    }[_sign(kernel)]
+    return (
+        f"The cosine kernel's locality index is {_value(kernel)}: {verdict} (0 = flat, 1 = all within "
+        f"{result.levels.window_timesteps:g} of time {result.levels.span:g}); that of the unnormalised kernel is "
+        f"{_value(raw)}. Neither is locality of learning itself, which also depends on the residuals."
+    )
+
+
+def _half_widths(result: DiffusionResult) -> list[str]:
+    kernel = result.locality
+    peak, floor = float(kernel.by_timestep.mean[0]), kernel.floor
+    time, snr = kernel.by_timestep.half_width, kernel.by_log_snr.half_width
+    if time is None:
+        return [
+            f"Between equal levels of different images the mean cosine is {peak:.2f}, at far lags {floor:.2f}: "
+            "no decay with the distance in time beyond two standard errors, hence no half-width."
+        ]
+    known = sum(width is not None for width in kernel.half_width_timesteps)
+    in_snr = "" if snr is None else f", or {snr:.1f} in log-SNR"
+    return [
+        f"The mean cosine falls from {peak:.2f} at equal levels to {floor:.2f} at far lags; half of that is reached at "
+        f"|Δt| = {time:.3g}{in_snr} ({known} of {len(kernel.half_width_timesteps)} levels have their own half-width)."
+    ]
+
+
+def _controls(result: DiffusionResult) -> list[str]:
+    found = []
+    embedding, inputs = result.controls.get("embedding_only"), result.controls.get("input_only")
+    if isinstance(embedding, LevelKernel) and isinstance(inputs, LevelKernel):
+        found.append(
+            f"With the input held fixed and only the time varied the index is {_value(embedding)}; with the time held "
+            f"fixed and only the input varied it is {_value(inputs)}: {_carrier(result, embedding, inputs)}."
+        )
+    shuffled = result.controls.get("shuffled_levels")
+    if isinstance(shuffled, LevelKernel):
+        left = {
+            1: "some locality in the input's own level is left",
+            0: "none is left that these samples could show",
+            -1: "the kernel avoids equal levels",
+            None: "too few images to judge",
+        }[_sign(shuffled)]
+        found.append(
+            f"When every image is told its levels in an order of its own the index is {_value(shuffled)}: {left}."
+        )
+    same, other = result.controls.get("same_image_same_noise"), result.controls.get("same_image_other_noise")
+    if isinstance(same, LevelKernel) and isinstance(other, LevelKernel):
+        off = ~np.eye(len(same.matrix), dtype=bool)
+        means = [k.matrix[off].mean() for k in (same, other, result.locality)]
+        found.append(
+            f"Averaged over different levels the cosine is {means[0]:.2f} for one image with one noise, {means[1]:.2f} "
+            f"for one image with independent noise, {means[2]:.2f} for different images."
+        )
+    return found
+
+
+def _carrier(result: DiffusionResult, embedding: LevelKernel, inputs: LevelKernel) -> str:
+    by_embedding, by_input = _sign(embedding), _sign(inputs)
+    main = _sign(result.locality)
+    if by_embedding is None or by_input is None or main is None:
+        return "too few images to say what carries the locality"
+    if main <= 0:
+        return "there is no established locality to attribute"
+    larger = result.contrasts.get(EMBEDDING_INPUT)
+    rest = result.contrasts.get(MAIN_EMBEDDING)
+    if by_embedding > 0 and by_input <= 0:
+        whole = ""
+        if rest is not None and rest.decided > 0:
+            whole = f", though not all of it (the main kernel's index is higher by {_difference(rest)})"
+        return f"the locality is carried by the timestep embedding{whole}"
+    if by_input > 0 and by_embedding <= 0:
+        return "the locality is carried by the input, which reveals its own noise level"
+    if by_embedding > 0 and by_input > 0:
+        if larger is None or larger.decided == 0:
+            return "both carry locality, and which carries more is undecided"
+        more = "the embedding" if larger.decided > 0 else "the input"
+        return f"both carry locality, {more} more (embedding minus input {_difference(larger)})"
+    return "neither alone shows locality: what carries it is undecided"
+
+
+def _training(result: DiffusionResult) -> list[str]:
+    untrained, contrast = result.controls.get("untrained"), result.contrasts.get(TRAINED)
+    if not isinstance(untrained, LevelKernel) or contrast is None:
+        return []
+    if math.isnan(contrast.low):
+        verdict = "too few images to compare"
+    elif contrast.decided > 0:
+        verdict = "the trained kernel is more local"
+    elif contrast.decided < 0:
+        verdict = "the trained kernel is less local"
+    else:
+        verdict = "whether training made the kernel more local is undecided"
+    interval = "" if math.isnan(contrast.low) else f"; trained minus untrained {_difference(contrast)}"
+    return [
+        f"An untrained network of the same shape has index {_value(untrained)}: {verdict}{interval}. "
+        "This is one initialisation; others may differ."
+    ]
+
+
+def _embedding(result: DiffusionResult) -> list[str]:
+    parts = []
+    for label, found in (("raw", result.embedding_spearman), ("after the time MLP", result.time_mlp_spearman)):
+        if found is not None and not math.isnan(found[0]):
+            error = "" if math.isnan(found[1]) else f" ± {found[1]:.2f}"
+            parts.append(f"{found[0]:.2f}{error} {label}")
+    if not parts:
+        return []
+    return [
+        f"Over pairs of levels the kernel's rank correlation with the cosine of the timestep embedding is "
+        f"{' and '.join(parts)}. A correlation is not a cause: both fall with the distance of the levels."
+    ]
+
+
+def _interference(result: DiffusionResult) -> list[str]:
+    found = result.interference
+    if found is None or np.isnan(found.stderr).all():
+        return []
+    size = len(found.matrix)
+    pairs, count, chance = size * (size - 1) // 2, len(found.conflicting), found.expected_false_conflicts
+    text = (
+        f"{count} of {pairs} pairs of levels conflict (loss gradients with a cosine below zero by two standard errors; "
+        f"about {chance:.1f} would by chance if all cosines were zero)"
+    )
+    if count <= 2 * chance:
+        return [f"{text}: no more than chance could give."]
+    worst = min(found.conflicting, key=lambda entry: entry[2])
+    t = result.levels.timesteps
+    return [
+        f"{text}; the strongest is t = {t[worst[0]]:g} against t = {t[worst[1]]:g}, {worst[2]:.2f} ± {worst[3]:.2f}."
+    ]
+
+
+def _stages(result: DiffusionResult) -> list[str]:
+    found = result.stages
+    if found is None or not found.null_scores:
+        return []
+    if found.k == 1:
+        return ["No stages: cutting the levels into groups explains no more than a smooth decay with distance does."]
+    cuts = ", ".join(
+        f"t = {t:g} (found again in {s:.0%} of the resamples)"
+        for t, s in zip(found.boundaries, found.stability, strict=True)
+    )
+    return [f"The levels fall into {found.k} stages, with boundaries at {cuts}."]
