@@ -1,17 +1,19 @@
 """Run folders: atomic files, provenance, and the rules for using a finished run again."""
 
 from genkernel.runs.atomic import write_atomic
+from genkernel.runs.codec import pack, unpack
 from genkernel.runs.folder import RunFolder, finished_files, read_json
-from genkernel.runs.provenance import Provenance, Stopwatch, checkpoint_sha256, data_sha256, versions
+from genkernel.runs.provenance import Provenance, Stopwatch, data_sha256, versions
 
 __all__ = [
     "Provenance",
     "RunFolder",
     "Stopwatch",
-    "checkpoint_sha256",
     "data_sha256",
     "finished_files",
+    "pack",
     "read_json",
+    "unpack",
     "versions",
     "write_atomic",
 ]

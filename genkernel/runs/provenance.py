@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "torchvision", "diffusers", "numpy", "safetensors", "matplotlib")
@@ -137,22 +136,6 @@ def peak_memory() -> dict[str, int]:
     return found
 
 
-def checkpoint_sha256(path: str | Path) -> str:
-    """One sha256 of a checkpoint: of the file, or of all files of a folder with their names.
-
-    Hidden files, the order of the files and their time stamps do not matter.
-    """
-    path = Path(path)
-    if path.is_file():
-        return _file_sha256(path)
-    digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")):
-        inside = file.relative_to(path)
-        if file.is_file() and not any(part.startswith(".") for part in inside.parts):
-            digest.update(f"{inside.as_posix()}\0{_file_sha256(file)}\n".encode())
-    return digest.hexdigest()
-
-
 def data_sha256(images: Any) -> str:
     """sha256 of an array or tensor: shape, dtype and bytes."""
     import numpy as np
@@ -161,11 +144,6 @@ def data_sha256(images: Any) -> str:
     digest = hashlib.sha256(f"{array.shape}{array.dtype}".encode())
     digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _torch_threads() -> int | None:

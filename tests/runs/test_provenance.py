@@ -3,24 +3,12 @@
 import numpy as np
 import pytest
 
-from genkernel.runs import Provenance, Stopwatch, checkpoint_sha256, data_sha256, versions
+from genkernel.runs import Provenance, Stopwatch, data_sha256, versions
 
 
 def provenance(**changes):
     arguments = {"levels": 24, "seed": 0, "memory": "8GiB", "out": "a"} | changes
     return Provenance(arguments=arguments, seed=0, checkpoint={"sha256": "c"}, data={"sha256": "d"}).complete()
-
-
-def test_digest_of_a_folder_knows_names_and_bytes_only(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text("{}")
-        (tmp_path / name / "w.bin").write_bytes(b"123")
-    (tmp_path / "b" / ".cache").write_text("hidden")
-    assert checkpoint_sha256(tmp_path / "a") == checkpoint_sha256(tmp_path / "b")
-    (tmp_path / "b" / "w.bin").rename(tmp_path / "b" / "v.bin")
-    assert checkpoint_sha256(tmp_path / "a") != checkpoint_sha256(tmp_path / "b")
-    assert len(checkpoint_sha256(tmp_path / "a" / "w.bin")) == 64
 
 
 def test_digest_of_data_sees_shape_dtype_and_values():

@@ -1,0 +1,6 @@
+"""Results as pages: self-contained HTML that can be read offline, on a phone too."""
+
+from genkernel.report.comparison import compare_page
+from genkernel.report.diffusion import diffusion_page
+
+__all__ = ["compare_page", "diffusion_page"]

@@ -1,0 +1,332 @@
+"""``gk.locality``: from a denoiser and some images to a report on how local its learning is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from genkernel.errors import InputError, MissingError
+from genkernel.runs import Provenance, RunFolder, Stopwatch, data_sha256, finished_files, read_json
+from genkernel.workflows.report import PROVENANCE, Report, open_run
+
+if TYPE_CHECKING:
+    import torch
+
+    from genkernel.data import ImageSet
+    from genkernel.diffusion import Denoiser
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+def locality(
+    model: Any,
+    data: Any,
+    *,
+    levels: int = 24,
+    samples: int = 16,
+    probes: int = 8,
+    seed: int = 0,
+    out: str | Path | None = None,
+    timesteps: Sequence[float] | None = None,
+    controls: bool = True,
+    untrained: bool = True,
+    weights: Mapping[str, Any] | str | Path | None = None,
+    samplers: Mapping[str, Any] | str | Path | None = None,
+    optimizer_state: Any = None,
+    bootstrap: int = 200,
+    dtype: str | torch.dtype | None = None,
+    memory: str | int = "8GiB",
+    device: str | torch.device | None = None,
+    download: bool = False,
+    trust_pickle: bool = False,
+    split: str = "test",
+    resume: bool = False,
+    progress: Any = None,
+    say: Callable[[str], None] | None = None,
+    **options: Any,
+) -> Report:
+    """How local in noise level is what a denoiser has learned, what carries it, and which levels conflict?
+
+    Args:
+        model: a :class:`~genkernel.Denoiser`, a network (then with ``scheduler=`` and whatever else
+            :func:`genkernel.wrap` takes), or a path or hub id for :func:`genkernel.load`.
+        data: anything :func:`genkernel.load_images` reads; brought to the model's size and channels.
+        levels: number of noise levels, evenly spread over the schedule.
+        samples: number of images, drawn with ``seed`` when there are more; at least 2.
+        probes: random probes of the trace kernel.
+        seed: of the images, the noise (keyed by image and level), the probes and the bootstrap.
+        out: write the run folder there; it is claimed before the work starts.
+        timesteps: evaluate at these times instead of ``levels`` even ones.
+        controls: also compute the controls of THEORY §6.
+        untrained: with the controls, also those of a freshly initialised network.
+        weights, samplers: further loss weightings or timestep densities for the what-if table: a
+            mapping name → values per level or ``f(t, log_snr)``, or a JSON file (see :func:`read_schemes`).
+        optimizer_state: an optimizer, its ``state_dict`` or a file with one: interference is then also
+            given in its preconditioned metric.
+        bootstrap: resamples over images.
+        dtype: of the gradients (default: the model's); accumulation is always float64.
+        memory: bound on the memory of the kernel computation, such as ``"8GiB"``.
+        device: where to compute; by default where the model is.
+        download: allow the network for hub ids and torchvision data sets.
+        trust_pickle: allow a checkpoint's pickle to run code.
+        split: of a data source that has several.
+        resume: if ``out`` already holds this very run, read it instead of computing it again.
+        progress: show progress bars; by default in a terminal when the work takes a while.
+        say: called with one sentence for everything that was converted, assumed or reused.
+        options: passed on to :func:`genkernel.load` or :func:`genkernel.wrap`.
+
+    Returns:
+        Report: ``.result``, ``.kernel``, ``.summary()``, ``.save(dir)``.
+
+    Raises:
+        GenkernelError: see ``load``, ``load_images`` and the analysis; every message is one sentence.
+    """
+    say = say or (lambda sentence: None)
+    _check_counts(levels=(levels, 2), samples=(samples, 2), probes=(probes, 1), bootstrap=(bootstrap, 2))
+    kind = _dtype(dtype)
+    watch = Stopwatch()
+    folder = RunFolder.create(out) if out is not None else None
+    try:
+        with watch("load"):
+            den = _denoiser(model, device, download, trust_pickle, options)
+            for note in den.notes:
+                say(note)
+            further = read_schemes(weights), read_schemes(samplers)
+            state = read_optimizer(optimizer_state, trust_pickle=trust_pickle)
+        with watch("data"):
+            images = _images(data, den, samples, seed, split, download)
+            say(images.describe())
+            if len(images) < samples:
+                say(f"{images.source} has {len(images)} images, so {len(images)} are used instead of {samples}")
+            if len(images) < 2:
+                raise InputError("locality compares different images: give at least 2")
+        arguments = {
+            "checkpoint": den.checkpoint.get("name") or den.name,
+            "data": str(data) if isinstance(data, (str, Path)) else images.source,
+            "levels": levels if timesteps is None else None,
+            "timesteps": None if timesteps is None else [float(t) for t in timesteps],
+            "samples": len(images),
+            "probes": probes,
+            "seed": seed,
+            "controls": controls,
+            "untrained": untrained and controls,
+            "weights": _describe(weights),
+            "samplers": _describe(samplers),
+            "optimizer_state": _describe(optimizer_state),
+            "conditioning": _describe(options.get("conditioning")),
+            "bootstrap": bootstrap,
+            "dtype": str(kind or den.dtype).removeprefix("torch."),
+            "device": str(den.device),
+            "memory": str(memory),
+        }
+        provenance = Provenance(
+            arguments=arguments,
+            seed=seed,
+            device=str(den.device),
+            dtype=arguments["dtype"],
+            checkpoint={"name": den.checkpoint.get("name") or den.name, "sha256": den.checkpoint.get("sha256")},
+            data={
+                "source": images.source,
+                "description": images.describe(),
+                "count": len(images),
+                "conversions": list(images.steps),
+                "sha256": data_sha256(images.images),
+            },
+        )
+        if resume and out is not None and (earlier := _finished(Path(out), provenance, say)) is not None:
+            return earlier
+        result, kernel = _analyze(
+            den,
+            images.images,
+            levels=levels if timesteps is None else [float(t) for t in timesteps],
+            samples=len(images),
+            probes=probes,
+            seed=seed,
+            controls=controls,
+            untrained=untrained,
+            optimizer_state=state,
+            weights=further[0],
+            samplers=further[1],
+            dtype=kind,
+            memory=memory,
+            progress=progress,
+            bootstrap=bootstrap,
+        )
+        watch.seconds.update({name: float(s) for name, s in (result.meta.get("seconds") or {}).items()})
+        report = Report(result, kernel, provenance, stopwatch=watch)
+        if folder is not None:
+            report.save(folder)
+        else:
+            provenance.complete(watch)
+        return report
+    finally:
+        if folder is not None:
+            folder.close()
+
+
+def _analyze(*args: Any, **kwargs: Any) -> Any:
+    from genkernel.diffusion.analysis import analyze
+
+    return analyze(*args, **kwargs)
+
+
+# -------------------------------------------------------------------------- inputs
+
+
+def _denoiser(model: Any, device: Any, download: bool, trust_pickle: bool, options: Mapping[str, Any]) -> Denoiser:
+    """A denoiser from whatever was given; a module or denoiser is never moved."""
+    from genkernel.diffusion import Denoiser
+
+    if isinstance(model, (str, Path)):
+        from genkernel.workflows.load import load
+
+        return load(model, device=device, download=download, trust_pickle=trust_pickle, **options)
+    if isinstance(model, Denoiser):
+        if options:
+            raise InputError(f"{', '.join(sorted(options))} cannot be changed on a finished Denoiser: give it to gk.wrap")
+        den = model
+    else:
+        from genkernel.workflows.wrap import wrap
+
+        den = wrap(model, **options)
+    if device is not None:
+        import torch
+
+        wanted = torch.device(device)
+        if wanted.type != den.device.type or (wanted.index is not None and wanted.index != den.device.index):
+            raise InputError(f"the model is on {den.device} and is never moved: move it to {device} first")
+    return den
+
+
+def _images(data: Any, den: Denoiser, samples: int, seed: int, split: str, download: bool) -> ImageSet:
+    from genkernel.data import load_images
+
+    if len(den.image_shape) != 3:
+        raise InputError(f"the model takes samples of shape {den.image_shape}: locality reads images [C, H, W] only")
+    channels, *size = den.image_shape
+    return load_images(
+        data, size=(size[0], size[1]), channels=channels, limit=samples, split=split, seed=seed, download=download
+    )
+
+
+def read_schemes(given: Mapping[str, Any] | str | Path | None) -> Mapping[str, Any] | None:
+    """Loss weightings or samplers: a mapping as it is, or a JSON file.
+
+    The file holds ``{"name": [[time, weight], ...], ...}``; weights between two times are
+    interpolated, and outside the first and the last they stay constant.
+
+    Raises:
+        MissingError: there is no such file.
+        InputError: it does not hold that.
+    """
+    if given is None or isinstance(given, Mapping):
+        return given
+    path = Path(given).expanduser()
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MissingError(f"there is no weighting file {path}") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict) or not content:
+        raise InputError(f'{path} has to hold {{"name": [[time, weight], ...]}}')
+    return {name: _interpolated(path, name, points) for name, points in content.items()}
+
+
+def _interpolated(path: Path, name: str, points: Any) -> Callable[[Any, Any], Any]:
+    import numpy as np
+
+    try:
+        table = np.array(points, dtype=np.float64).reshape(-1, 2)
+        good = len(table) > 0 and np.isfinite(table).all() and (np.diff(table[:, 0]) > 0).all()
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise InputError(f"{path}: {name!r} has to be a list of [time, weight] pairs with increasing times")
+    return lambda t, log_snr: np.interp(t, table[:, 0], table[:, 1])
+
+
+def read_optimizer(given: Any, *, trust_pickle: bool = False) -> Any:
+    """An optimizer's state from a file; anything else is passed on.
+
+    Raises:
+        MissingError: there is no such file.
+        UnsafeCheckpointError: reading it would run code from it.
+    """
+    if not isinstance(given, (str, Path)):
+        return given
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise MissingError(f"there is no optimizer state at {path}: give a file written with torch.save(opt.state_dict())")
+    import pickle
+
+    import torch
+
+    from genkernel.errors import UnsafeCheckpointError
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+    except pickle.UnpicklingError as error:
+        if trust_pickle:
+            raise InputError(f"{path} cannot be read as a torch file: {error}") from error
+        raise UnsafeCheckpointError(
+            f"{path} holds more than tensors, and reading it would run code from it: save opt.state_dict() alone, or "
+            "allow it with --trust-pickle (trust_pickle=True)"
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise InputError(f"{path} cannot be read as a torch file: {str(error).splitlines()[0]}") from error
+    for key in ("optimizer", "optimizer_state_dict", "optimizer_state"):  # training states hold it under a name
+        if isinstance(content, dict) and key in content:
+            return content[key]
+    return content
+
+
+def _check_counts(**counts: tuple[int, int]) -> None:
+    for name, (value, least) in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(f"{name} has to be a whole number of at least {least}, not {value!r}")
+
+
+def _dtype(dtype: Any) -> Any:
+    if dtype is None:
+        return None
+    import torch
+
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise InputError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+    return getattr(torch, dtype)
+
+
+def _describe(given: Any) -> str | None:
+    """An argument for ``run.json``: names, and for a file the digest of what was in it."""
+    if given is None:
+        return None
+    if isinstance(given, (str, Path)):
+        path = Path(given).expanduser()
+        if not path.is_file():
+            return str(given)
+        return f"{given} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
+    return ", ".join(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
+
+
+def _finished(out: Path, provenance: Provenance, say: Callable[[str], None]) -> Report | None:
+    """The finished run in ``out`` if it is the one that was asked for; else say why not."""
+    if not finished_files(out):
+        say(f"nothing to resume in {out}: it holds no finished run")
+        return None
+    differences = provenance.differences(read_json(out / PROVENANCE))
+    if differences:
+        say(f"the run in {out} cannot be used again: {'; '.join(differences)}")
+        return None
+    try:
+        report = open_run(out)
+    except InputError as error:
+        say(f"the run in {out} cannot be used again: {error}")
+        return None
+    say(f"the finished run in {out} has the same arguments, images and weights: it is used again")
+    return report
