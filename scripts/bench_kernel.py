@@ -158,7 +158,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 def compare(net: nn.Module, call: Any, batch: Any, contenders: dict[str, Any], rounds: int) -> dict[str, Any]:
     import copy
 
-    double = {k: v.double() if v.is_floating_point() else v for k, v in batch.items()} if isinstance(batch, dict) else batch.double()
+    double = (
+        {k: v.double() if v.is_floating_point() else v for k, v in batch.items()}
+        if isinstance(batch, dict)
+        else batch.double()
+    )
     truth = naive(copy.deepcopy(net).double(), call, double).cpu()
     seconds: dict[str, list[float]] = {name: [] for name in (*contenders, "step")}
     errors: dict[str, float] = {"step": 0.0}

@@ -1,9 +1,10 @@
 """The engine: a model as f(θ, sample), cotangents, and the kernels J P Jᵀ between samples."""
 
 from genkernel.tangent.cotangents import Cotangents, cotangent, exact_trace, output, probes, total
-from genkernel.tangent.coverage import Coverage, examine
+from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.kernel import kernel
 from genkernel.tangent.model import TangentModel, as_tangent_model
+from genkernel.tangent.probe import examine
 from genkernel.tangent.result import Kernel
 
 __all__ = [

@@ -133,9 +133,7 @@ class Assembly:
                 rows = view.scatter_own(own, slot.own, n, aliases[view.parameter].numel())
                 pieces[view.parameter].append((Dense(rows), None))
             else:
-                for name, rows in pull_back_own(
-                    derived, own, slot.own, n, list(slot.parameters), aliases
-                ).items():
+                for name, rows in pull_back_own(derived, own, slot.own, n, list(slot.parameters), aliases).items():
                     pieces[name].append((Dense(rows), None))
             return
         factor: Factor | None = None

@@ -40,6 +40,10 @@ _METADATA_ONLY = {
     "is_contiguous", "is_floating_point", "is_complex", "element_size", "data_ptr", "storage_offset",
     "get_device", "requires_grad_", "register_hook", "retain_grad",
 }  # fmt: skip
+_IN_PLACE_OPERATORS = {
+    "__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__", "__ipow__",
+    "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__",
+}  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -53,7 +57,7 @@ class Use:
     slots: dict[int, Tensor]  # leaf position -> the derived tensor, with its graph to the parameters
     versions: dict[int, int]
     sample_leaves: tuple[int, ...]
-    out_shape: torch.Size = torch.Size()
+    out_shape: torch.Size = field(default_factory=torch.Size)
     dtype: torch.dtype = torch.float32
     leaf_shapes: dict[int, torch.Size] = field(default_factory=dict)
     rule: rules.Rule | None = None
@@ -202,8 +206,8 @@ class Tape(TorchFunctionMode):
         first = args[0] if args else kwargs.get("input")
         if not isinstance(first, Tensor):
             return None
-        if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or name.startswith("__i") and name.endswith("__"):
-            return None if name in ("__index__", "__int__", "__invert__") else first
+        if name in _IN_PLACE_OPERATORS or (name.endswith("_") and not name.endswith("__")):
+            return first
         if isinstance(func, types.FunctionType) and _inplace_requested(func, args, kwargs):
             return first
         return None
@@ -233,14 +237,14 @@ class Tape(TorchFunctionMode):
         for i in derived:
             plain[i] = leaves[i].detach()
         args, kwargs = tree_unflatten(plain, spec)
-        writes = target is not None
         held = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in plain]
-        if writes:
-            if "out" in kwargs or (leaves[0] is not target and args and args[0] is not target):
+        if target is not None:
+            plain_in_place = "out" not in kwargs and args and args[0] is target
+            if not (plain_in_place and target.requires_grad and rule is not None and rule.in_place):
                 return self._give_up(func, args, kwargs, slots)
-            if not target.requires_grad or rule is None or not rule.in_place:
-                return self._give_up(func, args, kwargs, slots)
-            held = [h.clone() if isinstance(h, Tensor) and h.untyped_storage()._cdata == target.untyped_storage()._cdata else h for h in held]
+            # the rule needs the values from before the write
+            written = target.untyped_storage()._cdata
+            held = [h.clone() if isinstance(h, Tensor) and h.untyped_storage()._cdata == written else h for h in held]
         out = func(*args, **kwargs)
         if not isinstance(out, Tensor) or not out.is_floating_point():
             self.opaque.append(Opaque(getattr(func, "__name__", str(func)), list(slots.values())))

@@ -61,11 +61,13 @@ class _Output(Cotangents):
         vector = torch.zeros_like(outputs)
         try:
             if isinstance(self.index, tuple):
-                vector[(slice(None), *self.index)] = 1
+                vector[:, *self.index] = 1
             else:
                 vector.view(outputs.shape[0], -1)[:, self.index] = 1
         except IndexError:
-            raise InputError(f"output {self.index} does not exist: outputs have shape {tuple(outputs.shape[1:])}") from None
+            raise InputError(
+                f"output {self.index} does not exist: outputs have shape {tuple(outputs.shape[1:])}"
+            ) from None
         yield vector
 
     def describe(self) -> str:
@@ -133,7 +135,9 @@ class _PerSample(Cotangents):
         vector = self.fn(outputs) if self.outputs_only else self.fn(outputs, batch)
         if not isinstance(vector, Tensor) or vector.shape != outputs.shape:
             got = tuple(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
-            raise InputError(f"a cotangent function returns a tensor shaped like the outputs {tuple(outputs.shape)}, not {got}")
+            raise InputError(
+                f"a cotangent function returns a tensor shaped like the outputs {tuple(outputs.shape)}, not {got}"
+            )
         yield vector.detach().to(outputs)
 
     def describe(self) -> str:

@@ -67,7 +67,7 @@ def geometry(derived: Tensor, storages: dict[int, str]) -> Geometry | None:
     name = storages.get(derived.untyped_storage()._cdata)
     if name is None or derived.is_conj() or derived.is_neg():
         return None
-    return Geometry(name, tuple(derived.shape), tuple(derived.stride()), derived.storage_offset())
+    return Geometry(name, tuple(derived.shape), tuple(derived.stride()), int(derived.storage_offset()))
 
 
 def parameters_of(derived: Tensor, aliases: dict[str, Tensor]) -> list[str]:
@@ -95,9 +95,7 @@ def pull_back(derived: Tensor, gradient: Tensor, names: list[str], aliases: dict
         batched = torch.autograd.grad(
             derived, targets, gradient, retain_graph=True, allow_unused=True, is_grads_batched=True
         )
-        return {
-            name: g.reshape(len(gradient), -1) for name, g in zip(names, batched, strict=True) if g is not None
-        }
+        return {name: g.reshape(len(gradient), -1) for name, g in zip(names, batched, strict=True) if g is not None}
     except RuntimeError:  # an operation without a batching rule
         for row in gradient:
             rows.append(torch.autograd.grad(derived, targets, row, retain_graph=True, allow_unused=True))

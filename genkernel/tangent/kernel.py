@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from genkernel.errors import GenkernelError, InputError, NonFiniteError
 from genkernel.tangent import batches
-from genkernel.tangent.assembly import Assembly, NotCapturedError
+from genkernel.tangent.assembly import Assembly
 from genkernel.tangent.contraction import Block
 from genkernel.tangent.cotangents import Cotangents, probes
-from genkernel.tangent.coverage import Coverage, examine, prove, tape_for
+from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.derivation import Geometry
 from genkernel.tangent.factors import Dense, Factor
 from genkernel.tangent.model import TangentModel, as_tangent_model
+from genkernel.tangent.probe import examine, prove, tape_for
 from genkernel.tangent.result import Kernel
 from genkernel.tangent.tiles import Tile, Tiling, parse_memory, plan_tiles
 
@@ -366,6 +367,3 @@ def _guarded(model: TangentModel) -> Iterator[None]:
             yield
         finally:
             torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
-
-
-__all__ = ["NotCapturedError", "kernel"]

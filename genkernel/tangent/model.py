@@ -11,6 +11,7 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,7 +59,9 @@ class TangentModel:
         if batch_norm not in ("eval", "frozen", "train"):
             raise InputError(f"batch_norm is 'eval', 'frozen' or 'train', not {batch_norm!r}")
         if (batch_norm == "frozen") != (reference is not None):
-            raise InputError("batch_norm='frozen' needs reference=, the batch whose statistics are held (and only then)")
+            raise InputError(
+                "batch_norm='frozen' needs reference=, the batch whose statistics are held (and only then)"
+            )
         self.module = module
         self.call: Call = call or call_module
         self.batch_norm = batch_norm
@@ -95,7 +98,9 @@ class TangentModel:
         for name, tensor in [*self.module.named_parameters(), *self.module.named_buffers()]:
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 count = int((~torch.isfinite(tensor)).sum())
-                raise NonFiniteError(f"the weights hold {count} NaN or infinite entries in {name!r}: the checkpoint is broken")
+                raise NonFiniteError(
+                    f"the weights hold {count} NaN or infinite entries in {name!r}: the checkpoint is broken"
+                )
 
     def forward(self, batch: Any) -> Tensor:
         """Outputs ``[n, *out]`` in evaluation mode, without gradients."""
@@ -152,9 +157,7 @@ class TangentModel:
         """Evaluation mode (batch norm as asked), no autocast, everything restored on exit."""
         modules = list(self.module.modules())
         flags = [module.training for module in modules]
-        attributes = [
-            {k: v for k, v in vars(module).items() if isinstance(v, Tensor)} for module in modules
-        ]
+        attributes = [{k: v for k, v in vars(module).items() if isinstance(v, Tensor)} for module in modules]
         try:
             for module in modules:
                 # assignment, not .eval(): some modules override train() with side effects
@@ -260,21 +263,29 @@ def _select(module: nn.Module, params: ParameterFilter | None) -> list[str]:
         reason = "no parameter requires gradients: pass params='*' to take all of them"
     else:
         if isinstance(params, str):
-            pattern = params
-            keep: Callable[[str], bool] = lambda name: fnmatch.fnmatchcase(name, pattern)
+            keep: Callable[[str], bool] = partial(_matches, params)
         elif isinstance(params, re.Pattern):
-            expression = params
-            keep = lambda name: expression.search(name) is not None
+            keep = partial(_contains, params)
         else:
             keep = params
         names = [name for name, _ in named if keep(name)]
         reason = f"params={params!r} matches none of the {len(named)} parameters (the first is {named[0][0]!r})"
     bad = [name for name, p in named if name in set(names) and not p.is_floating_point()]
     if bad:
-        raise InputError(f"parameter {bad[0]!r} is {dict(named)[bad[0]].dtype}: only real floating point parameters have gradients")
+        raise InputError(
+            f"parameter {bad[0]!r} is {dict(named)[bad[0]].dtype}: only real floating point parameters have gradients"
+        )
     if not names:
         raise InputError(reason)
     return names
+
+
+def _matches(glob: str, name: str) -> bool:
+    return fnmatch.fnmatchcase(name, glob)
+
+
+def _contains(expression: re.Pattern[str], name: str) -> bool:
+    return expression.search(name) is not None
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

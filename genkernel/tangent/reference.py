@@ -103,8 +103,8 @@ def gradients(model: TangentModel | nn.Module, batch: Any, cotangents: Cotangent
     rows: list[list[list[Tensor]]] = []  # [n][q][parameter]
     for i in range(batches.size(batch)):
         sample = batches.move(batches.take(batch, [i]), torch.device("cpu"), torch.float64)
-        with torch.enable_grad():
-            output = model.call(module, sample)
+        with torch.enable_grad():  # on a copy: some models write to their input
+            output = model.call(module, batches.take(sample, [0]))
         rows.append([_vjp(output, parameters, v) for v in cotangents.vectors(output.detach(), sample)])
     return {
         name: torch.stack([torch.stack([row[k][p] for row in rows]) for k in range(len(rows[0]))])

@@ -129,7 +129,8 @@ class Kernel:
             "meta": self.meta,
         }
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, header=np.array(json.dumps(head)), **{k: v.numpy() for k, v in arrays.items()})
+        contents: dict[str, Any] = {name: tensor.numpy() for name, tensor in arrays.items()}
+        np.savez_compressed(buffer, header=np.array(json.dumps(head)), **contents)
         write_atomic(path, buffer.getvalue())
         return path
 
@@ -147,7 +148,9 @@ class Kernel:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 head = json.loads(str(archive["header"]))
-                arrays = {name: torch.from_numpy(archive[name]) for name in archive.files if name != "header"}
+                arrays: dict[str, Any] = {
+                    name: torch.from_numpy(archive[name]) for name in archive.files if name != "header"
+                }
             if head["format"] != "genkernel.kernel":
                 raise KeyError("format")
         except Exception as error:

@@ -20,7 +20,9 @@ def parse_memory(memory: str | int | float) -> int:
     else:
         match = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]*)\s*", str(memory))
         if not match or match.group(2).lower() not in _UNITS:
-            raise InputError(f"memory={memory!r} is not an amount of memory: write '8GiB', '500MB' or a number of bytes")
+            raise InputError(
+                f"memory={memory!r} is not an amount of memory: write '8GiB', '500MB' or a number of bytes"
+            )
         try:
             size = int(float(match.group(1)) * _UNITS[match.group(2).lower()])
         except ValueError:
@@ -117,5 +119,7 @@ def plan_tiles(
     samples = whole
     while samples > 1 and need(samples) > budget:
         # the quadratic part is small unless tiles are huge: a fixed point is close after one step
-        samples = max(1, min(samples - 1, int(samples * 0.9), (budget - weight_bytes - scratch) // max(1, bytes_per_sample)))
+        samples = max(
+            1, min(samples - 1, int(samples * 0.9), (budget - weight_bytes - scratch) // max(1, bytes_per_sample))
+        )
     return Tiling(n, m, max(2, samples) if whole > 1 else 1, budget, need(max(1, samples)))

@@ -32,9 +32,7 @@ class Embedding(Rule):
         padding = arguments.get("padding_idx")
         if padding is not None:
             padding = padding % shape[0]
-        return Rows(
-            layout.split(index, n).reshape(n, -1), layout.split(B, n).reshape(n, -1, shape[1]), shape, padding
-        )
+        return Rows(layout.split(index, n).reshape(n, -1), layout.split(B, n).reshape(n, -1, shape[1]), shape, padding)
 
 
 RULES: dict[Any, Rule] = {F.embedding: Embedding()}

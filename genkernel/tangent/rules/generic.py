@@ -77,9 +77,7 @@ def _by_vmap(
         return None  # no batching rule for this function; the loop below needs none
 
 
-def _by_loop(
-    use: Use, position: int, B: Tensor, n: int, layout: Layout, inputs: dict[int, Layout | None]
-) -> Tensor:
+def _by_loop(use: Use, position: int, B: Tensor, n: int, layout: Layout, inputs: dict[int, Layout | None]) -> Tensor:
     rows = []
     for i in range(n):
         replace: dict[int, Any] = {

@@ -1,0 +1,383 @@
+"""The proof, before each run, that every use of every parameter is captured.
+
+On four distinct samples (see ENGINE notes in docs/engine.md):
+
+1. outputs must not depend on the rest of the batch, nor on chance;
+2. the sample axis of every use is found from how shapes grow with the number of samples and
+   from where the output-gradient lives under a cotangent on one sample alone;
+3. per-sample gradients assembled from the uses are compared, parameter by parameter and
+   sample by sample, with autograd's own. An unweighted sum over samples would not notice
+   samples mixed up, which is why samples are compared one by one.
+
+The comparison runs at randomly perturbed parameters (zero-initialised layers would make it
+0 = 0) and again at the real ones. What does not agree is differentiated call by call; what
+still does not agree goes through the user's own forward, one sample at a time, and is named.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from genkernel.errors import BatchCouplingError, CaptureError, RandomOutputError
+from genkernel.tangent import batches
+from genkernel.tangent.assembly import Assembly, NotCapturedError, UsePlan, describe_slots
+from genkernel.tangent.capture import Tape
+from genkernel.tangent.coverage import Coverage
+from genkernel.tangent.derivation import geometry, parameters_of
+from genkernel.tangent.layout import Layout, from_support, growing_axis
+from genkernel.tangent.model import TangentModel
+
+PROBE = 3  # samples whose gradients are compared; one more tells which axes grow
+# Relative disagreement allowed by the coarsest precision in the graph (per-sample gradients of
+# one parameter against autograd's).
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-3}
+_COUPLING = {torch.float64: 1e-7, torch.float32: 1e-3}
+
+
+def prove(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> Coverage:
+    """``examine``, remembered on the model for batches of the same structure while its weights stay the same.
+
+    A run checks every later batch against the uses found here (``Coverage.matches``), so a
+    remembered proof cannot hide a branch that it has not seen.
+    """
+    leaves, spec = tree_flatten(batch)
+    shapes = tuple((leaf.dtype, leaf.shape[1:]) if isinstance(leaf, Tensor) else None for leaf in leaves)
+    weights = tuple((t.data_ptr(), t._version) for t in (*model.module.parameters(), *model.module.buffers()))
+    key = (str(spec), shapes, dtype, weights)
+    if model.proof is None or model.proof[0] != key:
+        model.proof = (key, examine(model, batch, dtype))
+    return model.proof[1]
+
+
+def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> Coverage:
+    """Probe a model on a few samples of a batch.
+
+    Args:
+        model: the model; it is left as it was.
+        batch: at least one sample; the first four distinct ones are used, and noisy copies
+            where there are fewer.
+        dtype: dtype of the later run, for the memory estimate.
+
+    Raises:
+        BatchCouplingError: outputs depend on the rest of the batch.
+        RandomOutputError: outputs differ between two runs.
+        CaptureError: a parameter from outside the module is used.
+    """
+    samples = _probe_samples(batches.move(batch, model.device))
+    with model.evaluating():
+        precision = _check_dtype(model, samples)
+        probe = batches.move(samples, model.device, precision)
+        perturbed = _perturbed(model.tensors(precision))
+        _check_independence(model, [model.tensors(precision), perturbed], probe)
+
+        coverage = _plan(model, perturbed, probe)
+        coverage.dtype = precision
+        for tensors in (perturbed, model.tensors(precision)):
+            failed, error, silent = _compare(model, tensors, probe, coverage)
+            if failed:
+                coverage.demote(failed)
+                failed, error, silent = _compare(model, tensors, probe, coverage)
+                coverage.give_up(failed)
+            coverage.error = max(coverage.error, error)
+            coverage.silent = silent
+        coverage.by_call = sorted(
+            {
+                name
+                for plan in coverage.plans
+                if plan is not None
+                for slot in plan.slots
+                if not slot.by_rule
+                for name in slot.parameters
+            }
+            - set(coverage.generic)
+        )
+        itemsize = (dtype or model.dtype).itemsize
+        coverage.bytes_per_sample = coverage.bytes_per_sample * itemsize // precision.itemsize
+    return coverage
+
+
+# ------------------------------------------------------------------------- samples
+
+
+def _probe_samples(batch: Any) -> Any:
+    """Four distinct samples; noisy copies fill up when the batch has fewer."""
+    n = batches.size(batch)
+    chosen = batches.take(batch, list(range(min(n, PROBE + 1))))
+    draw = torch.Generator().manual_seed(0)
+    while (have := batches.size(chosen)) < PROBE + 1:
+        extra = batches.take(batch, [have % n])
+        leaves, spec = tree_flatten(extra)
+        for i, leaf in enumerate(leaves):
+            if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                noise = torch.randn(leaf.shape, generator=draw, dtype=torch.float64).to(leaf)
+                leaves[i] = leaf + 0.1 * noise * leaf.abs().mean().clamp_min(1e-3)
+        chosen = batches.concatenate(chosen, tree_unflatten(leaves, spec))
+    return chosen
+
+
+def _check_dtype(model: TangentModel, samples: Any) -> torch.dtype:
+    """float64 where the model runs in it, else its own dtype."""
+    if sum(p.numel() for p in model.parameters.values()) > 200_000_000:
+        return model.dtype  # a float64 copy of such a model would be the largest thing in memory
+    try:
+        with torch.no_grad():
+            out = model.run(model.tensors(torch.float64), batches.move(samples, model.device, torch.float64))
+        return torch.float64 if out.dtype == torch.float64 else model.dtype
+    except CaptureError:
+        raise
+    except (RuntimeError, TypeError, NotImplementedError):
+        return model.dtype
+
+
+def _perturbed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors with every selected parameter moved off zeros and ties."""
+    draw = torch.Generator().manual_seed(1)
+    moved = {}
+    for name, tensor in tensors.items():
+        if not tensor.requires_grad:
+            moved[name] = tensor
+            continue
+        plain = tensor.detach()
+        size = plain.square().mean().sqrt() if plain.numel() else plain.new_zeros(())
+        noise = torch.randn(plain.shape, generator=draw, dtype=torch.float64).to(plain)
+        moved[name] = (plain + 0.1 * noise * (size + 0.1)).requires_grad_(True)
+    return moved
+
+
+def _check_independence(model: TangentModel, variants: list[dict[str, Tensor]], probe: Any) -> None:
+    """Refuse outputs that depend on the rest of the batch, or on chance."""
+    with torch.no_grad():
+        for tensors in variants:
+            whole = model.run(tensors, probe)
+            again = model.run(tensors, probe) if tensors is variants[0] else whole
+            pair = model.run(tensors, batches.take(probe, [1, 0]))
+            size = whole.abs().max().clamp_min(torch.finfo(whole.dtype).tiny)
+            if not torch.isfinite(whole).all():
+                continue  # reported with the sample's name by the run itself, if it happens there
+            tolerance = _COUPLING.get(whole.dtype, 5e-2) * size
+            if float((whole - again).abs().max()) > tolerance:
+                raise RandomOutputError(
+                    "the model returns different outputs for the same input even in evaluation mode: "
+                    "switch off what draws random numbers in its forward pass, or fix the draw inside call="
+                )
+            moved = float((whole[:2] - pair.flip(0)).abs().max())
+            if moved > tolerance:
+                how = (
+                    "batch_norm='train' normalises with the batch's own statistics; use batch_norm='eval', or "
+                    "batch_norm='frozen' with a reference batch"
+                    if model.batch_norm == "train"
+                    else "per-sample gradients do not exist for it; remove the coupling (batch statistics, attention or "
+                    "sums over the batch axis), or fold the coupled samples into one"
+                )
+                raise BatchCouplingError(
+                    f"the output for one sample changes by {moved:.2g} with the rest of its batch: {how}"
+                )
+
+
+# ------------------------------------------------------------------------ planning
+
+
+def tape_for(model: TangentModel, tensors: dict[str, Tensor], **options: Any) -> Tape:
+    """A tape for a run of ``model`` on stand-in ``tensors``."""
+    aliases = {name: t for name, t in tensors.items() if t.requires_grad}
+    constants = [t for t in tensors.values() if not t.requires_grad]
+    for module in model.module.modules():
+        constants += [v for v in vars(module).values() if isinstance(v, Tensor)]
+    return Tape(aliases, constants, **options)
+
+
+def _cotangent(out: Tensor) -> Tensor:
+    draw = torch.Generator().manual_seed(2)
+    return torch.randn(out.shape, generator=draw, dtype=torch.float64).to(out)
+
+
+def _masked(v: Tensor, i: int) -> Tensor:
+    only = torch.zeros_like(v)
+    only[i] = v[i]
+    return only
+
+
+def _plan(model: TangentModel, tensors: dict[str, Tensor], probe: Any) -> Coverage:
+    """Record two batch sizes, find the sample axes, choose how each argument is taken."""
+    with torch.enable_grad():
+        large, held = _measured(model, tensors, probe)
+        received: list[dict[int, Tensor]] = []
+        small = tape_for(model, tensors, deliver=lambda use, B: received[-1].__setitem__(use.index, B))
+        with small:
+            out = model.run(tensors, batches.take(probe, list(range(PROBE))))
+        v = _cotangent(out)
+        for i in range(PROBE):
+            received.append({})
+            if small.leaves and out.requires_grad:
+                torch.autograd.grad(out, small.leaves, _masked(v, i), retain_graph=True, allow_unused=True)
+
+    plans: list[UsePlan | None] = []
+    lost: set[str] = set()
+    for opaque in (*small.opaque, *large.opaque):
+        lost.update(_names(opaque.derived, small if opaque in small.opaque else large))
+    same = len(small.uses) == len(large.uses) and all(
+        a.func is b.func and list(a.slots) == list(b.slots) for a, b in zip(small.uses, large.uses, strict=True)
+    )
+    for u, use in enumerate(small.uses):
+        slots = describe_slots(use, small)
+        names = {name for slot in slots for name in slot.parameters}
+        if not same:
+            lost |= names
+            plans.append(None)
+            continue
+        other = large.uses[u]
+        layout = growing_axis(use.out_shape, PROBE, other.out_shape, PROBE + 1)
+        supports = [got[u] for got in received if u in got]
+        if layout is not None and supports:
+            layout = from_support(layout, supports, PROBE) if len(supports) == PROBE else layout
+        if layout is None:
+            lost |= names
+            plans.append(None)
+            continue
+        inputs = {
+            i: _like(growing_axis(shape, PROBE, other.leaf_shapes[i], PROBE + 1), layout)
+            for i, shape in use.leaf_shapes.items()
+        }
+        for slot in slots:
+            slot.own = inputs.get(slot.position)
+        rest = tuple(s for d, s in enumerate(use.out_shape) if d != layout.axis)
+        plans.append(UsePlan(use.name, layout, inputs, slots, rest))
+    coverage = Coverage(plans, bytes_per_sample=held // (PROBE + 1))
+    coverage.give_up(lost)
+    return coverage
+
+
+def _names(derived: list[Tensor], tape: Tape) -> set[str]:
+    found: set[str] = set()
+    for tensor in derived:
+        view = geometry(tensor, tape.storages)
+        found.update([view.parameter] if view is not None else parameters_of(tensor, tape.parameters))
+    return found
+
+
+def _like(found: Layout | None, out: Layout) -> Layout | None:
+    """Inputs merge the samples in the same order as the output does."""
+    return None if found is None else Layout(found.axis, found.inner, out.major or found.inner == 1)
+
+
+# --------------------------------------------------------------------- comparison
+
+
+def _compare(
+    model: TangentModel, tensors: dict[str, Tensor], probe: Any, coverage: Coverage
+) -> tuple[set[str], float, list[str]]:
+    """Assembled against autograd's per-sample gradients.
+
+    Returns:
+        (parameters that disagree, largest error among the others, parameters without influence)
+    """
+    three = batches.take(probe, list(range(PROBE)))
+    names = [name for name, t in tensors.items() if t.requires_grad]
+    with torch.enable_grad():
+        out = model.run(tensors, three)
+        v = _cotangent(out)
+        truth: dict[str, list[Tensor]] = {name: [] for name in names}
+        influence = out.requires_grad
+        for i in range(PROBE):
+            grads = (
+                torch.autograd.grad(
+                    out, [tensors[name] for name in names], _masked(v, i), retain_graph=True, allow_unused=True
+                )
+                if influence
+                else [None] * len(names)
+            )
+            for name, g in zip(names, grads, strict=True):
+                if g is not None:
+                    truth[name].append((g.to_dense() if g.is_sparse else g).detach().reshape(-1))
+
+        assembled: dict[str, Tensor] = {}
+
+        def collect(name: str, factor: Any, view: Any) -> None:
+            rows = factor.dense()
+            numel = tensors[name].numel()
+            assembled[name] = rows.reshape(PROBE, -1) if view is None else view.scatter(rows, numel)
+
+        coarsest: list[torch.dtype] = [out.dtype]
+        while True:
+            assembled.clear()
+            tape = tape_for(model, tensors, keep_all=coverage.keep_all)
+            with tape:
+                out = model.run(tensors, three)
+            if not coverage.matches(tape, PROBE):
+                return set(names) - set(coverage.generic), 0.0, []
+            assembly = Assembly(tape, coverage.plans, PROBE, collect)
+            coarsest += [use.dtype for use in tape.uses]
+            try:
+                _backward(tape, out, v, assembly)
+            except NotCapturedError as outside:
+                plan = coverage.plans[outside.use]
+                assert plan is not None
+                slot = next(s for s in plan.slots if s.position == outside.position)
+                if slot.by_rule and tape.uses[outside.use].rule is not None:
+                    slot.by_rule = False
+                else:
+                    coverage.give_up(set(slot.parameters))
+                continue
+            except (RuntimeError, CaptureError) as error:
+                if isinstance(error, CaptureError) and "in place" not in str(error):
+                    raise
+                return set(names) - set(coverage.generic), 0.0, []
+            break
+
+    tolerance = max(_TOLERANCE.get(dtype, 5e-2) for dtype in coarsest)
+    overall = sum(float(g.square().sum()) for parts in truth.values() for g in parts) ** 0.5
+    failed, worst, silent = set(), 0.0, []
+    for name in names:
+        true = torch.stack(truth[name]) if truth[name] else None
+        if true is None or not bool(true.any()):
+            silent.append(name)
+        if name in coverage.generic:
+            continue
+        mine = assembled.get(name)
+        if true is None:
+            true = torch.zeros_like(mine) if mine is not None else None
+        if true is None:
+            continue
+        mine = torch.zeros_like(true) if mine is None else mine
+        size = float(true.norm())
+        gap = float((mine.to(true) - true).norm())
+        # gradients that cancel exactly (a bias in front of a normalisation) are rounding noise
+        if not gap <= tolerance * size + 1e-3 * tolerance * overall:
+            failed.add(name)
+        elif size > 0:
+            worst = max(worst, gap / max(size, 1e-3 * overall))
+    return failed, worst, silent
+
+
+def _backward(tape: Tape, out: Tensor, v: Tensor, assembly: Assembly) -> None:
+    if tape.leaves and out.requires_grad:
+        tape.deliver = assembly.receive
+        torch.autograd.grad(out, tape.leaves, v, retain_graph=True, allow_unused=True)
+    assembly.flush()
+
+
+def _measured(model: TangentModel, tensors: dict[str, Tensor], batch: Any) -> tuple[Tape, int]:
+    """A recorded forward, and the bytes it holds for the backward pass."""
+    own = {t.untyped_storage()._cdata for t in tensors.values()}
+    seen: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            seen[storage._cdata] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        tape = tape_for(model, tensors)
+        with tape:
+            out = model.run(tensors, batch)
+    for use in tape.uses:
+        for leaf in use.leaves:
+            if isinstance(leaf, Tensor):
+                note(leaf)
+    largest = max([out.numel(), *(use.out_shape.numel() for use in tape.uses)]) * out.element_size()
+    return tape, sum(seen.values()) + 3 * largest  # an output-gradient, its successor, and one temporary
