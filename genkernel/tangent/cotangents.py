@@ -61,7 +61,8 @@ class _Output(Cotangents):
         vector = torch.zeros_like(outputs)
         try:
             if isinstance(self.index, tuple):
-                vector[:, *self.index] = 1
+                index: Any = (slice(None), *self.index)
+                vector[index] = 1
             else:
                 vector.view(outputs.shape[0], -1)[:, self.index] = 1
         except IndexError:

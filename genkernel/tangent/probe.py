@@ -170,8 +170,8 @@ def _check_independence(model: TangentModel, variants: list[dict[str, Tensor]], 
                     "batch_norm='train' normalises with the batch's own statistics; use batch_norm='eval', or "
                     "batch_norm='frozen' with a reference batch"
                     if model.batch_norm == "train"
-                    else "per-sample gradients do not exist for it; remove the coupling (batch statistics, attention or "
-                    "sums over the batch axis), or fold the coupled samples into one"
+                    else "per-sample gradients do not exist for it; remove the coupling (batch statistics, attention "
+                    "or sums over the batch axis), or fold the coupled samples into one"
                 )
                 raise BatchCouplingError(
                     f"the output for one sample changes by {moved:.2g} with the rest of its batch: {how}"
