@@ -49,6 +49,7 @@ class Need:
     shape: str  # for the reader: "[n, tokens, 768]"
     size: tuple[int, ...] | None = None  # of one row of zeros; None when zeros cannot be made up
     dtype: torch.dtype = torch.float32
+    fill: int = 0  # 1 for masks: zeros everywhere would leave nothing to attend to
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,38 @@ class Interface:
     time: str
     needs: tuple[Need, ...] = ()
     plain: frozenset[str] = field(default_factory=frozenset)  # further arguments of forward
+    packed: bool = False  # takes 2×2 patches as tokens with their positions (Flux and its kin)
 
     def call(self, module: nn.Module, batch: dict[str, Any]) -> Any:
         further = {k: v for k, v in batch.items() if k not in ("x", "t")}
         if "return_dict" in self.plain:
             further["return_dict"] = False
-        return module(**{self.sample: batch["x"], self.time: batch["t"]}, **further)
+        x = batch["x"]
+        if not self.packed:
+            return module(**{self.sample: x, self.time: batch["t"]}, **further)
+        height, width = x.shape[-2] // 2, x.shape[-1] // 2
+        grid = torch.zeros(height, width, 3, device=x.device, dtype=x.dtype)
+        grid[..., 1] += torch.arange(height, device=x.device)[:, None]
+        grid[..., 2] += torch.arange(width, device=x.device)
+        further.setdefault("img_ids", grid.reshape(-1, 3))
+        text = further.get("encoder_hidden_states")
+        if text is not None:
+            further.setdefault("txt_ids", torch.zeros(text.shape[1], 3, device=x.device, dtype=x.dtype))
+        out = module(**{self.sample: _pack(x), self.time: batch["t"]}, **further)
+        return _unpack(out[0] if isinstance(out, tuple) else out.sample, height, width)
+
+
+def _pack(x: Tensor) -> Tensor:
+    """``[n, C, H, W]`` to tokens ``[n, H/2 · W/2, 4 C]``."""
+    n, c, h, w = x.shape
+    return x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(n, (h // 2) * (w // 2), 4 * c)
+
+
+def _unpack(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of ``_pack``, for ``height × width`` tokens."""
+    n, _, c = tokens.shape
+    patches = tokens.view(n, height, width, c // 4, 2, 2)
+    return patches.permute(0, 3, 1, 4, 2, 5).reshape(n, c // 4, 2 * height, 2 * width)
 
 
 def is_diffusers_model(module: nn.Module) -> bool:
@@ -90,9 +117,14 @@ def interface(module: nn.Module) -> Interface:
         required = parameter.default is parameter.empty and parameter.kind not in (
             parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD,
         )  # fmt: skip
-        if required and name not in (sample, time) and not any(n.split(".")[0] == name for n in needs):
-            needs[name] = Need(name, f"see {kind}.forward")
-    return Interface(sample, time, tuple(needs.values()), frozenset(parameters) - {sample, time})
+        if not required or name in (sample, time) or any(n.split(".")[0] == name for n in needs):
+            continue
+        if name.endswith("attention_mask") and "encoder_hidden_states" in needs:
+            needs[name] = Need(name, "[n, tokens]", (_TOKENS,), torch.bool, fill=1)
+        else:
+            needs[name] = Need(name, f"(see {kind}.forward)")
+    packed = {"img_ids", "txt_ids"} <= set(parameters)
+    return Interface(sample, time, tuple(needs.values()), frozenset(parameters) - {sample, time}, packed)
 
 
 def _conditioning(module: nn.Module, accepted: set[str]) -> Iterator[Need]:
@@ -184,7 +216,7 @@ def complete_conditioning(
         for need in face.needs:
             if need.size is None:
                 raise InputError(f"{kind} needs {need.name} {need.shape}, which cannot be made up as zeros: pass it")
-            _put(made, need.name, torch.zeros((1, *need.size), dtype=need.dtype))
+            _put(made, need.name, torch.full((1, *need.size), need.fill, dtype=need.dtype))
         names = ", ".join(f"{n.name} {n.shape}" for n in face.needs)
         return made, [f"conditioning is all zeros, as asked ({names})"]
     conditioning = dict(given or {})
@@ -222,7 +254,7 @@ def default_shape(module: nn.Module) -> tuple[int, ...] | None:
     config = dict(module.config)  # type: ignore[arg-type]
     channels, size, kind = config.get("in_channels"), config.get("sample_size"), type(module).__name__
     if not isinstance(channels, int) or size is None or "3D" in kind or config.get("num_frames"):
-        return None
+        return None  # videos, and transformers of any resolution
     if "1D" in kind:
         # UNet1DModel counts the channels of its Fourier time features among its own
         return (channels, int(size)) if isinstance(size, int) else None

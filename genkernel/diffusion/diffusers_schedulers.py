@@ -54,7 +54,7 @@ def read_scheduler(scheduler: Any, prediction_type: str | None = None) -> NoiseS
     """
     names = [cls.__name__ for cls in type(scheduler).__mro__]
     name = names[0]
-    config = dict(getattr(scheduler, "config", None) or {})
+    config = {} if isinstance(scheduler, type) else dict(getattr(scheduler, "config", None) or {})
     for refused, reason in _REFUSED.items():
         if refused in names:
             raise InputError(f"{name} {reason}, so its models have no noise-level kernel here")
@@ -180,7 +180,8 @@ def _trigflow(name: str, config: dict[str, Any], kind: str) -> NoiseSchedule:
     data = float(config.get("sigma_data", 0.5))
 
     def powers(t: Tensor) -> tuple[Tensor, Tensor]:
-        return 2 * torch.log(torch.cos(t).clamp(min=0)), 2 * torch.log(data * torch.sin(t).clamp(min=0))
+        cosine = torch.where(t >= math.pi / 2, 0.0, torch.cos(t))  # cos(π/2) is not 0 in floating point
+        return 2 * torch.log(cosine), 2 * torch.log(data * torch.sin(t))
 
     def scale_input(t: Tensor) -> Tensor:
         return torch.full_like(t, 1 / data)
@@ -209,7 +210,7 @@ def _quarter_circle(name: str, kind: str) -> NoiseSchedule:
 
     def powers(t: Tensor) -> tuple[Tensor, Tensor]:
         angle = t * math.pi / 2
-        cosine = torch.where(t >= 1, 0.0, torch.cos(angle))  # cos(π/2) is 6e-17 in floating point
+        cosine = torch.where(t >= 1, 0.0, torch.cos(angle))  # cos(π/2) is not 0 in floating point
         return 2 * torch.log(cosine), 2 * torch.log(torch.sin(angle))
 
     return NoiseSchedule(name, kind, (0.0, 1.0), False, 1.0, powers)
