@@ -80,3 +80,23 @@ def test_wheel_runs_outside_the_checkout(python: Path, tmp_path: Path) -> None:
         [python.parent / "genkernel", "--version"], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert "0.1.0" in run.stdout
+
+
+def test_demo_runs_outside_the_checkout(python: Path, tmp_path: Path) -> None:
+    command = [
+        python.parent / "genkernel",
+        "demo",
+        "--out",
+        "first",
+        "--levels",
+        "4",
+        "--samples",
+        "3",
+        "--probes",
+        "2",
+    ]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    page = tmp_path / "first" / "index.html"
+    assert "first" in run.stdout and page.stat().st_size > 10_000
+    assert (tmp_path / "first" / "summary.json").is_file() and str(ROOT) not in page.read_text(encoding="utf-8")
