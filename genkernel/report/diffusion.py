@@ -245,7 +245,7 @@ def citation() -> str:
 
 def _subtitle(result: DiffusionResult, provenance: Mapping[str, Any]) -> str:
     meta, levels = result.meta, result.levels
-    parts = [str(meta["model"])] if meta.get("model") else []
+    parts = [str(meta["class"])] if meta.get("class") else []
     if meta.get("parameters"):
         parts.append(f"{int(meta['parameters']):,} parameters")
     if meta.get("prediction_type"):

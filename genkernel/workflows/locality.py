@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genkernel.errors import InputError, MissingError
+from genkernel.errors import InputError
 from genkernel.runs import Provenance, RunFolder, Stopwatch, data_sha256, finished_files, read_json
+from genkernel.workflows.files import read_conditioning, read_optimizer, read_schemes
 from genkernel.workflows.report import PROVENANCE, Report, open_run
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def locality(
         controls: also compute the controls of THEORY §6.
         untrained: with the controls, also those of a freshly initialised network.
         weights, samplers: further loss weightings or timestep densities for the what-if table: a
-            mapping name → values per level or ``f(t, log_snr)``, or a JSON file (see :func:`read_schemes`).
+            mapping name → values per level or ``f(t, log_snr)``, or a JSON file
+            ``{"name": [[time, weight], ...]}``.
         optimizer_state: an optimizer, its ``state_dict`` or a file with one: interference is then also
             given in its preconditioned metric.
         bootstrap: resamples over images.
@@ -74,7 +75,8 @@ def locality(
         trust_pickle: allow a checkpoint's pickle to run code.
         split: of a data source that has several.
         resume: if ``out`` already holds this very run, read it instead of computing it again.
-        progress: show progress bars; by default in a terminal when the work takes a while.
+        progress: called with (stage, stages done, number of stages) before each stage; or True/False to
+            show or hide the engine's progress bars.
         say: called with one sentence for everything that was converted, assumed or reused.
         options: passed on to :func:`genkernel.load` or :func:`genkernel.wrap`.
 
@@ -85,12 +87,15 @@ def locality(
         GenkernelError: see ``load``, ``load_images`` and the analysis; every message is one sentence.
     """
     say = say or (lambda sentence: None)
-    _check_counts(levels=(levels, 2), samples=(samples, 2), probes=(probes, 1), bootstrap=(bootstrap, 2))
+    _check_counts(levels=(levels, 3), samples=(samples, 2), probes=(probes, 1), bootstrap=(bootstrap, 2))
     kind = _dtype(dtype)
     watch = Stopwatch()
     folder = RunFolder.create(out) if out is not None else None
     try:
         with watch("load"):
+            conditioning = options.get("conditioning")
+            if conditioning is not None:
+                options["conditioning"] = read_conditioning(conditioning)
             den = _denoiser(model, device, download, trust_pickle, options)
             for note in den.notes:
                 say(note)
@@ -116,7 +121,7 @@ def locality(
             "weights": _describe(weights),
             "samplers": _describe(samplers),
             "optimizer_state": _describe(optimizer_state),
-            "conditioning": _describe(options.get("conditioning")),
+            "conditioning": _describe(conditioning),
             "bootstrap": bootstrap,
             "dtype": str(kind or den.dtype).removeprefix("torch."),
             "device": str(den.device),
@@ -138,7 +143,9 @@ def locality(
         )
         if resume and out is not None and (earlier := _finished(Path(out), provenance, say)) is not None:
             return earlier
-        result, kernel = _analyze(
+        from genkernel.diffusion.analysis import analyze
+
+        result, kernel = analyze(
             den,
             images.images,
             levels=levels if timesteps is None else [float(t) for t in timesteps],
@@ -165,12 +172,6 @@ def locality(
     finally:
         if folder is not None:
             folder.close()
-
-
-def _analyze(*args: Any, **kwargs: Any) -> Any:
-    from genkernel.diffusion.analysis import analyze
-
-    return analyze(*args, **kwargs)
 
 
 # -------------------------------------------------------------------------- inputs
@@ -210,78 +211,6 @@ def _images(data: Any, den: Denoiser, samples: int, seed: int, split: str, downl
     return load_images(
         data, size=(size[0], size[1]), channels=channels, limit=samples, split=split, seed=seed, download=download
     )
-
-
-def read_schemes(given: Mapping[str, Any] | str | Path | None) -> Mapping[str, Any] | None:
-    """Loss weightings or samplers: a mapping as it is, or a JSON file.
-
-    The file holds ``{"name": [[time, weight], ...], ...}``; weights between two times are
-    interpolated, and outside the first and the last they stay constant.
-
-    Raises:
-        MissingError: there is no such file.
-        InputError: it does not hold that.
-    """
-    if given is None or isinstance(given, Mapping):
-        return given
-    path = Path(given).expanduser()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingError(f"there is no weighting file {path}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict) or not content:
-        raise InputError(f'{path} has to hold {{"name": [[time, weight], ...]}}')
-    return {name: _interpolated(path, name, points) for name, points in content.items()}
-
-
-def _interpolated(path: Path, name: str, points: Any) -> Callable[[Any, Any], Any]:
-    import numpy as np
-
-    try:
-        table = np.array(points, dtype=np.float64).reshape(-1, 2)
-        good = len(table) > 0 and np.isfinite(table).all() and (np.diff(table[:, 0]) > 0).all()
-    except (TypeError, ValueError):
-        good = False
-    if not good:
-        raise InputError(f"{path}: {name!r} has to be a list of [time, weight] pairs with increasing times")
-    return lambda t, log_snr: np.interp(t, table[:, 0], table[:, 1])
-
-
-def read_optimizer(given: Any, *, trust_pickle: bool = False) -> Any:
-    """An optimizer's state from a file; anything else is passed on.
-
-    Raises:
-        MissingError: there is no such file.
-        UnsafeCheckpointError: reading it would run code from it.
-    """
-    if not isinstance(given, (str, Path)):
-        return given
-    path = Path(given).expanduser()
-    if not path.is_file():
-        raise MissingError(f"there is no optimizer state at {path}: give a file written with torch.save(opt.state_dict())")
-    import pickle
-
-    import torch
-
-    from genkernel.errors import UnsafeCheckpointError
-
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
-    except pickle.UnpicklingError as error:
-        if trust_pickle:
-            raise InputError(f"{path} cannot be read as a torch file: {error}") from error
-        raise UnsafeCheckpointError(
-            f"{path} holds more than tensors, and reading it would run code from it: save opt.state_dict() alone, or "
-            "allow it with --trust-pickle (trust_pickle=True)"
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise InputError(f"{path} cannot be read as a torch file: {str(error).splitlines()[0]}") from error
-    for key in ("optimizer", "optimizer_state_dict", "optimizer_state"):  # training states hold it under a name
-        if isinstance(content, dict) and key in content:
-            return content[key]
-    return content
 
 
 def _check_counts(**counts: tuple[int, int]) -> None:

@@ -1,0 +1,5 @@
+"""The ``genkernel`` command: parse, call, print."""
+
+from genkernel.cli.app import main
+
+__all__ = ["main"]

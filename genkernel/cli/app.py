@@ -1,0 +1,120 @@
+"""The command-line program: its commands, and how it ends when something goes wrong.
+
+Only typer is imported here; everything heavy waits inside the commands.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from genkernel import __version__
+from genkernel.cli import compare, demo, diffusion, doctor
+from genkernel.cli.console import complain
+from genkernel.errors import BatchCouplingError, GenkernelError, InputError, MissingError, UnsafeCheckpointError
+
+# the user can put these right on the command line; everything else went wrong while running
+USAGE_ERRORS = (InputError, MissingError, UnsafeCheckpointError, BatchCouplingError)
+
+app = typer.Typer(
+    name="genkernel",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"genkernel {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="Start with `genkernel demo`. Every command explains itself: `genkernel COMMAND --help`."
+)
+def genkernel(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """What has a trained generative model learned together, and what against itself?
+
+    genkernel computes tangent kernels of trained networks, **K(x, x′) = J(x) P J(x′)ᵀ**, and reads answers off
+    them: how local in noise level a denoiser's learning is, what carries that locality, which noise levels help or
+    hurt each other. A run ends with one HTML page that works offline, and the numbers behind it.
+
+    Notes and progress go to stderr, results to stdout. Exit status: 0 done, 1 failed while running, 2 wrong input,
+    130 interrupted. Output folders appear complete or not at all.
+    """
+
+
+app.command("demo")(demo.demo)
+app.command("diffusion", no_args_is_help=True)(diffusion.diffusion)
+app.command("doctor", no_args_is_help=True)(doctor.doctor)
+app.command("compare", no_args_is_help=True)(compare.compare)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the program and exit.
+
+    Args:
+        arguments: the command line without the program's name; that of the process by default.
+    """
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit status; errors a user can act on become one sentence on stderr."""
+    try:
+        status = app(args=arguments, prog_name="genkernel", standalone_mode=False)
+        sys.stdout.flush()
+        status = status if isinstance(status, int) else 0
+        return _interrupted() if status == 130 else status
+    except GenkernelError as error:
+        complain(str(error))
+        return 2 if isinstance(error, USAGE_ERRORS) else 1
+    except (KeyboardInterrupt, typer.Abort):
+        return _interrupted()
+    except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
+        _silence()
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        complain(f"{where}{error.strerror or error}")
+        _silence()
+        return 1
+    except MemoryError:
+        complain("out of memory: lower --memory, --samples or --levels")
+        return 1
+    except Exception as error:
+        # usage errors of the parser; which class they have depends on typer's version
+        if hasattr(error, "format_message"):
+            command = getattr(getattr(error, "ctx", None), "command_path", "genkernel")
+            message = error.format_message().rstrip(".")
+            if message:
+                complain(f"{message} (see {command} --help)")
+            return int(getattr(error, "exit_code", 2))
+        if "out of memory" in str(error).lower():
+            complain("the device ran out of memory: lower --memory, --samples or --levels")
+            return 1
+        raise
+
+
+def _interrupted() -> int:
+    complain("interrupted: nothing of the unfinished run was kept", kind="stopped")
+    return 130
+
+
+def _silence() -> None:
+    """Keep the interpreter from flushing a broken stdout once more on its way out."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
