@@ -166,10 +166,11 @@ def _names(entries: Mapping[Any, Any]) -> str:
 
 def _globals_in(error: Exception) -> list[str]:
     """The globals a ``weights_only`` refusal names."""
-    named = re.findall(r"(?:GLOBAL|Unsupported (?:class|global):?)\s+([\w.]+)", str(error))
+    named = re.findall(r"\bGLOBAL\s+([\w.]+)", str(error))
     return sorted({name.rstrip(".") for name in named if "." in name})
 
 
 def _first_line(error: Exception) -> str:
-    text = str(error).strip()
+    # torch wraps the reason of a refusal in a paragraph of advice
+    text = str(error).rpartition("WeightsUnpickler error:")[2].strip()
     return text.splitlines()[0] if text else type(error).__name__

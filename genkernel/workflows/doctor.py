@@ -232,7 +232,7 @@ def _gradient(report: DoctorReport, den: Denoiser) -> None:
     import torch
 
     from genkernel.tangent import kernel, probes
-    from genkernel.tangent.coverage import examine
+    from genkernel.tangent.probe import examine
 
     draw = torch.Generator().manual_seed(0)
     count = 3
