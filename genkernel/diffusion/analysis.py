@@ -170,7 +170,7 @@ def analyze(
                 interpolation = _interpolation(den, images[:fewer], where, compute, seed, bootstrap)
 
     with watch("interference"):
-        conflict = _interference(den, pairs, diagonal, metric, dtype, memory, watch.bars, notes)
+        conflict = _interference(den, pairs, diagonal, metric, dtype, memory, watch.bars, notes, bootstrap, seed)
     table = None
     if conflict is not None:
         with watch("weighting"):
@@ -367,6 +367,8 @@ def _interference(
     memory: str | int,
     bars: bool | None,
     notes: list[str],
+    bootstrap: int,
+    seed: int,
 ) -> Interference | None:
     batch = pairs.loss_batch(den)
 
@@ -375,7 +377,9 @@ def _interference(
             den.tangent, batch, cotangents=den.loss_cotangent(), precondition=precondition, by=None, dtype=dtype,
             memory=memory, progress=bars,
         )  # fmt: skip
-        return interference(gradients, pairs.level_of, pairs.image_of, preconditioner=label)
+        return interference(
+            gradients, pairs.level_of, pairs.image_of, preconditioner=label, bootstrap=bootstrap, seed=seed
+        )
 
     try:
         found = of(None, "none")

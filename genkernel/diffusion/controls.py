@@ -34,7 +34,7 @@ from torch import Tensor
 from genkernel.diffusion.locality import level_kernel
 from genkernel.diffusion.noise import keyed_noise
 from genkernel.diffusion.pairs import Grid, grid
-from genkernel.diffusion.resampling import Estimate, bootstrap_stderr, jackknife_stderr, quadrature
+from genkernel.diffusion.resampling import DIFFERENT, SAME, Estimate, bootstrap_stderr, jackknife_stderr, quadrature
 from genkernel.diffusion.results import LevelKernel, Levels, SameLevel
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Controls:
         self.main = grid(den, images, levels.timesteps, seed)
         self.mid = mid_level(levels)
 
-    def _read(self, kernel: Any, description: str, *, same_image: bool = False) -> LevelKernel:
+    def _read(self, kernel: Any, description: str, *, pairs: str = DIFFERENT) -> LevelKernel:
         return level_kernel(
             Estimate(kernel, normalize=True),
             self.main.level_of,
@@ -79,19 +79,19 @@ class Controls:
             self.levels,
             bootstrap=self.bootstrap,
             seed=self.seed,
-            same_image=same_image,
+            pairs=pairs,
             description=description,
         )
 
     def same_image_same_noise(self) -> LevelKernel:
         pairs = grid(self.den, self.images, self.levels.timesteps, self.seed, same_noise=True)
         kernel = self.compute(pairs.batch(self.den))
-        return self._read(kernel, "the same image with the same noise; 1 on the diagonal", same_image=True)
+        return self._read(kernel, "the same image with the same noise; 1 on the diagonal", pairs=SAME)
 
     def same_image_other_noise(self) -> LevelKernel:
         other = grid(self.den, self.images, self.levels.timesteps, self.seed, draw=1)
         kernel = self.compute(self.main.batch(self.den), other.batch(self.den))
-        return self._read(kernel, "the same image with independent noise", same_image=True)
+        return self._read(kernel, "the same image with independent noise", pairs=SAME)
 
     def embedding_only(self) -> LevelKernel:
         """x of the mid level for every conditioning time."""

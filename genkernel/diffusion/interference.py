@@ -8,19 +8,20 @@ level t, to first order in η, by
 so ⟨g_t, P g_b⟩ > 0 means that learning at b helps t. All inner products come from one kernel with the
 loss gradient as cotangent: K[(a, i), (b, j)] = ⟨∇ℓ_{a,i}, P ∇ℓ_{b,j}⟩ over levels a, b and images i, j.
 
-Two estimates, both with a jackknife over images:
+Two estimates:
 
 - *plug-in*: means over all image pairs, that is the inner products of the gradients of the mean loss
-  over exactly the evaluated samples. Its cosine matrix has ones on the diagonal. The squared norms
-  carry the sampling noise of the mean gradient, which pulls the cosines of other pairs towards zero.
+  over exactly the evaluated samples. Its cosine matrix has ones on the diagonal; errors by the bootstrap
+  over images. It answers what a step does *to the samples it is made from*: the levels share their
+  images, so what an image does to all levels alike counts, too, and near a minimum that can be all.
 - *disjoint*: means over pairs of different images, which is unbiased for the inner products of the
   *expected* gradients. Its cosines are undefined (NaN) for a level whose squared norm is not above
-  zero by two standard errors, and may leave [-1, 1].
+  zero by two standard errors, and may leave [-1, 1]; errors by the jackknife over images.
 
 Where the mean gradient is small against its sampling noise the jackknife overstates the error (by
-about √2, its known behaviour for degenerate U-statistics): conflicts are then under-, not over-reported.
-Pairs are not corrected for their number: ``expected_false_conflicts`` says how many would be found by
-chance if every cosine were zero.
+about √2, its known behaviour for degenerate U-statistics). Conflicting pairs (plug-in cosine below
+zero by two standard errors) are not corrected for their number: ``expected_false_conflicts`` says how
+many would be found by chance if every cosine were zero.
 """
 
 from __future__ import annotations
@@ -33,7 +34,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genkernel.diffusion.resampling import FEWEST_IMAGES, as_grid, jackknife_stderr
+from genkernel.diffusion.resampling import (
+    ALL,
+    FEWEST_IMAGES,
+    as_grid,
+    bootstrap_stderr,
+    bootstrap_weights,
+    jackknife_stderr,
+    level_means,
+)
 from genkernel.diffusion.results import Interference
 from genkernel.errors import InputError, ZeroGradientError
 
@@ -41,7 +50,15 @@ Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 
-def interference(kernel: Any, level_of: Index, image_of: Index, *, preconditioner: str = "none") -> Interference:
+def interference(
+    kernel: Any,
+    level_of: Index,
+    image_of: Index,
+    *,
+    preconditioner: str = "none",
+    bootstrap: int = 200,
+    seed: int = 0,
+) -> Interference:
     """Inner products and cosines of the levels' mean loss gradients.
 
     Args:
@@ -49,6 +66,7 @@ def interference(kernel: Any, level_of: Index, image_of: Index, *, preconditione
             image at every level.
         level_of, image_of: level and image of each sample ``[N]``.
         preconditioner: which P the kernel was computed with, for the record.
+        bootstrap, seed: of the resampling over images.
 
     Raises:
         InputError: the samples are no full grid, or show fewer than two images.
@@ -74,8 +92,10 @@ def interference(kernel: Any, level_of: Index, image_of: Index, *, preconditione
         return np.full(replicates.shape[1:], np.nan) if few else jackknife_stderr(replicates)
 
     plugin = total / images**2
+    plugin_replicates = left_out / (images - 1) ** 2
     matrix = _cosine(plugin)
-    stderr = stderr_of(_cosine(left_out / max(images - 1, 1) ** 2))
+    weights = bootstrap_weights(images, max(bootstrap, 2), seed)
+    stderr = bootstrap_stderr(_cosine(level_means(blocks, weights, pairs=ALL)), images)
 
     disjoint = (total - own_total) / (images * (images - 1))
     replicates = (left_out - (own_total - own)) / max((images - 1) * (images - 2), 1)
@@ -104,6 +124,7 @@ def interference(kernel: Any, level_of: Index, image_of: Index, *, preconditione
         preconditioner=preconditioner,
         inner_products_plugin=plugin,
         inner_products_jackknife=None if few else replicates,
+        inner_products_plugin_jackknife=None if few else plugin_replicates,
     )
 
 

@@ -20,11 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genkernel.diffusion.resampling import (
-    FEWEST_IMAGES,
+    DIFFERENT,
+    SAME,
     Estimate,
     as_grid,
     bootstrap_stderr,
     bootstrap_weights,
+    interval,
     jackknife_stderr,
     level_means,
     quadrature,
@@ -214,16 +216,6 @@ def _combined(bootstrap: Array, jackknife: Array | None, images: int) -> tuple[A
     return quadrature(over_images, over_probes), over_images, over_probes
 
 
-def interval(value: float, stderr: float, images: int) -> tuple[float, float]:
-    """95 % interval from Student's t with images - 1 degrees of freedom."""
-    if not math.isfinite(stderr) or images < FEWEST_IMAGES:
-        return math.nan, math.nan
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, images - 1)) * stderr
-    return value - half, value + half
-
-
 def level_kernel(
     estimate: Estimate,
     level_of: Index,
@@ -232,7 +224,7 @@ def level_kernel(
     *,
     bootstrap: int = 200,
     seed: int = 0,
-    same_image: bool = False,
+    pairs: str = DIFFERENT,
     description: str = "",
 ) -> LevelKernel:
     """The L×L level kernel and everything read off it.
@@ -243,7 +235,7 @@ def level_kernel(
         levels: the levels' coordinates and the window.
         bootstrap: replicates over images.
         seed: of the resampling; equal seeds and image counts resample alike.
-        same_image: average over i = j (controls) instead of over i ≠ j.
+        pairs: of ``"different"`` images (i ≠ j) or, in controls, of the ``"same"`` one.
 
     Raises:
         InputError: the samples are no full grid, or i ≠ j is asked of a single image.
@@ -252,18 +244,15 @@ def level_kernel(
     size, images = blocks.shape[:2]
     if size != len(levels.timesteps):
         raise InputError(f"the samples have {size} levels, the coordinates {len(levels.timesteps)}")
-    if images < 2 and not same_image:
+    if images < 2 and pairs == DIFFERENT:
         raise InputError("pairs of different images need at least two images")
-    matrix = level_means(blocks, same_image=same_image)
+    matrix = level_means(blocks, pairs=pairs)
     weights = bootstrap_weights(images, max(bootstrap, 2), seed)
-    boot = level_means(blocks, weights, same_image=same_image)
+    boot = level_means(blocks, weights, pairs=pairs)
     jack = None
     if estimate.probes:
         jack = np.stack(
-            [
-                level_means(as_grid(estimate.without(p), level_of, image_of), same_image=same_image)
-                for p in range(estimate.probes)
-            ]
+            [level_means(as_grid(estimate.without(p), level_of, image_of), pairs=pairs) for p in range(estimate.probes)]
         )
     stderr, stderr_images, stderr_probes = _combined(boot, jack, images)
 
@@ -272,9 +261,10 @@ def level_kernel(
     index_boot = locality_index(boot, mask)
     index_jack = None if jack is None else locality_index(jack, mask)
     index_stderr, index_images, index_probes = _combined(index_boot, index_jack, images)
-    low, high = interval(index, float(index_stderr), images)
+    over_probes = math.nan if index_probes is None else float(index_probes)
+    low, high = interval(index, float(index_images), over_probes, images, estimate.probes)
 
-    per_entry = images if same_image else images * (images - 1)
+    per_entry = images if pairs == SAME else images * (images - 1)
     profiles = {}
     for axis, unit in ((levels.timesteps, "timesteps"), (levels.log_snr, "log_snr")):
         bins = LagBins.of(axis, unit, per_entry)
@@ -302,7 +292,7 @@ def level_kernel(
         stderr_images=stderr_images,
         stderr_probes=stderr_probes,
         index_stderr_images=float(index_images),
-        index_stderr_probes=math.nan if index_probes is None else float(index_probes),
+        index_stderr_probes=over_probes,
         index_low=low,
         index_high=high,
         index_rows=row_indices(matrix, mask),
@@ -354,7 +344,8 @@ def contrast(name: str, first: LevelKernel, second: LevelKernel) -> Contrast:
         if len(first.index_jackknife) != len(second.index_jackknife):
             raise InputError(f"{name}: the two indices have different numbers of probes")
         jack = first.index_jackknife - second.index_jackknife
-    stderr = float(_combined(a - b, jack, first.images)[0])
+    stderr, over_images, over_probes = _combined(a - b, jack, first.images)
     difference = first.index - second.index
-    low, high = interval(difference, stderr, first.images)
-    return Contrast(name, difference, stderr, low, high)
+    known = math.nan if over_probes is None else float(over_probes)
+    low, high = interval(difference, float(over_images), known, first.images, 0 if jack is None else len(jack))
+    return Contrast(name, difference, float(stderr), low, high)

@@ -1,7 +1,7 @@
 """What the numbers say, in plain sentences written by stated rules.
 
-Every claim rests on a 95 % interval (Student's t over images, paired where two indices are compared);
-where the interval includes zero the sentence says "undecided". The rules:
+Every claim rests on a 95 % interval (Student's t over images and probes, paired where two indices are
+compared); where the interval includes zero the sentence says "undecided". The rules:
 
 - *local*: the interval of the cosine kernel's index lies above zero.
 - *carried by the embedding* (THEORY §6): with the input held fixed the index is above zero, with the
@@ -182,13 +182,19 @@ def _interference(result: DiffusionResult) -> list[str]:
         f"{count} of {pairs} pairs of levels conflict (loss gradients with a cosine below zero by two standard errors; "
         f"about {chance:.1f} would by chance if all cosines were zero)"
     )
-    if count <= 2 * chance:
-        return [f"{text}: no more than chance could give."]
-    worst = min(found.conflicting, key=lambda entry: entry[2])
-    t = result.levels.timesteps
-    return [
-        f"{text}; the strongest is t = {t[worst[0]]:g} against t = {t[worst[1]]:g}, {worst[2]:.2f} ± {worst[3]:.2f}."
-    ]
+    sentences = [f"{text}: no more than chance could give."]
+    if count > 2 * chance:
+        worst = min(found.conflicting, key=lambda entry: entry[2])
+        first, second = (result.levels.timesteps[level] for level in worst[:2])
+        sentences = [f"{text}; the strongest is t = {first:g} against t = {second:g}, {worst[2]:.2f} ± {worst[3]:.2f}."]
+    if found.matrix_disjoint is not None:
+        known = int((~np.isnan(np.diagonal(found.matrix_disjoint))).sum())
+        if known < size:
+            sentences.append(
+                f"The expected loss gradient is distinguishable from zero at {known} of {size} levels: at the others "
+                "the cosines describe a step's effect on the evaluated samples themselves, not on new ones."
+            )
+    return sentences
 
 
 def _stages(result: DiffusionResult) -> list[str]:

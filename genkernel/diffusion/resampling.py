@@ -18,6 +18,8 @@ from genkernel.errors import InputError
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
 
+DIFFERENT, SAME, ALL = "different", "same", "all"  # which pairs of images are averaged
+
 FEWEST_IMAGES = 4  # below this the bootstrap says nothing about the error: it is reported as NaN
 
 
@@ -118,13 +120,14 @@ def as_grid(values: Array, level_of: Index, image_of: Index) -> Array:
     return values[np.ix_(order, order)].reshape(levels, images, levels, images)
 
 
-def level_means(blocks: Array, weights: Array | None = None, *, same_image: bool = False) -> Array:
+def level_means(blocks: Array, weights: Array | None = None, *, pairs: str = DIFFERENT) -> Array:
     """Mean over image pairs of ``[L, n, L, n]`` blocks, for each row of image weights.
 
     Args:
         blocks: (a, i, b, j) entries.
         weights: ``[B, n]`` multiplicities; None: one row of ones.
-        same_image: average over i = j instead of over i ≠ j (both orders).
+        pairs: average over ``"different"`` images (i ≠ j, both orders), the ``"same"`` image (i = j), or
+            ``"all"`` pairs.
 
     Returns:
         ``[B, L, L]`` (``[L, L]`` without weights), the mean of the matrix and its transpose, so that
@@ -132,20 +135,21 @@ def level_means(blocks: Array, weights: Array | None = None, *, same_image: bool
     """
     levels, images = blocks.shape[:2]
     rows = np.ones((1, images)) if weights is None else weights
-    if same_image:
+    if pairs == SAME:
         diagonal = np.einsum("aibi->abi", blocks)
         found = np.einsum("abi,ri->rab", diagonal, rows) / rows.sum(1)[:, None, None]
     else:
-        pairs = blocks.transpose(1, 3, 0, 2).reshape(images * images, levels * levels)
+        entries = blocks.transpose(1, 3, 0, 2).reshape(images * images, levels * levels)
         found = np.empty((len(rows), levels, levels))
         chunk = max(1, 2**24 // images**2)  # replicates at a time: about 128 MB of pair weights
         for start in range(0, len(rows), chunk):
             some = rows[start : start + chunk]
             product = some[:, :, None] * some[:, None, :]
-            product[:, np.arange(images), np.arange(images)] = 0.0
+            if pairs == DIFFERENT:
+                product[:, np.arange(images), np.arange(images)] = 0.0
             product = product.reshape(len(some), -1)
             total = product.sum(1, keepdims=True)
-            found[start : start + chunk] = ((product @ pairs) / total).reshape(-1, levels, levels)
+            found[start : start + chunk] = ((product @ entries) / total).reshape(-1, levels, levels)
     found = (found + found.transpose(0, 2, 1)) / 2
     return found if weights is not None else found[0]
 
@@ -169,3 +173,24 @@ def jackknife_stderr(replicates: Array) -> Array:
 def quadrature(images: Array, probes: Array | None) -> Array:
     """√(images² + probes²)."""
     return images if probes is None else np.hypot(images, probes)
+
+
+def interval(value: float, over_images: float, over_probes: float, images: int, probes: int) -> tuple[float, float]:
+    """95 % interval from Student's t, with Welch and Satterthwaite's degrees of freedom.
+
+    The two parts of the error rest on images - 1 and probes - 1 degrees of freedom; NaN where the
+    part over images is not known. ``over_probes`` is NaN where there are no probes to resample.
+    """
+    if not np.isfinite(over_images):
+        return float("nan"), float("nan")
+    parts = [(over_images**2, images - 1)]
+    if np.isfinite(over_probes):
+        parts.append((over_probes**2, probes - 1))
+    variance = sum(part for part, _ in parts)
+    if variance <= 0:
+        return value, value
+    from scipy.stats import t
+
+    freedom = variance**2 / sum(part**2 / df for part, df in parts)
+    half = float(t.ppf(0.975, freedom)) * variance**0.5
+    return value - half, value + half

@@ -141,7 +141,7 @@ class Interference:
     """
 
     matrix: Array  # [L, L] cos(∇L_t, ∇L_b) of the mean gradients over the evaluated samples; diagonal 1
-    stderr: Array  # [L, L] jackknife over images
+    stderr: Array  # [L, L] bootstrap over images
     conflicting: list[tuple[int, int, float, float]]  # (a, b, cosine, stderr), a < b, below 0 by two stderr
     inner_products: Array  # [L, L] over pairs of different images: unbiased for the expected gradients
     preconditioned: Interference | None  # the same with the optimizer's diagonal P
@@ -154,6 +154,7 @@ class Interference:
     inner_products_plugin: Array | None = None  # [L, L] of the mean gradients over the evaluated samples
     # leave-one-image-out inner products [n, L, L], for errors of anything derived from them
     inner_products_jackknife: Array | None = field(default=None, repr=False)
+    inner_products_plugin_jackknife: Array | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -181,7 +182,7 @@ class Weighting:
     predicted_change_equal_lr: dict[str, Array] = field(default_factory=dict)
     stderr_equal_lr: dict[str, Array] = field(default_factory=dict)
     rows: list[WeightingRow] = field(default_factory=list)
-    gradient_norm: dict[str, float] = field(default_factory=dict)  # of the total gradient, equal learning rate
+    gradient_norm: dict[str, float] = field(default_factory=dict)  # of the total gradient of the evaluated samples
     definition: str = ""
 
     COLUMNS = tuple(f.name for f in dataclasses.fields(WeightingRow))

@@ -10,10 +10,11 @@ Two fair comparisons, both reported:
 - *equal gradient norm*: η scaled so that η‖g‖ is that of uniform weighting; this compares directions
   and is the one that ``predicted_change`` holds.
 
-The inner products are the unbiased ones over pairs of different images (:mod:`.interference`), so the
-predictions are for the expected loss; errors by the jackknife over images. L_t is the unweighted
-squared error of the network's raw output, whatever it predicts; weights of the literature that are
-defined for the ε- or the x₀-loss are converted with THEORY §6's ratios of prediction errors.
+Changes use the unbiased inner products over pairs of different images (:mod:`.interference`), so they
+are predictions for *new* samples; the gradient's norm is that of the evaluated samples, the gradient a
+step would really take, sampling noise included. Errors by the jackknife over images. L_t is the
+unweighted squared error of the network's raw output, whatever it predicts; weights of the literature
+that are defined for the ε- or the x₀-loss are converted with THEORY §6's ratios of prediction errors.
 """
 
 from __future__ import annotations
@@ -92,23 +93,26 @@ def weighting(found: Interference, levels: Levels, loss: Array, weights: Mapping
     """Predicted first-order change of every level's loss under each scheme.
 
     Args:
-        found: the interference of the levels (its unbiased inner products are used).
+        found: the interference of the levels.
         loss: mean loss per level ``[L]``, for the table.
         weights: scheme → ``[L]``; ``"uniform"`` must be there, the norms refer to it.
     """
-    products, replicates = found.inner_products, found.inner_products_jackknife
+    products, plugin = found.inner_products, found.inner_products_plugin
+    assert plugin is not None
+    replicates, plugin_replicates = found.inner_products_jackknife, found.inner_products_plugin_jackknife
     size = len(levels.timesteps)
     uniform = np.ones(size)
     change, stderr, change_lr, stderr_lr, norms, rows = {}, {}, {}, {}, {}, []
     for name, weight in weights.items():
-        change[name] = _change(products, weight, uniform)
         change_lr[name] = -(products @ weight) / size
-        norms[name] = float(_norm(products, weight))
-        if replicates is None:
-            stderr[name] = stderr_lr[name] = np.full(size, np.nan)
-        else:
-            stderr[name] = jackknife_stderr(_change(replicates, weight, uniform))
-            stderr_lr[name] = jackknife_stderr(-(replicates @ weight) / size)
+        change[name] = change_lr[name] * _relative_step(plugin, weight, uniform)
+        norms[name] = float(_norm(plugin, weight))
+        stderr[name] = stderr_lr[name] = np.full(size, np.nan)
+        if replicates is not None and plugin_replicates is not None:
+            left_out = -(replicates @ weight) / size
+            stderr_lr[name] = jackknife_stderr(left_out)
+            scale = _relative_step(plugin_replicates, weight, uniform)
+            stderr[name] = jackknife_stderr(left_out * scale[:, None])
         rows += [
             WeightingRow(
                 scheme=name,
@@ -134,19 +138,19 @@ def weighting(found: Interference, levels: Levels, loss: Array, weights: Mapping
         definition=(
             "first-order change of the unweighted raw-output loss per level for one gradient step with learning rate 1 "
             "on the mean over levels of weight × loss; predicted_change scales the step so that its gradient has the "
-            "norm that uniform weighting gives, predicted_change_equal_lr does not; NaN where the squared norm of the "
-            "total gradient is not positive"
+            "norm that uniform weighting gives, predicted_change_equal_lr does not; changes are for new samples, "
+            "norms are those of the evaluated ones"
         ),
     )
 
 
 def _norm(products: Array, weight: Array) -> Array:
-    """‖(1/L) Σ_b ω_b ∇L_b‖, ``[...]``; NaN where the unbiased square is not positive."""
+    """‖(1/L) Σ_b ω_b ∇L_b‖, ``[...]``."""
     squared = np.einsum("a,...ab,b->...", weight, products, weight) / len(weight) ** 2
-    return np.sqrt(np.where(squared > 0, squared, np.nan))
+    return np.sqrt(np.maximum(squared, 0.0))
 
 
-def _change(products: Array, weight: Array, uniform: Array) -> Array:
-    """ΔL ``[..., L]`` for a step as long as uniform weighting's."""
-    scale = _norm(products, uniform) / _norm(products, weight)
-    return -(products @ weight) / len(weight) * scale[..., None]
+def _relative_step(products: Array, weight: Array, uniform: Array) -> Array:
+    """Factor that gives a scheme's gradient the norm of uniform weighting's, ``[...]``; NaN for a zero gradient."""
+    norm = _norm(products, weight)
+    return _norm(products, uniform) / np.where(norm > 0, norm, np.nan)

@@ -123,9 +123,9 @@ def test_disjoint_products_are_unbiased_where_the_plugin_is_not_and_errors_are_r
     assert np.mean([(0, 2) in [(a, b) for a, b, _, _ in run.conflicting] for run in runs]) > 0.95
 
 
-@pytest.mark.parametrize(("signal", "fewest", "most"), [(1.0, 0.5, 1.7), (0.0, 0.05, 1.0)])
-def test_chance_conflicts_are_at_most_as_many_as_announced(signal, fewest, most):
-    """Orthogonal expected gradients; without any signal the jackknife is conservative."""
+@pytest.mark.parametrize(("signal", "fewest", "most"), [(1.0, 0.5, 1.7), (0.0, 0.5, 1.7)])
+def test_chance_conflicts_are_about_as_many_as_announced(signal, fewest, most):
+    """Orthogonal expected gradients, and none at all."""
     rng = np.random.default_rng(1)
     size, images = 8, 16
     level_of, image_of = np.repeat(np.arange(size), images), np.tile(np.arange(images), size)

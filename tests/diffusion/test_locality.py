@@ -169,7 +169,7 @@ def test_level_means_exclude_pairs_of_the_same_image_with_and_without_weights():
                 expected = sum(w * v for w, v in pairs) / sum(w for w, _ in pairs)
                 assert row[a, b] == pytest.approx(expected, rel=1e-12)
     assert np.allclose(found[0], level_means(blocks), rtol=1e-13)
-    same = level_means(blocks, same_image=True)
+    same = level_means(blocks, pairs="same")
     assert same[0, 1] == pytest.approx(np.mean([blocks[0, i, 1, i] + blocks[1, i, 0, i] for i in range(5)]) / 2)
 
 

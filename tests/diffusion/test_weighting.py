@@ -79,12 +79,13 @@ def test_predictions_follow_from_the_inner_products(case):
     assert np.allclose(table.predicted_change_equal_lr["one level"], -g[:, 2])
     assert np.allclose(table.predicted_change_equal_lr["uniform"], -g.mean(1))
     assert np.allclose(table.predicted_change["uniform"], table.predicted_change_equal_lr["uniform"])
-    length = np.sqrt(g.mean()) / np.sqrt(g[2, 2])
+    plugin = found.inner_products_plugin
+    length = np.sqrt(plugin.mean()) / np.sqrt(plugin[2, 2])
     assert np.allclose(table.predicted_change["one level"], -g[:, 2] * length)
     # a weight's overall size does not matter at equal gradient norm
     again = weighting(found, levels, np.ones(4), {"uniform": np.ones(4), "one level": np.array([0, 0, 9.0, 0])})
     assert np.allclose(again.predicted_change["one level"], table.predicted_change["one level"])
-    assert table.gradient_norm["uniform"] == pytest.approx(np.sqrt(g.mean()))
+    assert table.gradient_norm["uniform"] == pytest.approx(np.sqrt(plugin.mean()))
 
 
 def test_errors_are_those_of_repeated_experiments():
