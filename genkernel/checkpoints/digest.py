@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from genkernel.checkpoints.layout import DENOISER_FOLDERS, ENCODER_FOLDERS
 from genkernel.errors import MissingError
 
 # what decides a diffusion checkpoint's behaviour; samples, read-mes and training states beside it do not
@@ -16,7 +17,8 @@ def sha256(path: str | Path) -> str:
     """Hex digest of a file, or of the weights and configurations in a folder.
 
     A folder's digest is the sha256 over lines ``<digest>  <relative path>`` sorted by path, so
-    it changes with any weight, any configuration, and any renaming, and with nothing else.
+    it changes with any weight, any configuration, and any renaming, and with nothing else. Of a
+    pipeline the parts that are used count (denoiser, scheduler, VAE): its text encoders are not read.
 
     Raises:
         MissingError: there is nothing at ``path``, or a folder holds no weights.
@@ -26,7 +28,12 @@ def sha256(path: str | Path) -> str:
         return _digest(path)
     if not path.is_dir():
         raise MissingError(f"{path} does not exist, so it has no sha256")
-    files = sorted(p for p in path.rglob("*") if p.is_file() and _counts(p))
+    parts = {*DENOISER_FOLDERS, *ENCODER_FOLDERS, "scheduler"} if (path / "model_index.json").is_file() else None
+    files = sorted(
+        p
+        for p in path.rglob("*")
+        if p.is_file() and _counts(p) and (parts is None or p.parent == path or p.relative_to(path).parts[0] in parts)
+    )
     if not files:
         raise MissingError(f"{path} holds no weights, so it has no sha256")
     lines = "".join(f"{_digest(p)}  {p.relative_to(path).as_posix()}\n" for p in files)

@@ -271,9 +271,9 @@ def unit_time(module: nn.Module, found: TimePath, schedule: NoiseSchedule) -> bo
     if not is_diffusers_model(module) or schedule.prediction_type not in ("flow", "data_flow"):
         return False
     high = schedule.time_range[1]
-    if schedule.discrete or high < 100 or not found.embedding or found.embedding[0].ratio is None:
+    first = found.embedding[0] if found.embedding else None
+    if schedule.discrete or high < 100 or first is None or first.ratio is None:
         return False
-    first = found.embedding[0]
     scale = getattr(module.get_submodule(first.path), "scale", 1)
     factor = first.ratio * (scale if isinstance(scale, (int, float)) else 1)
     return abs(factor / high - 1) < 0.01

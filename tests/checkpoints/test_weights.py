@@ -126,6 +126,11 @@ def test_digest(tmp_path):
     (folder / "config.json").write_text("{ }")
     assert sha256(folder) != first
     assert sha256(folder / "w.safetensors") != first
+    (folder / "model_index.json").write_text("{}")
+    pipeline = sha256(folder)
+    (folder / "text_encoder").mkdir()
+    save_file(STATE, folder / "text_encoder" / "model.safetensors")  # not read, so not counted
+    assert sha256(folder) == pipeline
     with pytest.raises(MissingError):
         sha256(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
