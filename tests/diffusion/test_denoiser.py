@@ -565,3 +565,23 @@ def test_a_description_is_json_ready(zoo):
     described = json.loads(json.dumps(zoo("SD3").describe()))
     assert described["class"] == "SD3Transformer2DModel" and described["schedule"]["prediction_type"] == "flow"
     assert "SD3Transformer2DModel" in repr(zoo("SD3"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["unet", "text unet", "SD3", "Flux"])
+def test_the_gpu_says_the_same(zoo, name):
+    here = zoo(name)
+    there = Denoiser(
+        copy.deepcopy(here.module).cuda(),
+        here.schedule,
+        here.sample_shape,
+        conditioning=here.conditioning,
+        call=here._call,
+    )
+    x0, noise, t = sample(here)
+    x_t = here.noisy(x0, t, noise)
+    out = there(x_t, t)
+    assert out.is_cuda
+    torch.testing.assert_close(out.cpu(), here(x_t, t), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(there(x_t, t, emb=here.embed(t)), out, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(there.losses(x0, noise, t), here.losses(x0, noise, t), rtol=1e-3, atol=1e-5)
