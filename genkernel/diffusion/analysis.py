@@ -277,7 +277,7 @@ def _losses(den: Denoiser, pairs: Grid) -> Array:
     for level in range(pairs.levels):
         at = torch.from_numpy(np.flatnonzero(pairs.level_of == level))
         here = at.to(pairs.x0.device)
-        rows.append(den.losses(pairs.x0[here], pairs.noise[here], pairs.t[here], rows=pairs.rows[at]).numpy())
+        rows.append(den.losses(pairs.x0[here], pairs.noise[here], pairs.t[at], rows=pairs.rows[at]).numpy())
     return np.array(rows, dtype=np.float64)
 
 

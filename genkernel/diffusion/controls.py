@@ -97,10 +97,17 @@ class Controls:
         """x of the mid level for every conditioning time."""
         pairs = grid(self.den, self.images, self.levels.timesteps[[self.mid]], self.seed)
         size = len(self.levels.timesteps)
+
+        def every_level(part: Tensor) -> Tensor:
+            return part.repeat((size,) + (1,) * (part.dim() - 1))
+
         fixed = Grid(
-            *(part.repeat((size,) + (1,) * (part.dim() - 1)) for part in (pairs.x0, pairs.noise, pairs.x_t, pairs.t)),
-            self.main.level_of,
-            self.main.image_of,
+            x0=every_level(pairs.x0),
+            noise=every_level(pairs.noise),
+            x_t=every_level(pairs.x_t),
+            t=every_level(pairs.t),
+            level_of=self.main.level_of,
+            image_of=self.main.image_of,
         )
         kernel = self.compute(fixed.batch(self.den, self.main.t))
         t = self.levels.timesteps[self.mid]

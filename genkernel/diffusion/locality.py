@@ -311,9 +311,9 @@ def _profile(bins: LagBins, matrix: Array, boot: Array, jack: Array | None, imag
     floor = float(bins.floors(mean))
     floor_boot = bins.floors(mean_boot)
     floor_jack = None if mean_jack is None else bins.floors(mean_jack)
-    drop = _combined(mean_boot[:, 0] - floor_boot, None if mean_jack is None else mean_jack[:, 0] - floor_jack, images)[
-        0
-    ]
+    drop_boot = mean_boot[:, 0] - floor_boot
+    drop_jack = None if mean_jack is None or floor_jack is None else mean_jack[:, 0] - floor_jack
+    drop = _combined(drop_boot, drop_jack, images)[0]
     return Profile(
         lag=bins.lag,
         mean=mean,

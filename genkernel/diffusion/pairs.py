@@ -27,7 +27,7 @@ class Grid:
     Attributes:
         x0: clean images in the model's data range ``[N, C, H, W]``.
         noise, x_t: the noise and the noisy images ``[N, C, H, W]``.
-        t: the level of each x_t, float64 ``[N]``.
+        t: the level of each x_t, float64 ``[N]``, on the CPU.
         level_of, image_of: index arrays ``[N]``.
     """
 
@@ -88,5 +88,5 @@ def grid(
     noise = keyed_noise_batch(tuple(clean.shape[1:]), seed, image_of.tolist(), levels, draw, dtype=x0.dtype).to(
         x0.device
     )
-    t = torch.tensor(times, dtype=torch.float64)[torch.from_numpy(level_of)].to(x0.device)
+    t = torch.tensor(times, dtype=torch.float64)[torch.from_numpy(level_of)]
     return Grid(x0, noise, den.noisy(x0, t, noise), t, level_of, image_of)

@@ -114,6 +114,22 @@ def test_other_prediction_types(kind):
     assert result.meta["prediction_type"] == kind and np.isfinite(result.weighting.predicted_change["P2"]).all()
 
 
+@pytest.mark.gpu
+def test_the_gpu_agrees_with_the_cpu():
+    on_cpu, _ = analyze(tiny_denoiser(), tiny_images(5), progress=False, **FAST)
+    cpu = tiny_denoiser()
+    den = Denoiser(cpu.module.cuda(), cpu.schedule, (1, 4, 4), embedding="embedding", time_mlp="time_mlp")
+    on_gpu, kernel = analyze(den, tiny_images(5), progress=False, **FAST)
+    assert kernel.meta["device"].startswith("cuda")
+    for name in ("locality", "unnormalized"):
+        a, b = getattr(on_cpu, name).matrix, getattr(on_gpu, name).matrix
+        assert np.abs(a - b).max() < 1e-6 * np.abs(a).max()  # inputs are float32 on both
+    for name, control in on_cpu.controls.items():
+        if hasattr(control, "index") and name != "untrained":  # drawn on the device it lives on
+            assert control.index == pytest.approx(on_gpu.controls[name].index, abs=1e-5)
+    assert np.allclose(on_cpu.interference.matrix, on_gpu.interference.matrix, atol=1e-5)
+
+
 # ------------------------------------------------------------------ refusals
 
 
