@@ -58,18 +58,15 @@ class _Output(Cotangents):
         self.index = index
 
     def vectors(self, outputs: Tensor, batch: Any) -> Iterator[Tensor]:
-        vector = torch.zeros_like(outputs)
+        shape = outputs.shape[1:]
         try:
-            if isinstance(self.index, tuple):
-                index: Any = (slice(None), *self.index)
-                vector[index] = 1
-            else:
-                vector.view(outputs.shape[0], -1)[:, self.index] = 1
+            place = torch.arange(shape.numel()).reshape(shape)
+            chosen = place[self.index] if isinstance(self.index, tuple) else place.reshape(-1)[self.index]
         except IndexError:
-            raise InputError(
-                f"output {self.index} does not exist: outputs have shape {tuple(outputs.shape[1:])}"
-            ) from None
-        yield vector
+            raise InputError(f"output {self.index} does not exist: outputs have shape {tuple(shape)}") from None
+        if chosen.dim():
+            raise InputError(f"output {self.index} is not one entry: outputs have shape {tuple(shape)}")
+        yield _one_hot(outputs, int(chosen))
 
     def describe(self) -> str:
         return f"output {self.index}"
@@ -81,12 +78,17 @@ class _ExactTrace(Cotangents):
 
     def vectors(self, outputs: Tensor, batch: Any) -> Iterator[Tensor]:
         for index in range(self.count(tuple(outputs.shape[1:]))):
-            vector = torch.zeros_like(outputs)
-            vector.view(outputs.shape[0], -1)[:, index] = 1
-            yield vector
+            yield _one_hot(outputs, index)
 
     def describe(self) -> str:
         return "exact trace"
+
+
+def _one_hot(outputs: Tensor, index: int) -> Tensor:
+    """1 at one flat output index of every sample, whatever the memory layout of ``outputs``."""
+    flat = outputs.new_zeros(outputs.shape[0], outputs.shape[1:].numel())
+    flat[:, index] = 1
+    return flat.reshape(outputs.shape)
 
 
 class _Probes(Cotangents):
