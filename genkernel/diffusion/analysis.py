@@ -114,6 +114,8 @@ def analyze(
     count = images.shape[0]
     where = _levels(den, levels)
     given = schemes(den.schedule, where, weights, samplers)  # before the long part: a typing error should not cost it
+    if len(given) < 3 + len(weights or {}) + len(samplers or {}):
+        notes.append("min-SNR and P2 weights are left out: they do not exist at a level without noise")
     diagonal, metric = None, "none"
     if optimizer_state is not None:
         diagonal, metric = optimizer_preconditioner(den.module, list(den.tangent.parameter_names), optimizer_state)

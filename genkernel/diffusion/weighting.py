@@ -65,17 +65,17 @@ def schemes(
 ) -> dict[str, Array]:
     """Weights ``[L]`` of every scheme on the raw-output loss.
 
-    ``weights`` are taken as they are; ``samplers`` are densities over the levels, scaled to mean one.
+    Min-SNR and P2 are left out when a level has no noise at all and the network predicts x₀: the ε-loss they
+    refer to does not exist there. ``weights`` are taken as they are; ``samplers`` are densities over the levels, scaled to mean one.
 
     Raises:
         InputError: a scheme is not one finite number ≥ 0 per level, or all zero, or its name is taken.
     """
     t = levels.timesteps
-    found = {
-        "uniform": np.ones(len(t)),
-        f"min-SNR-{MIN_SNR_GAMMA:g}": min_snr(schedule, t),
-        "P2": p2(schedule, t),
-    }
+    found = {"uniform": np.ones(len(t))}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        published = {f"min-SNR-{MIN_SNR_GAMMA:g}": min_snr(schedule, t), "P2": p2(schedule, t)}
+    found.update({name: row for name, row in published.items() if np.isfinite(row).all()})
     for given, is_sampler in ((weights, False), (samplers, True)):
         for name, value in (given or {}).items():
             if name in found:

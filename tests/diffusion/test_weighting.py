@@ -62,6 +62,11 @@ def test_zero_terminal_snr_gives_finite_weights():
             assert np.isfinite(rule(NoiseSchedule.from_alphas_cumprod(bar, kind), t)).all()
 
 
+def test_weights_that_do_not_exist_are_left_out():
+    schedule = NoiseSchedule.from_alphas_cumprod(torch.linspace(1.0, 0.0, 1000), "sample")
+    assert list(schemes(schedule, fake_levels(4), samplers={"mine": np.ones(4)})) == ["uniform", "mine"]
+
+
 @pytest.fixture
 def case():
     levels = fake_levels(4)
