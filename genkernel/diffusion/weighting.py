@@ -66,7 +66,8 @@ def schemes(
     """Weights ``[L]`` of every scheme on the raw-output loss.
 
     Min-SNR and P2 are left out when a level has no noise at all and the network predicts x₀: the ε-loss they
-    refer to does not exist there. ``weights`` are taken as they are; ``samplers`` are densities over the levels, scaled to mean one.
+    refer to does not exist there. ``weights`` are taken as they are; ``samplers`` are densities over the
+    levels, scaled to mean one.
 
     Raises:
         InputError: a scheme is not one finite number ≥ 0 per level, or all zero, or its name is taken.
