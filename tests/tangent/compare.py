@@ -12,7 +12,7 @@ from torch import Tensor
 from genkernel.tangent import Cotangents, batches, cotangent, exact_trace, output, probes, reference, total
 from tests.zoo import CASES, Case
 
-N, M = 4, 3  # samples of x and of y; n equals many widths of the zoo on purpose
+N, M = 4, 2  # samples of x and of y; n equals many widths of the zoo on purpose
 BY_NAME = {case.name: case for case in CASES}
 
 

@@ -92,7 +92,7 @@ class _AttentionUNet(nn.Module):
         self.norm_o, self.leave = nn.GroupNorm(3, 12), nn.Conv2d(12, 1, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        e = self.time(_sinusoids(t, 8))
+        e = self.time(_sinusoids(t, 8).to(x.dtype))
         skip = h = self.enter(x)
         h = h + self.conv1(F.silu(self.norm1(h)) + self.shift1(F.silu(e))[:, :, None, None])
         h = self.down(h)
@@ -174,7 +174,7 @@ class _DiTBlock(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         h = self.patch(x).flatten(2).transpose(1, 2) + self.position
-        c = self.time(_sinusoids(t, 8))
+        c = self.time(_sinusoids(t, 8).to(x.dtype))
         s1, b1, g1, s2, b2, g2 = self.modulate(c).unsqueeze(1).chunk(6, -1)
         z = self.norm1(h) * (1 + s1) + b1
         h = h + g1 * self.attention(z, z, z, need_weights=False)[0]

@@ -53,7 +53,7 @@ def merged_pixels() -> nn.Module:
     return Net(forward, conv=nn.Conv1d(2, 3, 3, padding=1))
 
 
-@case("windows: attention among pixels of a window, samples merged with windows", floats(4, 4, 4), common=True)
+@case("windows: attention among pixels of a window, samples merged with windows", floats(4, 4, 4))
 def windows() -> nn.Module:
     def forward(net: Net, x: Tensor) -> Tensor:
         n = x.shape[0]
