@@ -36,9 +36,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(
-    epilog="Start with `genkernel demo`. Every command explains itself: `genkernel COMMAND --help`."
-)
+@app.callback(epilog="Start with `genkernel demo`. Every command explains itself: `genkernel COMMAND --help`.")
 def genkernel(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)

@@ -19,9 +19,7 @@ def compare(
     b: Annotated[Path, typer.Argument(metavar="B", help="Folder of the run to compare with it.", show_default=False)],
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="Write a page with figures there.", rich_help_panel=options.OUTPUT, show_default=False
-        ),
+        typer.Option(help="Write a page with figures there.", rich_help_panel=options.OUTPUT, show_default=False),
     ] = None,
     as_json: options.Json = False,
 ) -> None:

@@ -65,12 +65,8 @@ Seed = Annotated[
     int,
     typer.Option(help="Of the choice of images, the noise, the probes and the bootstrap.", rich_help_panel=COMPUTING),
 ]
-Memory = Annotated[
-    str, typer.Option(help="Bound on the memory of the kernel computation.", rich_help_panel=COMPUTING)
-]
-Levels = Annotated[
-    int, typer.Option(help="Noise levels, evenly spread over the schedule.", rich_help_panel=COMPUTING)
-]
+Memory = Annotated[str, typer.Option(help="Bound on the memory of the kernel computation.", rich_help_panel=COMPUTING)]
+Levels = Annotated[int, typer.Option(help="Noise levels, evenly spread over the schedule.", rich_help_panel=COMPUTING)]
 Timesteps = Annotated[
     str | None,
     typer.Option(
@@ -149,5 +145,7 @@ TrustPickle = Annotated[
 ]
 Download = Annotated[
     bool,
-    typer.Option("--download", help="Allow the network for hub ids and torchvision data sets.", rich_help_panel=READING),
+    typer.Option(
+        "--download", help="Allow the network for hub ids and torchvision data sets.", rich_help_panel=READING
+    ),
 ]

@@ -128,6 +128,13 @@ def _legend(figure: Figure, names: tuple[str, str]) -> None:
         label = name if len(name) <= 26 else "…" + name[-25:]
         label = letter if label == letter else f"{letter}  {label}"
         figure.text(
-            x, 1 - 0.06 / figure.get_figheight(), label, color=color, fontsize=9.5, fontweight="bold", va="top", ha="left"
+            x,
+            1 - 0.06 / figure.get_figheight(),
+            label,
+            color=color,
+            fontsize=9.5,
+            fontweight="bold",
+            va="top",
+            ha="left",
         )
     figure.suptitle(" ", fontsize=10.5)  # keeps the room

@@ -29,25 +29,28 @@ def control_summary(result: DiffusionResult) -> Figure:
                 style.INK,
             ))  # fmt: skip
             rows.append(("Unnormalised kernel", raw.index, raw.index_stderr, raw.index_low, raw.index_high, style.INK))
-    rows = [row for row in rows if math.isfinite(row[1])]
     figure = style.new_figure(1.05 + 0.3 * len(rows))
     axes = figure.subplots()
     main = result.locality
-    axes.axvspan(
-        main.index - 1.96 * main.index_stderr, main.index + 1.96 * main.index_stderr,
-        color=style.BLUE, alpha=0.1, linewidth=0,
-    )  # fmt: skip
+    if math.isfinite(main.index) and math.isfinite(main.index_stderr):
+        reach = 1.96 * main.index_stderr
+        axes.axvspan(main.index - reach, main.index + reach, color=style.BLUE, alpha=0.1, linewidth=0)
     axes.axvline(0, color=style.GREY, linewidth=1)
     lowest, highest = 0.0, 0.0
     for place, (_, value, stderr, low, high, color) in enumerate(rows):
-        if not math.isfinite(low):
-            low, high = value - 1.96 * stderr, value + 1.96 * stderr
-        axes.plot([low, high], [place, place], color=color, linewidth=1.2, solid_capstyle="butt")
-        axes.plot([value - stderr, value + stderr], [place, place], color=color, linewidth=3.2, solid_capstyle="butt")
-        axes.plot(value, place, "o", color=color, markersize=6, markeredgecolor="white", markeredgewidth=0.8)
         axes.text(
             1.02, place, style.pair(value, stderr), transform=axes.get_yaxis_transform(), va="center", fontsize=8.2
         )
+        if not math.isfinite(value):
+            continue
+        if math.isfinite(stderr):
+            if not math.isfinite(low):
+                low, high = value - 1.96 * stderr, value + 1.96 * stderr
+            axes.plot([low, high], [place] * 2, color=color, linewidth=1.2, solid_capstyle="butt")
+            axes.plot([value - stderr, value + stderr], [place] * 2, color=color, linewidth=3.2, solid_capstyle="butt")
+        else:  # too few images for an error
+            low = high = value
+        axes.plot(value, place, "o", color=color, markersize=6, markeredgecolor="white", markeredgewidth=0.8)
         lowest, highest = min(lowest, low), max(highest, high)
     axes.set_yticks(range(len(rows)), [row[0] for row in rows])
     axes.get_yticklabels()[0].set_fontweight("bold")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from genkernel.errors import InputError
 from genkernel.plots import style
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from genkernel.diffusion.results import DiffusionResult
@@ -18,10 +19,10 @@ if TYPE_CHECKING:
 @style.house
 def embedding_cosines(result: DiffusionResult) -> Figure:
     """Cosine of the raw timestep embeddings, of the time MLP's outputs, and of the kernel."""
-    shown = [("Raw embedding", result.embedding_cosine, result.embedding_spearman, style.ORANGE),
+    candidates = [("Raw embedding", result.embedding_cosine, result.embedding_spearman, style.ORANGE),
              ("After time MLP", result.time_mlp_cosine, result.time_mlp_spearman, style.GREEN),
              ("Kernel", result.locality.matrix, None, style.BLUE)]  # fmt: skip
-    shown = [row for row in shown if row[1] is not None]
+    shown = [(title, matrix, rank, color) for title, matrix, rank, color in candidates if matrix is not None]
     if len(shown) < 2:
         raise InputError("this result has no timestep-embedding cosines to draw (the model exposes no embedding)")
     levels = result.levels
@@ -29,7 +30,8 @@ def embedding_cosines(result: DiffusionResult) -> Figure:
     grid = figure.add_gridspec(2, len(shown), height_ratios=(1.0, 1.15))
     gap = np.abs(levels.timesteps[:, None] - levels.timesteps[None])
     below = figure.add_subplot(grid[1, :])
-    maps, image = [], None
+    maps: list[Axes] = []
+    image: Any = None
     for column, (title, matrix, spearman, color) in enumerate(shown):
         axes = figure.add_subplot(grid[0, column])
         image = axes.imshow(matrix, origin="lower", cmap=style.DIVERGING, vmin=-1, vmax=1)
@@ -104,7 +106,9 @@ def embedding_interpolation(result: DiffusionResult) -> Figure:
         )  # fmt: skip
     names = {"x from": f"x$_{{{found.from_level:g}}}$", "x to": f"x$_{{{found.to_level:g}}}$",
              "e from": f"e$_{{{found.from_level:g}}}$", "e to": f"e$_{{{found.to_level:g}}}$"}  # fmt: skip
-    labels = [", ".join(names.get(part.strip(), part.strip()) for part in name.split(",")) for name in found.swap_labels]
+    labels = [
+        ", ".join(names.get(part.strip(), part.strip()) for part in name.split(",")) for name in found.swap_labels
+    ]
     ticks = range(len(labels))
     right.set_xticks(ticks, labels, rotation=60, fontsize=7.6)
     right.set_yticks(ticks, labels, fontsize=7.6)
@@ -113,5 +117,10 @@ def embedding_interpolation(result: DiffusionResult) -> Figure:
     bar.set_label("mean cosine", fontsize=8.5)
     bar.outline.set_visible(False)
     style.title(figure, "Moving only the embedding e, with the input x held fixed")
-    style.footer(figure, result.meta, f"band ±1 s.e.; swapped s.e. ≤ {np.nanmax(found.swapped_stderr):.2g}")
+    style.footer(figure, result.meta, _errors(found.swapped_stderr))
     return figure
+
+
+def _errors(stderr: np.ndarray) -> str:
+    known = stderr[np.isfinite(stderr)]
+    return f"band ±1 s.e.; swapped s.e. ≤ {known.max():.2g}" if len(known) else "too few images for s.e."

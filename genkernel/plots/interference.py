@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -85,18 +86,18 @@ def weighting_change(result: DiffusionResult) -> Figure:
     return figure
 
 
-def _signed_scale(axes: object, values: np.ndarray) -> None:
+def _signed_scale(axes: Any, values: np.ndarray) -> None:
     """A symmetric logarithmic axis when the changes span more than two decades."""
     size = np.abs(values[np.isfinite(values)])
     size = size[size > 0]
     if len(size) and size.max() / np.quantile(size, 0.1) > 100:
-        axes.set_yscale("symlog", linthresh=float(np.quantile(size, 0.1)))  # type: ignore[attr-defined]
+        axes.set_yscale("symlog", linthresh=float(np.quantile(size, 0.1)))
 
 
-def _decades(axes: object) -> None:
+def _decades(axes: Any) -> None:
     """Do not let a nearly constant quantity look dramatic on a logarithmic axis."""
-    low, high = axes.get_ylim()  # type: ignore[attr-defined]
-    axes.set_ylim(min(low, 0.3), max(high, 3))  # type: ignore[attr-defined]
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 0.3), max(high, 3))
 
 
 @style.house
@@ -115,7 +116,7 @@ def stage_choice(result: DiffusionResult) -> Figure:
     left.set_ylabel(style.time_label(levels).replace(" t", " t′"))
     places = np.arange(len(levels.timesteps), dtype=float)
     edges = [-0.5, *np.interp(found.boundaries, levels.timesteps, places), len(places) - 0.5]
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         left.plot([low, high, high, low, low], [low, low, high, high, low], color="white", linewidth=1.6)
     left.set_title("One stage" if found.k == 1 else f"{found.k} stages", fontsize=9.5)
     counts = sorted(found.scores)

@@ -59,13 +59,15 @@ def layer_bars(result: DiffusionResult, top: int = 15) -> Figure:
     for label, color in zip(left.get_yticklabels(), colors, strict=True):
         label.set_color(color if color == style.VERMILION else style.INK)
     style.title(figure, "Which layers carry the kernel, and its locality?")
-    style.footer(figure, result.meta, "error bars 95 %" + ("; red: timestep path, by name" if style.VERMILION in colors else ""))
+    guess = "; red: timestep path, by name" if style.VERMILION in colors else ""
+    style.footer(figure, result.meta, f"error bars 95 %{guess}")
     return figure
 
 
 def _color(name: str) -> str:
     """Layers of the timestep path are told by their names, which is a guess and is labelled as one."""
-    return style.VERMILION if any(part.startswith(("time", "temb", "t_emb")) for part in name.split(".")) else style.BLUE
+    of_time = any(part.startswith(("time", "temb", "t_emb")) for part in name.split("."))
+    return style.VERMILION if of_time else style.BLUE
 
 
 def _shorten(name: str, room: int = 36) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,9 +39,9 @@ def loss_per_level(result: DiffusionResult) -> Figure:
     return figure
 
 
-def _log_if_wide(axes: object, values: np.ndarray) -> None:
+def _log_if_wide(axes: Any, values: np.ndarray) -> None:
     finite = values[np.isfinite(values)]
     if len(finite) and finite.min() > 0 and finite.max() / finite.min() > 8:
-        axes.set_yscale("log")  # type: ignore[attr-defined]
+        axes.set_yscale("log")
     elif len(finite):
-        axes.set_ylim(0, None)  # type: ignore[attr-defined]
+        axes.set_ylim(0, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,8 +39,11 @@ def kernel_map(result: DiffusionResult) -> Figure:
     )
     bar.set_label("mean cosine over different images")
     bar.outline.set_visible(False)
-    stderr = result.locality.stderr
-    style.footer(figure, result.meta, f"s.e. median {np.nanmedian(stderr):.2g}, max {np.nanmax(stderr):.2g}")
+    stderr = result.locality.stderr[np.isfinite(result.locality.stderr)]
+    errors = (
+        f"s.e. median {np.median(stderr):.2g}, max {stderr.max():.2g}" if len(stderr) else "too few images for s.e."
+    )
+    style.footer(figure, result.meta, errors)
     return figure
 
 
@@ -70,7 +73,7 @@ def control_maps(result: DiffusionResult) -> Figure:
             "hspace": head / side,
         },
     )
-    image = None
+    image: Any = None
     for place, (name, kernel) in enumerate(shown.items()):
         axes = grid.flat[place]
         image = axes.imshow(kernel.matrix, origin="lower", cmap=style.SEQUENTIAL, vmin=0, vmax=1)

@@ -27,10 +27,10 @@ MEANINGS = {
     "same_image_same_noise": "one image and one noise on both sides; only the level differs",
     "same_image_other_noise": "one image on both sides, independent noise",
     "other_image_same_level": "different images at one level: the diagonal of the kernel",
-    "embedding_only": "the noisy input is held fixed, only the timestep embedding varies",
-    "input_only": "the timestep embedding is held fixed, only the input's noise level varies",
-    "shuffled_levels": "inputs and embeddings are paired by a random permutation of the levels",
-    "untrained": "the same architecture, freshly initialised",
+    "embedding_only": "the inputs stay at one middle level, only the timestep embedding varies (different images)",
+    "input_only": "the timestep embedding stays at one middle level, only the inputs' level varies (different images)",
+    "shuffled_levels": "every image is told its levels in a random order of its own (different images)",
+    "untrained": "the same architecture, freshly initialised (different images)",
 }
 
 

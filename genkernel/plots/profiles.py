@@ -133,7 +133,11 @@ def level_locality(result: DiffusionResult) -> Figure:
     panels = figure.subplots(3, 1, sharex=True)
     rows = [
         (kernel.index_rows, "locality index\nof the row", style.BLUE),
-        (kernel.half_width_timesteps, "half-width\n(timesteps)" if levels.discrete else "half-width\n(time)", style.GREEN),
+        (
+            kernel.half_width_timesteps,
+            "half-width\n(timesteps)" if levels.discrete else "half-width\n(time)",
+            style.GREEN,
+        ),
         (kernel.half_width_log_snr, "half-width\n(nats log-SNR)", style.VERMILION),
     ]
     for axes, (values, label, color) in zip(panels, rows, strict=True):

@@ -33,7 +33,7 @@ SKY, PURPLE, GREY = "#56b4e9", "#b0568c", "#8a929c"
 SEQUENTIAL = "viridis"  # perceptually uniform
 DIVERGING = "RdBu_r"  # symmetric about zero, safe for red-green confusion
 
-RC = {
+RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same everywhere
     "font.size": 9.5,
@@ -94,7 +94,8 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     strip = 0.22 / height
-    figure.get_layout_engine().set(rect=(0.0, strip, 1.0, 1.0 - strip), w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr]
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=(0.0, strip, 1.0, 1.0 - strip), w_pad=0.06, h_pad=0.06)
     return figure
 
 
@@ -152,7 +153,7 @@ def nice_ticks(low: float, high: float, count: int = 5) -> np.ndarray:
     """Round numbers within [low, high]."""
     from matplotlib.ticker import MaxNLocator
 
-    ticks = MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ticks = np.asarray(MaxNLocator(nbins=count, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))
     margin = 1e-9 * max(abs(low), abs(high), 1.0)
     return ticks[(ticks >= low - margin) & (ticks <= high + margin)]
 

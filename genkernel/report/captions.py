@@ -176,8 +176,8 @@ LIMITS = (
     "training run with another seed.",
     "The noisy input itself reveals its noise level, so “embedding only” and “input only” separate two routes "
     "of the same information, not two kinds of information.",
-    "Standard errors come from a bootstrap over images and a jackknife over probes; with few images they are themselves "
-    "uncertain.",
+    "Standard errors come from a bootstrap over images and a jackknife over probes; with few images they are "
+    "themselves uncertain.",
 )
 
 TERMS = (
@@ -186,8 +186,8 @@ TERMS = (
     ("Cosine", "the kernel divided by the norms of both gradients, so that the size of the output does not count."),
     ("Locality index", "share of each row's positive mass within the window around the diagonal, measured against the "
      "share an unstructured row would have there: 0 is no locality, 1 is everything inside the window."),
-    ("Half-width", "distance of two levels at which the mean cosine has fallen half way to its floor; none if the decay "
-     "is below two standard errors."),
+    ("Half-width", "distance of two levels at which the mean cosine has fallen half way to its floor; none if the "
+     "decay is below two standard errors."),
     ("log-SNR", "ln(α²/σ²) of x = α·image + σ·noise: the schedule's own measure of the noise level, in nats."),
     ("Conflicting pair", "two levels whose mean loss gradients have a cosine below zero by two standard errors."),
 )  # fmt: skip

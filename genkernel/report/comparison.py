@@ -24,8 +24,8 @@ def compare_page(summary: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], 
     if clear:
         reading = [f"{len(clear)} of {len(summary['differences'])} quantities differ by more than two standard errors."]
         reading += [
-            f"{row['name'].capitalize()}: {pair(row['a'], row['a_stderr'])} in A, {pair(row['b'], row['b_stderr'])} in B "
-            f"(B − A {pair(row['difference'], row['stderr'])})."
+            f"{row['name'].capitalize()}: {pair(row['a'], row['a_stderr'])} in A, "
+            f"{pair(row['b'], row['b_stderr'])} in B (B − A {pair(row['difference'], row['stderr'])})."
             for row in clear
         ]
     else:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from genkernel.diffusion.results import LevelKernel
 from genkernel.plots.names import MEANINGS, control_title, kernels
 from genkernel.plots.style import number, pair
 from genkernel.report.captions import LIMITS, SECTIONS, TERMS
@@ -81,12 +82,12 @@ def key_numbers(result: DiffusionResult) -> list[Number]:
     ]
     for profile, what in ((kernel.by_timestep, unit.strip()), (kernel.by_log_snr, "nats of log-SNR")):
         value = "none" if profile.half_width is None else f"{number(float(f'{profile.half_width:.3g}'))}"
-        found.append(Number("Half-width" + (f" ({what})" if what else " (time)"), value, "of the decay over all levels"))
+        found.append(Number(f"Half-width ({what or 'time'})", value, "of the decay over all levels"))
     floor, error = kernel.by_timestep.floor, kernel.by_timestep.floor_stderr
     found.append(Number("Far-lag floor", pair(floor, error), "mean cosine of distant levels"))
     for name in ("embedding_only", "input_only", "untrained"):
         control = result.controls.get(name)
-        if control is not None and hasattr(control, "index"):
+        if isinstance(control, LevelKernel):
             found.append(Number(f"Index, {control_title(name).lower()}", pair(control.index, control.index_stderr)))
     if result.interference is not None:
         count = len(levels.timesteps) * (len(levels.timesteps) - 1) // 2
@@ -194,7 +195,7 @@ def interference_tables(result: DiffusionResult) -> list[Table]:
             [number(t), *(pair(result.weighting.predicted_change[n][i], result.weighting.stderr[n][i]) for n in names)]
             for i, t in enumerate(levels.timesteps)
         ]
-        note = "First-order change of each level's loss for one step of equal gradient norm; the whole table is in weighting.csv."
+        note = "First-order change of each level's loss for one step of equal gradient norm; more is in weighting.csv."
         found.append(Table("What-if weighting", ["t", *names], rows, note))
     return found
 
@@ -224,7 +225,7 @@ def provenance_facts(provenance: Mapping[str, Any], result: DiffusionResult | No
     if coverage:
         generic = coverage.get("generic") or []
         words = f"{coverage.get('uses', '?')} parameter uses captured and compared with autograd"
-        words += f"; through the generic path: {', '.join(map(str, generic))}" if generic else "; none through the generic path"
+        words += f"; through the generic path: {', '.join(map(str, generic)) or 'none'}"
         facts.append(("Coverage", words))
     return [(name, value) for name, value in facts if value]
 

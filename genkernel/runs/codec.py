@@ -59,7 +59,7 @@ def _as(hint: Any, data: Any) -> Any:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return _as_union(arguments, data)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if data[KIND] != hint.__name__:
             raise ValueError(f"found {data[KIND]} where {hint.__name__} belongs")
         hints = typing.get_type_hints(hint)

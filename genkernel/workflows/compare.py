@@ -138,14 +138,12 @@ def _differences(a: Report, b: Report) -> list[Difference]:
     for name in mine:
         if name != MAIN and name in theirs:
             p, q = mine[name], theirs[name]
-            rows.append(
-                _row(f"index, {control_title(name).lower()}", p.index, p.index_stderr, q.index, q.index_stderr)
-            )
-    p, q = x.locality.by_timestep, y.locality.by_timestep
-    rows.append(_row("far-lag floor", p.floor, p.floor_stderr, q.floor, q.floor_stderr))
-    rows.append(_row("half-width (time)", p.half_width, None, q.half_width, None))
-    p, q = x.locality.by_log_snr, y.locality.by_log_snr
-    rows.append(_row("half-width (nats of log-SNR)", p.half_width, None, q.half_width, None))
+            rows.append(_row(f"index, {control_title(name).lower()}", p.index, p.index_stderr, q.index, q.index_stderr))
+    s, t = x.locality.by_timestep, y.locality.by_timestep
+    rows.append(_row("far-lag floor", s.floor, s.floor_stderr, t.floor, t.floor_stderr))
+    rows.append(_row("half-width (time)", s.half_width, None, t.half_width, None))
+    s, t = x.locality.by_log_snr, y.locality.by_log_snr
+    rows.append(_row("half-width (nats of log-SNR)", s.half_width, None, t.half_width, None))
     rows.append(_row("mean loss over the levels", *_mean_loss(a), *_mean_loss(b)))
     if x.interference is not None and y.interference is not None:
         rows.append(

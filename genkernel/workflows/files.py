@@ -67,11 +67,12 @@ def read_optimizer(given: Any, *, trust_pickle: bool = False) -> Any:
     try:
         content = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
-        if trust_pickle or "nsupported global" not in str(error) and "weights_only" not in str(error):
+        unsafe = "nsupported global" in str(error) or "weights_only" in str(error)
+        if trust_pickle or not unsafe:
             raise InputError(f"{path} cannot be read as a file of torch.save") from error
         raise UnsafeCheckpointError(
-            f"{path} holds more than tensors, and reading it would run code from it: save optimizer.state_dict() alone, "
-            "or allow it with --trust-pickle (trust_pickle=True)"
+            f"{path} holds more than tensors, and reading it would run code from it: save optimizer.state_dict() "
+            "alone, or allow it with --trust-pickle (trust_pickle=True)"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} cannot be read as a file of torch.save") from error

@@ -108,7 +108,7 @@ def locality(
                 say(f"{images.source} has {len(images)} images, so {len(images)} are used instead of {samples}")
             if len(images) < 2:
                 raise InputError("locality compares different images: give at least 2")
-        arguments = {
+        arguments: dict[str, Any] = {
             "checkpoint": den.checkpoint.get("name") or den.name,
             "data": str(data) if isinstance(data, (str, Path)) else images.source,
             "levels": levels if timesteps is None else None,
@@ -187,7 +187,9 @@ def _denoiser(model: Any, device: Any, download: bool, trust_pickle: bool, optio
         return load(model, device=device, download=download, trust_pickle=trust_pickle, **options)
     if isinstance(model, Denoiser):
         if options:
-            raise InputError(f"{', '.join(sorted(options))} cannot be changed on a finished Denoiser: give it to gk.wrap")
+            raise InputError(
+                f"{', '.join(sorted(options))} cannot be changed on a finished Denoiser: give it to gk.wrap"
+            )
         den = model
     else:
         from genkernel.workflows.wrap import wrap
