@@ -65,6 +65,11 @@ def concatenate(first: Any, second: Any) -> Any:
     return tree_unflatten(joined, spec)
 
 
+def copy(batch: Any) -> Any:
+    """The same batch in memory of its own."""
+    return tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, batch)
+
+
 def move(batch: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:
     """Detached copies-if-needed on ``device``; floating leaves cast to ``dtype`` when one is given."""
 

@@ -87,10 +87,11 @@ class Opaque:
 class Tape(TorchFunctionMode):
     """Record the uses of one forward pass.
 
+    Set ``deliver`` before a backward pass: it is called as ``deliver(use, B)`` for every use.
+
     Args:
         parameters: aliases of the selected parameters by name (leaves that require gradients).
         constants: tensors that are the same for every sample (buffers, frozen parameters).
-        deliver: called as ``deliver(use, B)`` during each backward pass; may be set later.
         keep_all: indices of uses that keep every input, whatever their rule needs.
     """
 
@@ -98,12 +99,11 @@ class Tape(TorchFunctionMode):
         self,
         parameters: dict[str, Tensor],
         constants: Sequence[Tensor],
-        deliver: Callable[[Use, Tensor], None] | None = None,
         keep_all: frozenset[int] = frozenset(),
     ):
         super().__init__()
         self.parameters = parameters
-        self.deliver = deliver
+        self.deliver: Callable[[Use, Tensor], None] | None = None
         self.keep_all = keep_all
         self.uses: list[Use] = []
         self.opaque: list[Opaque] = []
@@ -141,10 +141,12 @@ class Tape(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in ("__get__", "__set__") or name in _METADATA_ONLY:
             out = func(*args, **kwargs)
-            if isinstance(out, Tensor) and name != "__get__" and name != "requires_grad_":
+            if isinstance(out, Tensor) and name not in ("__get__", "requires_grad_") and _has_storage(out):
                 self._mark(out, derived=False)
             return out
         leaves, spec = tree_flatten((args, kwargs))
+        if not all(_has_storage(leaf) for leaf in leaves if isinstance(leaf, Tensor)):
+            return func(*args, **kwargs)  # inside vmap, or sparse: what it does with parameters stays unseen
         positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         if name in _METADATA_OF_REST:
             positions = positions[:1]
@@ -184,7 +186,7 @@ class Tape(TorchFunctionMode):
 
     def _classify(self, out: Any, kind: bool | None) -> None:
         for tensor in tree_flatten(out)[0]:
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and _has_storage(tensor):
                 # a constant view of a parameter (detach, no_grad) must not demote its storage
                 if kind is False and tensor.untyped_storage()._cdata in self.storages:
                     continue
@@ -283,6 +285,14 @@ class Tape(TorchFunctionMode):
     def _give_up(self, func: Any, args: Any, kwargs: Any, slots: dict[int, Tensor]) -> Any:
         self.opaque.append(Opaque(getattr(func, "__name__", str(func)), list(slots.values())))
         return func(*args, **kwargs)
+
+
+def _has_storage(tensor: Tensor) -> bool:
+    try:
+        tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return False
+    return True
 
 
 def _inplace_requested(func: types.FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genkernel.errors import GenkernelError, InputError, NonFiniteError
+from genkernel.errors import GenkernelError, InputError, NonFiniteError, ZeroGradientError
 from genkernel.tangent import batches
 from genkernel.tangent.assembly import Assembly
 from genkernel.tangent.contraction import Block
@@ -66,6 +66,7 @@ def kernel(
         InputError: empty or mismatched batches, unknown options, P of the wrong shape.
         BatchCouplingError, RandomOutputError: the output is no function of one sample.
         NonFiniteError: NaN or infinity in weights, outputs or gradients, with where.
+        ZeroGradientError: no parameter influences any output.
         CaptureError: a parameter from outside the module is used.
 
     Example:
@@ -159,6 +160,11 @@ class _Job:
                 squares_y[:, c] = block.squares[:, block.cols].cpu()
         if symmetric:
             squares_x = squares_y = totals.diagonal(dim1=1, dim2=2).clone()
+        if not squares_x.any() and not squares_y.any() and set(coverage.silent) == set(model.parameter_names):
+            raise ZeroGradientError(
+                "no parameter changes the output for any sample: the network is dead (saturated or zeroed units), or "
+                "its output is detached from its parameters"
+            )
         if self.layer_of is not None:
             order = list(dict.fromkeys(self.layer_of.values()))
             zero = torch.zeros(n, m, dtype=torch.float64)
@@ -260,7 +266,7 @@ class _Job:
             assembly = Assembly(tape, coverage.plans, n, emit)
             tape.deliver = assembly.receive
             total = self.cotangents.count(tuple(out.shape[1:]))
-            for k, v in enumerate(self.cotangents.vectors(out.detach(), batch)):
+            for k, v in enumerate(self.cotangents.vectors(out.detach().clone(), batches.copy(batch))):
                 which = k if block.count > 1 else 0
                 assembly.keep_inputs = k + 1 < total
                 assembly.begin()
@@ -361,7 +367,7 @@ def _guarded(model: TangentModel) -> Iterator[None]:
     if torch.is_autocast_enabled(model.device.type):
         raise GenkernelError("kernels are not computed under autocast: leave the autocast region, or pass dtype=")
     tf32 = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
-    with torch.random.fork_rng(devices=devices):
+    with torch.inference_mode(False), torch.random.fork_rng(devices=devices):
         try:
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
             yield

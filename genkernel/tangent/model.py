@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from genkernel.errors import InputError, NonFiniteError
+from genkernel.errors import CaptureError, InputError, NonFiniteError
 from genkernel.tangent import batches
 
 Call = Callable[[nn.Module, Any], Tensor]
@@ -119,10 +119,13 @@ class TangentModel:
         cloned, because a forward pass may write to them.
         """
         selected, seen = set(self.parameter_names), set()
+        rewritten = self._written_by_their_module()
         found: dict[str, Tensor] = {}
         for name, parameter in self.module.named_parameters():
             alias = _cast(parameter.detach(), dtype)
             storage = alias.untyped_storage()._cdata
+            if name in rewritten:
+                alias = alias.clone()
             if name in selected:
                 if storage in seen or not _is_dense(alias):
                     alias = alias.clone(memory_format=torch.contiguous_format)
@@ -135,9 +138,13 @@ class TangentModel:
         return found
 
     def run(self, tensors: Mapping[str, Tensor], batch: Any) -> Tensor:
-        """``call`` on the module with ``tensors`` in place of its parameters and buffers."""
-        out = functional_call(self._caller, {f"module.{k}": v for k, v in tensors.items()}, (batch,))
+        """``call`` on the module with ``tensors`` in place of its parameters and buffers.
+
+        The model gets a copy of the batch: it may write to its inputs.
+        """
         n = batches.size(batch)
+        with _checkpointing_off():
+            out = functional_call(self._caller, self._everywhere(tensors), (batches.copy(batch),), tie_weights=False)
         if not isinstance(out, Tensor):
             raise InputError(
                 f"the model returned {type(out).__name__}, not a tensor: give call=lambda module, batch: ... "
@@ -158,8 +165,10 @@ class TangentModel:
         modules = list(self.module.modules())
         flags = [module.training for module in modules]
         attributes = [{k: v for k, v in vars(module).items() if isinstance(v, Tensor)} for module in modules]
+        versions = {name: p._version for name, p in self.module.named_parameters() if not p.is_inference()}
         try:
-            for module in modules:
+            for module, plain in zip(modules, attributes, strict=True):
+                vars(module).update({k: v.detach().clone() for k, v in plain.items()})
                 # assignment, not .eval(): some modules override train() with side effects
                 module.training = self.batch_norm == "train" and isinstance(module, _BatchNorm)
             with torch.autocast(self.device.type, enabled=False), _eagerly(modules):
@@ -170,6 +179,31 @@ class TangentModel:
                 for name in [k for k, v in vars(module).items() if isinstance(v, Tensor) and k not in before]:
                     del vars(module)[name]
                 vars(module).update(before)
+        for name, p in self.module.named_parameters():
+            if name in versions and p._version != versions[name]:
+                raise CaptureError(
+                    f"the forward pass writes to its own parameter {name!r} in place: it cannot be analysed"
+                )
+
+    def _everywhere(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``tensors`` under every place that holds them, each module visited once.
+
+        A tensor may be held by several modules, and a module may have several names;
+        ``functional_call`` would leave its own tensors behind in the latter case.
+        """
+        by_identity = {id(p): name for name, p in self.module.named_parameters()}
+        by_identity |= {id(b): name for name, b in self.module.named_buffers()}
+        found = {}
+        for path, module in self.module.named_modules():
+            for own, held in (*module._parameters.items(), *module._buffers.items()):
+                if held is not None:
+                    found[".".join(filter(None, ("module", path, own)))] = tensors[by_identity[id(held)]]
+        return found
+
+    def _written_by_their_module(self) -> set[str]:
+        """Parameters that a forward pass rescales in place (embeddings with ``max_norm``)."""
+        owners = [(n, m) for n, m in self.module.named_modules() if getattr(m, "max_norm", None) is not None]
+        return {f"{n}.{k}" if n else k for n, m in owners for k, _ in m.named_parameters()}
 
     def _frozen_statistics(self) -> dict[str, Tensor]:
         """Batch statistics of ``reference`` for every batch norm, as buffers by name."""
@@ -245,6 +279,33 @@ class _Caller(nn.Module):
 
     def forward(self, batch: Any) -> Tensor:
         return self.call(self.module, batch)
+
+
+@contextmanager
+def _checkpointing_off() -> Iterator[None]:
+    """Run activation checkpointing regions directly.
+
+    They would be run again during the backward pass, without our stand-ins for the parameters.
+    """
+    import torch.utils.checkpoint as home
+
+    def nothing(*_: Any, **__: Any) -> Iterator[None]:
+        yield
+
+    class Direct:
+        @staticmethod
+        def apply(function: Callable[..., Any], _: bool, *args: Any) -> Any:
+            return function(*args)
+
+    replaced = {"_checkpoint_without_reentrant_generator": nothing, "CheckpointFunction": Direct}
+    before = {name: getattr(home, name) for name in replaced if hasattr(home, name)}
+    try:
+        for name in before:
+            setattr(home, name, replaced[name])
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(home, name, value)
 
 
 def _eagerly(modules: list[nn.Module]) -> AbstractContextManager[Any]:

@@ -206,9 +206,10 @@ def _plan(model: TangentModel, tensors: dict[str, Tensor], probe: Any) -> Covera
     with torch.enable_grad():
         large, held = _measured(model, tensors, probe)
         received: list[dict[int, Tensor]] = []
-        small = tape_for(model, tensors, deliver=lambda use, B: received[-1].__setitem__(use.index, B))
+        small = tape_for(model, tensors)
         with small:
             out = model.run(tensors, batches.take(probe, list(range(PROBE))))
+        small.deliver = lambda use, B: received[-1].__setitem__(use.index, B)
         v = _cotangent(out)
         for i in range(PROBE):
             received.append({})
