@@ -1,0 +1,62 @@
+"""Dataclasses there and back: arrays, missing values, unions, keys that are numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from genkernel.errors import InputError
+from genkernel.runs import pack, unpack
+
+
+@dataclass
+class Leaf:
+    values: NDArray[np.float64]
+    labels: NDArray[np.int64]
+
+
+@dataclass
+class Other:
+    name: str
+
+
+@dataclass
+class Tree:
+    leaf: Leaf | None
+    either: dict[str, Leaf | Other]
+    scores: dict[int, float]
+    widths: list[float | None]
+    pairs: list[tuple[int, float]]
+    value: float = math.nan
+    replicates: NDArray[np.float64] | None = field(default=None, repr=False)
+
+
+def tree() -> Tree:
+    leaf = Leaf(np.array([[1.0, np.nan], [np.inf, 4.0]]), np.array([0, 1, 1]))
+    return Tree(
+        leaf, {"a": leaf, "b": Other("x")}, {2: 0.5, 3: math.nan}, [1.0, None], [(1, 0.5)], math.nan, np.ones(3)
+    )
+
+
+def test_there_and_back() -> None:
+    text = json.dumps(pack(tree()), allow_nan=False)
+    back = unpack(Tree, json.loads(text))
+    assert isinstance(back.leaf, Leaf) and isinstance(back.either["b"], Other)
+    assert back.leaf.values.dtype == np.float64 and back.leaf.labels.dtype == np.int64
+    np.testing.assert_array_equal(back.leaf.values, [[1.0, np.nan], [np.nan, 4.0]])
+    assert back.scores[2] == 0.5 and math.isnan(back.scores[3]) and math.isnan(back.value)
+    assert back.widths == [1.0, None] and back.pairs == [(1, 0.5)]
+    assert back.replicates is None  # repr=False: not stored
+    assert json.dumps(pack(back)) == text
+
+
+def test_what_does_not_fit_is_refused_in_one_sentence() -> None:
+    stored = pack(tree())
+    for broken in ({**stored, "@": "Leaf"}, {**stored, "widths": 3}, {"@": "Tree"}, [1, 2]):
+        with pytest.raises(InputError, match="the stored Tree cannot be read"):
+            unpack(Tree, broken)
