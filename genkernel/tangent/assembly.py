@@ -183,6 +183,11 @@ def describe_slots(use: Use, tape: Tape) -> list[Slot]:
     return slots
 
 
+def use_parameters(use: Use, tape: Tape) -> tuple[str, ...]:
+    """Names of the parameters behind the arguments of a use."""
+    return tuple(name for slot in describe_slots(use, tape) for name in slot.parameters)
+
+
 def group_parameters(plans: list[UsePlan | None]) -> list[Group]:
     """Connected components of parameters under shared derivations, with the uses of each."""
     parent: dict[str, str] = {}

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from genkernel.tangent.assembly import UsePlan
+from genkernel.tangent.assembly import UsePlan, use_parameters
 from genkernel.tangent.capture import Tape
 
 
@@ -17,6 +17,7 @@ class Coverage:
 
     Attributes:
         plans: one per use in call order; None where the parameters take the generic path.
+        calls: function and parameters of every use, in call order.
         generic: parameters differentiated through the user's forward, one sample at a time.
         by_call: parameters differentiated call by call because no rule knows the function.
         silent: parameters that do not influence the output at all.
@@ -26,6 +27,7 @@ class Coverage:
     """
 
     plans: list[UsePlan | None]
+    calls: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     generic: list[str] = field(default_factory=list)
     by_call: list[str] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)
@@ -53,12 +55,12 @@ class Coverage:
 
     def matches(self, tape: Tape, n: int) -> bool:
         """True when a later batch shows the same uses in the same places."""
-        if len(tape.uses) != len(self.plans):
+        if [(use.name, use_parameters(use, tape)) for use in tape.uses] != self.calls:
             return False
         for use, plan in zip(tape.uses, self.plans, strict=True):
             if plan is None:
                 continue
-            if use.name != plan.name or not plan.layout.fits(use.out_shape, n):
+            if not plan.layout.fits(use.out_shape, n):
                 return False
             if tuple(s for d, s in enumerate(use.out_shape) if d != plan.layout.axis) != plan.rest:
                 return False

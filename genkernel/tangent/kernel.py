@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genkernel.errors import GenkernelError, InputError, NonFiniteError, ZeroGradientError
+from genkernel.errors import GenkernelError, InputError, NonFiniteError
 from genkernel.tangent import batches
 from genkernel.tangent.assembly import Assembly
 from genkernel.tangent.contraction import Block
@@ -24,6 +24,7 @@ from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.derivation import Geometry
 from genkernel.tangent.factors import Dense, Factor
 from genkernel.tangent.model import TangentModel, as_tangent_model
+from genkernel.tangent.precision import full_precision
 from genkernel.tangent.probe import examine, prove, tape_for
 from genkernel.tangent.result import Kernel
 from genkernel.tangent.tiles import Tile, Tiling, parse_memory, plan_tiles
@@ -66,7 +67,6 @@ def kernel(
         InputError: empty or mismatched batches, unknown options, P of the wrong shape.
         BatchCouplingError, RandomOutputError: the output is no function of one sample.
         NonFiniteError: NaN or infinity in weights, outputs or gradients, with where.
-        ZeroGradientError: no parameter influences any output.
         CaptureError: a parameter from outside the module is used.
 
     Example:
@@ -160,11 +160,6 @@ class _Job:
                 squares_y[:, c] = block.squares[:, block.cols].cpu()
         if symmetric:
             squares_x = squares_y = totals.diagonal(dim1=1, dim2=2).clone()
-        if not squares_x.any() and not squares_y.any() and set(coverage.silent) == set(model.parameter_names):
-            raise ZeroGradientError(
-                "no parameter changes the output for any sample: the network is dead (saturated or zeroed units), or "
-                "its output is detached from its parameters"
-            )
         if self.layer_of is not None:
             order = list(dict.fromkeys(self.layer_of.values()))
             zero = torch.zeros(n, m, dtype=torch.float64)
@@ -366,10 +361,5 @@ def _guarded(model: TangentModel) -> Iterator[None]:
     devices = [model.device] if model.device.type == "cuda" else []
     if torch.is_autocast_enabled(model.device.type):
         raise GenkernelError("kernels are not computed under autocast: leave the autocast region, or pass dtype=")
-    tf32 = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
-    with torch.inference_mode(False), torch.random.fork_rng(devices=devices):
-        try:
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-            yield
-        finally:
-            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+    with torch.inference_mode(False), torch.random.fork_rng(devices=devices), full_precision():
+        yield

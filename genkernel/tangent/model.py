@@ -297,7 +297,11 @@ def _checkpointing_off() -> Iterator[None]:
         def apply(function: Callable[..., Any], _: bool, *args: Any) -> Any:
             return function(*args)
 
-    replaced = {"_checkpoint_without_reentrant_generator": nothing, "CheckpointFunction": Direct}
+    replaced = {
+        "_checkpoint_without_reentrant_generator": nothing,
+        "_checkpoint_without_reentrant_generator_impl": nothing,  # its name from torch 2.12 on
+        "CheckpointFunction": Direct,
+    }
     before = {name: getattr(home, name) for name in replaced if hasattr(home, name)}
     try:
         for name in before:

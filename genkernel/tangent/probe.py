@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from genkernel.errors import BatchCouplingError, CaptureError, RandomOutputError
 from genkernel.tangent import batches
-from genkernel.tangent.assembly import Assembly, NotCapturedError, UsePlan, describe_slots
+from genkernel.tangent.assembly import Assembly, NotCapturedError, UsePlan, describe_slots, use_parameters
 from genkernel.tangent.capture import Tape
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.derivation import geometry, parameters_of
@@ -76,6 +76,7 @@ def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -
 
         coverage = _plan(model, perturbed, probe)
         coverage.dtype = precision
+        quiet: list[str] | None = None
         for tensors in (perturbed, model.tensors(precision)):
             failed, error, silent = _compare(model, tensors, probe, coverage)
             if failed:
@@ -83,7 +84,8 @@ def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -
                 failed, error, silent = _compare(model, tensors, probe, coverage)
                 coverage.give_up(failed)
             coverage.error = max(coverage.error, error)
-            coverage.silent = silent
+            quiet = silent if quiet is None else [name for name in quiet if name in silent]
+        coverage.silent = quiet or []
         coverage.by_call = sorted(
             {
                 name
@@ -247,7 +249,8 @@ def _plan(model: TangentModel, tensors: dict[str, Tensor], probe: Any) -> Covera
             slot.own = inputs.get(slot.position)
         rest = tuple(s for d, s in enumerate(use.out_shape) if d != layout.axis)
         plans.append(UsePlan(use.name, layout, inputs, slots, rest))
-    coverage = Coverage(plans, bytes_per_sample=held // (PROBE + 1))
+    calls = [(use.name, use_parameters(use, small)) for use in small.uses]
+    coverage = Coverage(plans, calls, bytes_per_sample=held // (PROBE + 1))
     coverage.give_up(lost)
     return coverage
 
