@@ -9,7 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genkernel.tangent import Cotangents, batches, cotangent, exact_trace, output, probes, reference, total
+from genkernel.tangent import (
+    Cotangents,
+    TangentModel,
+    batches,
+    cotangent,
+    exact_trace,
+    output,
+    probes,
+    reference,
+    total,
+)
 from tests.zoo import CASES, Case
 
 N, M = 4, 2  # samples of x and of y; n equals many widths of the zoo on purpose
@@ -30,6 +40,12 @@ KINDS: dict[str, Cotangents] = {
     "residual": cotangent(residual),
 }
 LARGEST_TRACE = 12  # outputs; an exact trace costs one backward each
+
+
+@cache
+def shared_model(name: str) -> TangentModel:
+    """One model per case, so that the proof of capture is made once; kernels leave models as they were."""
+    return BY_NAME[name].model()
 
 
 @cache

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import genkernel as gk
+from genkernel.errors import BatchCouplingError
 from genkernel.tangent import batches, kernel, reference
-from tests.tangent.compare import KINDS, LARGEST_TRACE, N, reduced, relative_error, samples, truth
+from tests.tangent.compare import KINDS, LARGEST_TRACE, N, reduced, relative_error, samples, shared_model, truth
 from tests.zoo import CASES, Case
 from tests.zoo.samples import checkpointed
 
@@ -27,7 +28,7 @@ def close_to(found: torch.Tensor, true: torch.Tensor, whole: float) -> bool:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_matches_reference(case: Case, kind: str) -> None:
-    model, both = case.model(), samples(case)
+    model, both = shared_model(case.name), samples(case)
     x, y = batches.take(both, slice(0, N)), batches.take(both, slice(N, None))
     if kind == "trace":
         with torch.no_grad():
@@ -62,7 +63,7 @@ def test_matches_reference(case: Case, kind: str) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
 def test_any_budget_gives_the_same_numbers(case: Case) -> None:
-    model, both = case.model(), samples(case)
+    model, both = shared_model(case.name), samples(case)
     x, y = batches.take(both, slice(0, N)), batches.take(both, slice(N, None))
     whole = kernel(model, x, cotangents=KINDS["probes"], memory="64GiB")
     tiles = kernel(model, x, cotangents=KINDS["probes"], memory=1)
@@ -183,6 +184,66 @@ def test_a_branch_that_only_later_batches_take() -> None:
     true = reference.kernel(model, x, cotangents=gk.exact_trace())
     for memory in ("1GiB", 1):
         assert relative_error(kernel(model, x, cotangents=gk.exact_trace(), memory=memory), true) < EXACT
+
+
+class Flags(torch.nn.Module):
+    """A forward that plain attributes change, with the same functions on the same shapes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.time_first, self.couple = torch.nn.Linear(3, 2), False, False
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, t, c = x.shape
+        if self.time_first:
+            h = self.layer(x.transpose(0, 1).reshape(t * n, c)).view(t, n, 2).transpose(0, 1)
+        else:
+            h = self.layer(x.transpose(0, 1).transpose(0, 1).reshape(n * t, c)).view(n, t, 2)
+        h = torch.tanh(h)
+        return (h - h.mean(0) if self.couple else h - h.mean(1, keepdim=True)).square().sum(1)
+
+
+def test_what_was_proved_once_is_not_taken_for_granted() -> None:
+    """The same TangentModel, whose module changes between two kernels."""
+    module = Flags().double()
+    model, x = gk.TangentModel(module), torch.randn(4, 4, 3, dtype=torch.float64)
+    for time_first in (False, True, False):
+        module.time_first = time_first
+        assert relative_error(kernel(model, x), reference.kernel(model, x)) < EXACT
+    module.couple = True
+    with pytest.raises(BatchCouplingError):
+        kernel(model, x)
+    module.couple = False
+    module.layer = torch.nn.Linear(3, 2, bias=False).double()
+    model = gk.TangentModel(module)
+    assert relative_error(kernel(model, x), reference.kernel(model, x)) < EXACT
+
+
+@pytest.mark.parametrize("name", ["conv_bn_relu", "spectral_norm", "tied_embedding", "mha_batch_first"])
+def test_weights_may_change_between_kernels(name: str) -> None:
+    """In place, through .data (which no version counter sees), and by assignment."""
+    case = next(c for c in CASES if c.name == name)
+    model, x = case.model(), case.batch(4)
+    draw = torch.Generator().manual_seed(0)
+
+    def check() -> torch.Tensor:
+        K = kernel(model, x, cotangents=gk.probes(2))
+        assert relative_error(K, reference.kernel(model, x, cotangents=gk.probes(2))) < EXACT
+        return K.values
+
+    first = check()
+    for p in model.module.parameters():
+        p.data += 0.1 * torch.randn(p.shape, generator=draw, dtype=p.dtype)
+    second = check()
+    assert relative_error(second, first) > 1e-3
+    with torch.no_grad():
+        for p in model.module.parameters():
+            p.mul_(0.9)
+    third = check()
+    assert relative_error(third, second) > 1e-3
+    for p in model.module.parameters():
+        p.data = p.data.clone() * 1.1
+    assert relative_error(check(), third) > 1e-3
 
 
 def test_reads_like_an_array() -> None:
