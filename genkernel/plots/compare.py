@@ -46,7 +46,7 @@ def compare_indices(a: DiffusionResult, b: DiffusionResult, names: tuple[str, st
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(rows) - 0.5, -1.0)
     axes.grid(False, axis="y")
-    axes.set_xlabel("locality index (error bars 95 %)")
+    axes.set_xlabel("locality index (error bars ±1.96 s.e.)")
     axes.spines["left"].set_visible(False)
     _legend(figure, names)
     style.footer(figure, {}, "B − A: ± s.e. in quadrature, as of independent runs")

@@ -32,9 +32,8 @@ def control_summary(result: DiffusionResult) -> Figure:
     figure = style.new_figure(1.05 + 0.3 * len(rows))
     axes = figure.subplots()
     main = result.locality
-    if math.isfinite(main.index) and math.isfinite(main.index_stderr):
-        reach = 1.96 * main.index_stderr
-        axes.axvspan(main.index - reach, main.index + reach, color=style.BLUE, alpha=0.1, linewidth=0)
+    if math.isfinite(main.index_low) and math.isfinite(main.index_high):
+        axes.axvspan(main.index_low, main.index_high, color=style.BLUE, alpha=0.1, linewidth=0)
     axes.axvline(0, color=style.GREY, linewidth=1)
     lowest, highest = 0.0, 0.0
     for place, (_, value, stderr, low, high, color) in enumerate(rows):
@@ -64,5 +63,5 @@ def control_summary(result: DiffusionResult) -> Figure:
     axes.set_xlabel("locality index (0: none, 1: all inside the window)")
     style.title(figure, "Which factor carries the locality?")
     axes.spines["left"].set_visible(False)
-    style.footer(figure, result.meta, "thick ±1 s.e., thin 95 %")
+    style.footer(figure, result.meta, f"thick ±1 s.e., thin 95 %{style.control_note(result.meta)}")
     return figure

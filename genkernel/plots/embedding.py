@@ -117,7 +117,8 @@ def embedding_interpolation(result: DiffusionResult) -> Figure:
     bar.set_label("mean cosine", fontsize=8.5)
     bar.outline.set_visible(False)
     style.title(figure, "Moving only the embedding e, with the input x held fixed")
-    style.footer(figure, result.meta, _errors(found.swapped_stderr))
+    images = result.meta.get("control_images") or result.meta.get("images")
+    style.footer(figure, {**result.meta, "images": images}, _errors(found.swapped_stderr))
     return figure
 
 

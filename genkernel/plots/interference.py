@@ -15,12 +15,19 @@ if TYPE_CHECKING:
 
     from genkernel.diffusion.results import DiffusionResult
 
+PALE = 0.3  # opacity of a cosine that may be zero
 SCHEME_COLORS = (style.INK, style.BLUE, style.VERMILION, style.GREEN, style.PURPLE, style.ORANGE, style.SKY)
 
 
 @style.house
 def interference_map(result: DiffusionResult, preconditioned: bool = False) -> Figure:
-    """cos(∇L_t, ∇L_b) on −1 … 1: blue helps, red hurts; dots mark pairs below 0 by two s.e."""
+    """cos(∇L_t, ∇L_b) on −1 … 1: blue helps, red hurts; dots mark pairs below 0 by two s.e.
+
+    Cells within two standard errors of zero are pale, and black lines are stage boundaries.
+    """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
     found = result.interference
     if found is not None and preconditioned:
         found = found.preconditioned
@@ -29,7 +36,9 @@ def interference_map(result: DiffusionResult, preconditioned: bool = False) -> F
     levels = result.levels
     figure = style.new_figure(5.5)
     axes = figure.subplots()
-    image = axes.imshow(found.matrix, origin="lower", cmap="RdBu", vmin=-1, vmax=1)
+    clear = ~(np.abs(found.matrix) < 2 * found.stderr)
+    opacity = np.where(clear, 1.0, PALE)
+    axes.imshow(found.matrix, origin="lower", cmap="RdBu", vmin=-1, vmax=1, alpha=opacity)
     style.map_axes(axes)
     style.level_axes(axes, levels)
     axes.set_xlabel(style.time_label(levels).replace(" t", " b") + " (where the step is taken)")
@@ -46,11 +55,12 @@ def interference_map(result: DiffusionResult, preconditioned: bool = False) -> F
             axes.axhline(at, color=style.INK, linewidth=1)
     title = "Does a step at level b help the loss at level t?"
     style.title(figure, title if not preconditioned else f"{title}\npreconditioned ({found.preconditioner})")
-    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.62, aspect=32, ticks=np.linspace(-1, 1, 5))
+    scale = ScalarMappable(Normalize(-1, 1), "RdBu")  # the image itself has an opacity per cell
+    bar = figure.colorbar(scale, ax=axes, location="bottom", shrink=0.62, aspect=32, ticks=np.linspace(-1, 1, 5))
     bar.set_label("gradient cosine (red: raises the loss · blue: lowers it)")
     bar.outline.set_visible(False)
     count = len(levels.timesteps) * (len(levels.timesteps) - 1) // 2
-    style.footer(figure, result.meta, f"dots: {len(found.conflicting)} of {count} pairs < −2 s.e.; lines: stages")
+    style.footer(figure, result.meta, f"dots: {len(found.conflicting)} of {count} < −2 s.e.; pale: within 2 s.e.")
     return figure
 
 
@@ -68,7 +78,7 @@ def weighting_change(result: DiffusionResult) -> Figure:
         line = "-" if place < len(SCHEME_COLORS) else "--"
         upper.plot(levels.timesteps, weights / np.mean(weights), line, color=color, label=name)
         change, stderr = found.predicted_change[name], np.nan_to_num(found.stderr[name])
-        lower.fill_between(levels.timesteps, change - stderr, change + stderr, color=color, alpha=0.2, linewidth=0)
+        lower.fill_between(levels.timesteps, change - stderr, change + stderr, color=color, alpha=0.14, linewidth=0)
         lower.plot(levels.timesteps, change, line, color=color, marker="o", markersize=2.8)
     if any((w > 0).all() for w in found.schemes.values()):
         upper.set_yscale("log")
@@ -87,11 +97,16 @@ def weighting_change(result: DiffusionResult) -> Figure:
 
 
 def _signed_scale(axes: Any, values: np.ndarray) -> None:
-    """A symmetric logarithmic axis when the changes span more than two decades."""
+    """A symmetric logarithmic axis over two decades when the changes span more than that."""
     size = np.abs(values[np.isfinite(values)])
     size = size[size > 0]
-    if len(size) and size.max() / np.quantile(size, 0.1) > 100:
-        axes.set_yscale("symlog", linthresh=float(np.quantile(size, 0.1)))
+    if not len(size) or size.max() / np.quantile(size, 0.1) <= 100:
+        return
+    threshold = float(size.max()) / 100
+    axes.set_yscale("symlog", linthresh=threshold)
+    reach = max(abs(limit) for limit in axes.get_ylim())
+    decades = 10.0 ** np.arange(np.ceil(np.log10(threshold)), np.floor(np.log10(reach)) + 1)
+    axes.set_yticks([*-decades[::-1], 0, *decades], minor=False)
 
 
 def _decades(axes: Any) -> None:

@@ -35,7 +35,7 @@ def loss_per_level(result: DiffusionResult) -> Figure:
     grid[-1].set_xlabel(style.time_label(levels))
     style.log_snr_axis(grid[0], levels)
     figure.align_ylabels()
-    style.footer(figure, result.meta, "error bars 95 % over images")
+    style.footer(figure, result.meta, "error bars ±1.96 s.e. over images")
     return figure
 
 

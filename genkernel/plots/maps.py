@@ -102,7 +102,7 @@ def control_maps(result: DiffusionResult) -> Figure:
     bar.set_label("mean cosine")
     bar.outline.set_visible(False)
     style.title(figure, "The kernel and its controls on one scale")
-    style.footer(figure, result.meta, "index ± s.e.")
+    style.footer(figure, result.meta, f"index ± s.e.{style.control_note(result.meta)}")
     return figure
 
 

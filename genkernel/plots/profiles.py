@@ -36,7 +36,7 @@ def locality_profile(result: DiffusionResult) -> Figure:
         color="#9a6a00",
     )
     figure.align_ylabels()
-    style.footer(figure, result.meta, "band ±1 s.e. and 95 %")
+    style.footer(figure, result.meta, "bands ±1 and ±1.96 s.e.")
     return figure
 
 
@@ -52,13 +52,16 @@ def _profile(axes: Axes, profile: Profile, levels: Levels) -> None:
     axes.set_ylim(low if low < -0.02 else 0, 1)
     axes.set_ylabel("mean cosine")
     axes.set_xlabel(style.lag_label(levels) if profile.unit == "timesteps" else style.LOG_SNR_LAG_LABEL)
+    # the floor is named on the side where the curve is farther from it
+    width = float(lag.max())
+    left, right = (np.abs(mean[side] - profile.floor - 0.05).min() for side in (lag <= width / 3, lag >= width * 2 / 3))
     axes.annotate(
         f"far-lag floor {style.pair(profile.floor, profile.floor_stderr)}",
-        (1, profile.floor),
-        (-2, 13),
+        (0 if left > right else 1, profile.floor),
+        (4 if left > right else -2, 4 if max(left, right) > 0.1 else 13),
         xycoords=("axes fraction", "data"),
         textcoords="offset points",
-        ha="right",
+        ha="left" if left > right else "right",
         fontsize=8,
         color=style.MUTED,
     )
@@ -73,8 +76,9 @@ def _profile(axes: Axes, profile: Profile, levels: Levels) -> None:
     axes.annotate(
         f"half-width {style.number(float(f'{profile.half_width:.3g}'))} {unit}",
         (profile.half_width, height),
-        (8, 8),
+        (8, 8) if profile.half_width < 0.6 * width else (-8, -16),
         textcoords="offset points",
+        ha="left" if profile.half_width < 0.6 * width else "right",
         fontsize=8.5,
         color=style.VERMILION,
     )
@@ -121,7 +125,7 @@ def control_profiles(result: DiffusionResult) -> Figure:
         if place % columns == 0:
             axes.set_ylabel("mean cosine")
     style.title(figure, "The same profile with one factor held fixed or broken")
-    style.footer(figure, result.meta, "band ±1 s.e.; dashed: different images")
+    style.footer(figure, result.meta, f"band ±1 s.e.; dashed: different images{style.control_note(result.meta)}")
     return figure
 
 

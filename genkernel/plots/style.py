@@ -123,6 +123,12 @@ def footer(figure: Figure, meta: dict[str, Any], extra: str = "") -> None:
     figure.text(0.012, 0.06 / figure.get_figheight(), text, fontsize=6.3, color=MUTED, ha="left", va="bottom")
 
 
+def control_note(meta: dict[str, Any]) -> str:
+    """For footers: the controls' own number of images, when it is another."""
+    count = meta.get("control_images")
+    return f"; controls n = {count}" if count and count != meta.get("images") else ""
+
+
 def to_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     """The figure as a file: PNG at 160 dpi, or SVG with text as outlines; no dates inside."""
     import matplotlib

@@ -131,9 +131,9 @@ CAPTIONS = {
         "Help and conflict between levels",
         "The cosine between the mean loss gradients of two levels at this checkpoint. Blue: a small gradient step on "
         "level b also lowers the loss at level t; red: it raises it. Dots mark pairs below zero by two standard "
-        "errors, black lines the stages found in the kernel.",
+        "errors, pale cells may be zero, black lines are the stages found in the kernel.",
         "This is a first-order statement about one step at this checkpoint. Near a minimum the gradients are mostly "
-        "sampling noise, and some dots are expected by chance (their number is given below).",
+        "sampling noise, and some dots are expected by chance (how many stands among the numbers at the top).",
         "Heat map of the cosine between loss gradients of noise levels, from minus one to one.",
     ),
     "interference_preconditioned": Caption(

@@ -7,7 +7,7 @@ from typing import Any
 
 from genkernel.plots.style import number, pair
 from genkernel.report.captions import COMPARISON
-from genkernel.report.diffusion import provenance_facts, short
+from genkernel.report.diffusion import headline, provenance_facts, short
 from genkernel.report.page import Table, pictures, render
 
 
@@ -60,7 +60,7 @@ def compare_page(summary: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], 
         "compare.html.j2",
         title=f"{names[0]} and {names[1]}",
         names=names,
-        reading=[sentence.replace(" ± ", "\u00a0±\u00a0") for sentence in reading],
+        reading=headline(reading),
         warnings=summary["warnings"],
         figures=pictures(drawn, COMPARISON),
         tables=tables,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genkernel.diffusion.results import LevelKernel
@@ -53,10 +54,7 @@ def diffusion_page(result: DiffusionResult, provenance: Mapping[str, Any], drawn
         title=f"Noise-level locality of {model}",
         heading=f"How local in noise level is {model}?",
         subtitle=_subtitle(result, provenance),
-        reading=[
-            str(sentence).replace(" ± ", "\u00a0±\u00a0")  # a value and its error stay on one line
-            for sentence in result.meta.get("reading") or ["This run states no reading: see the numbers."]
-        ],
+        reading=headline(result.meta.get("reading") or ["This run states no reading: see the numbers."]),
         numbers=key_numbers(result),
         sections=sections,
         limits=LIMITS,
@@ -95,7 +93,7 @@ def key_numbers(result: DiffusionResult) -> list[Number]:
         note = f"{number(round(chance, 1))} expected by chance" if math.isfinite(chance) else ""
         found.append(Number("Conflicting pairs of levels", f"{len(result.interference.conflicting)} of {count}", note))
     if result.stages is not None:
-        where = ", ".join(number(round(b, 3 if not levels.discrete else 0)) for b in result.stages.boundaries)
+        where = ", ".join(number(b) for b in result.stages.boundaries)
         found.append(Number("Stages", str(result.stages.k), f"boundaries at t = {where}" if where else "no boundary"))
     return found
 
@@ -242,6 +240,12 @@ def citation() -> str:
         "  license = {Apache-2.0}\n"
         "}"
     )
+
+
+def headline(reading: Sequence[str]) -> list[str]:
+    """The sentences of a reading, the very first on its own, with values and their errors kept on one line."""
+    first, *rest = re.split(r"(?<=\.)\s+(?=[A-Z])", str(reading[0]), maxsplit=1)
+    return [sentence.replace(" ± ", "\u00a0±\u00a0") for sentence in (first, *rest, *map(str, reading[1:]))]
 
 
 def _subtitle(result: DiffusionResult, provenance: Mapping[str, Any]) -> str:
