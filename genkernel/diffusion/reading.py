@@ -5,8 +5,9 @@ compared); where the interval includes zero the sentence says "undecided". The r
 
 - *local*: the interval of the cosine kernel's index lies above zero.
 - *carried by the embedding* (THEORY §6): with the input held fixed the index is above zero, with the
-  time held fixed it is not. Both above zero: shared, and whichever is larger by a paired interval
+  time held fixed it is not, and the paired difference of the two is above zero. Both above zero: shared, and whichever is larger by a paired interval
   that excludes zero is named. Only the input: carried by the input. Neither: it takes both to move.
+- *one level*: named when leaving its row out would change the index by more than half.
 - *training*: the paired difference trained minus untrained.
 - *conflicts*: spoken of only when there are more than twice as many as chance would give.
 
@@ -20,7 +21,7 @@ import math
 import numpy as np
 
 from genkernel.diffusion.resampling import FEWEST_IMAGES
-from genkernel.diffusion.results import Contrast, DiffusionResult, LevelKernel
+from genkernel.diffusion.results import Contrast, DiffusionResult, LevelKernel, Levels
 
 TRAINED = "trained minus untrained"
 EMBEDDING_INPUT = "embedding only minus input only"
@@ -31,7 +32,13 @@ MAIN_SHUFFLED = "main minus shuffled levels"
 
 def read(result: DiffusionResult) -> list[str]:
     """The reading of a result, one sentence or two per item."""
-    sentences = [_locality(result), *_half_widths(result), *_controls(result), *_training(result)]
+    sentences = [
+        _locality(result),
+        *_one_level(result.locality, result.levels),
+        *_half_widths(result),
+        *_controls(result),
+        *_training(result),
+    ]
     sentences += [*_embedding(result), *_interference(result), *_stages(result)]
     return sentences
 
@@ -66,6 +73,20 @@ def _locality(result: DiffusionResult) -> str:
         f"{result.levels.window_timesteps:g} of time {result.levels.span:g}); that of the unnormalised kernel is "
         f"{_value(raw)}. Neither is locality of learning itself, which also depends on the residuals."
     )
+
+
+def _one_level(kernel: LevelKernel, levels: Levels) -> list[str]:
+    """Says when a single row of the matrix makes most of the index."""
+    rows = kernel.index_rows
+    if rows is None or math.isnan(kernel.index) or (~np.isnan(rows)).sum() < 3:
+        return []
+    known = np.flatnonzero(~np.isnan(rows))
+    without = np.array([np.delete(rows[known], k).mean() for k in range(len(known))])
+    most = int(np.abs(without - kernel.index).argmax())
+    if abs(without[most] - kernel.index) <= 0.5 * abs(kernel.index):
+        return []
+    t = levels.timesteps[known[most]]
+    return [f"One level makes most of this index: without the row of t = {t:g} it would be {without[most]:.3f}."]
 
 
 def _half_widths(result: DiffusionResult) -> list[str]:
@@ -125,11 +146,21 @@ def _carrier(result: DiffusionResult, embedding: LevelKernel, inputs: LevelKerne
     larger = result.contrasts.get(EMBEDDING_INPUT)
     rest = result.contrasts.get(MAIN_EMBEDDING)
     if by_embedding > 0 and by_input <= 0:
+        if larger is None or larger.decided <= 0:
+            return (
+                "the embedding alone shows locality, the input alone none that is established, but whether they differ "
+                "is undecided"
+            )
         whole = ""
         if rest is not None and rest.decided > 0:
             whole = f", though not all of it (the main kernel's index is higher by {_difference(rest)})"
-        return f"the locality is carried by the timestep embedding{whole}"
+        return f"the locality is carried by the timestep embedding{whole}; none is established for the input alone"
     if by_input > 0 and by_embedding <= 0:
+        if larger is None or larger.decided >= 0:
+            return (
+                "the input alone shows locality, the embedding alone none that is established, but whether they differ "
+                "is undecided"
+            )
         return "the locality is carried by the input, which reveals its own noise level"
     if by_embedding > 0 and by_input > 0:
         if larger is None or larger.decided == 0:

@@ -207,16 +207,24 @@ def test_the_reading_never_claims_what_the_intervals_do_not_show():
         result.contrasts[reading.EMBEDDING_INPUT] = Contrast("", contrast[0], 0.1, contrast[1], contrast[2])
         return next(s for s in reading.read(result) if s.startswith("With the input held fixed"))
 
-    assert "carried by the timestep embedding" in carrier(0.1, -0.05)
-    assert "carried by the input" in carrier(-0.05, 0.1)
+    more, less = (0.2, 0.1, 0.3), (-0.2, -0.3, -0.1)
+    assert "carried by the timestep embedding" in carrier(0.1, -0.05, more)
+    assert "carried by the input" in carrier(-0.05, 0.1, less)
+    for low_embedding, low_input in ((0.1, -0.05), (-0.05, 0.1)):
+        assert "whether they differ is undecided" in carrier(low_embedding, low_input)
     assert "undecided" in carrier(-0.05, -0.05)
     assert "which carries more is undecided" in carrier(0.1, 0.1)
-    assert "the embedding more" in carrier(0.1, 0.1, (0.2, 0.1, 0.3))
-    assert "the input more" in carrier(0.1, 0.1, (-0.2, -0.3, -0.1))
+    assert "the embedding more" in carrier(0.1, 0.1, more)
+    assert "the input more" in carrier(0.1, 0.1, less)
     assert "too few images" in carrier(math.nan, 0.1)
     result.locality.index_low = -0.01
     assert "no established locality" in carrier(0.1, -0.05)
     assert "undecided, the interval includes zero" in reading.read(result)[0]
+
+    assert not any(s.startswith("One level") for s in reading.read(result))
+    result.locality.index_rows = np.array([0.9] + [0.02] * 11)
+    result.locality.index = float(result.locality.index_rows.mean())
+    assert any(s.startswith("One level") and "t = 0 it would be 0.020" in s for s in reading.read(result))
 
     def training(low, high):
         result.contrasts[reading.TRAINED] = Contrast(reading.TRAINED, (low + high) / 2, 0.1, low, high)
