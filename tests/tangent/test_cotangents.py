@@ -289,3 +289,16 @@ def test_a_kernel_may_be_zero() -> None:
     C = K.normalized()
     assert float(C.values.abs().max()) == 0
     assert C.meta["zero_gradients"] == 4
+
+
+def test_a_dead_network_has_a_zero_kernel() -> None:
+    """Said in numbers here; whether that is an error is for the analysis to say."""
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.ReLU()).double()
+    with torch.no_grad():
+        net[2].bias.fill_(-1e3)
+    K = kernel(net, torch.randn(4, 3, dtype=torch.float64))
+    assert float(K.values.abs().max()) == 0
+    assert sorted(K.coverage.silent) == sorted(name for name, _ in net.named_parameters())
+    C = K.normalized()
+    assert float(C.values.abs().max()) == 0
+    assert C.meta["zero_gradients"] == 4

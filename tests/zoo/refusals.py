@@ -17,7 +17,6 @@ from genkernel.errors import (
     GenkernelError,
     NonFiniteError,
     RandomOutputError,
-    ZeroGradientError,
 )
 from genkernel.tangent import TangentModel
 from tests.zoo.cases import BatchMaker, Net, floats
@@ -183,11 +182,3 @@ def _one_zero_sample(n: int, seed: int) -> Tensor:
 def infinite_gradient() -> nn.Module:
     layer = nn.Linear(3, 2, bias=False)
     return Net(lambda net, x: net.layer(x).abs().sqrt(), layer=layer)
-
-
-@refusal("no parameter moves the output of any sample", ZeroGradientError, ("dead",), floats(3))
-def dead_network() -> nn.Module:
-    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2), nn.ReLU())
-    with torch.no_grad():
-        net[2].bias.fill_(-1e3)
-    return net
