@@ -5,8 +5,9 @@ compared); where the interval includes zero the sentence says "undecided". The r
 
 - *local*: the interval of the cosine kernel's index lies above zero.
 - *carried by the embedding* (THEORY §6): with the input held fixed the index is above zero, with the
-  time held fixed it is not, and the paired difference of the two is above zero. Both above zero: shared, and whichever is larger by a paired interval
-  that excludes zero is named. Only the input: carried by the input. Neither: it takes both to move.
+  time held fixed it is not, and the paired difference of the two is above zero. *By the input*: the
+  same the other way round. Both above zero: shared, and the larger is named if the paired difference
+  excludes zero. Everything else is undecided.
 - *one level*: named when leaving its row out would change the index by more than half.
 - *training*: the paired difference trained minus untrained.
 - *conflicts*: spoken of only when there are more than twice as many as chance would give.

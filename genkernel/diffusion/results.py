@@ -235,7 +235,7 @@ class Interpolation:
 
 @dataclass
 class DiffusionResult:
-    """Everything :func:`genkernel.diffusion.analyze` found."""
+    """Everything :func:`genkernel.diffusion.analysis.analyze` found."""
 
     levels: Levels
     loss_mean: Array  # [L]
