@@ -136,6 +136,9 @@ def to_bytes(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     stream = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": "genkernel"}
     with matplotlib.rc_context(RC):
+        if figure.get_layout_engine() is not None:  # lay out once: a second pass moves things by a hair
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
         figure.savefig(stream, format=kind, dpi=DPI, metadata=metadata)
     return stream.getvalue()
 
