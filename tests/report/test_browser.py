@@ -1,0 +1,54 @@
+"""The page in a real browser: nothing sticks out of a phone's screen, and nothing is fetched."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from genkernel.plots import diffusion_figures, to_bytes
+from genkernel.report import diffusion_page
+from genkernel.runs import Provenance
+from tests.diffusion.fake_result import fake_result
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --virtual-time-budget=5000 --window-size=1300,900"
+).split()
+
+# a frame is as narrow as it is told to be; the browser's own window is not
+FRAME = """<body><p id="found"></p><iframe src="page.html" style="width:{width}px;height:3000px;border:0"></iframe>
+<script>addEventListener("message", event => document.getElementById("found").textContent = event.data)</script></body>"""
+PROBE = """<script>addEventListener("load", () => parent.postMessage([
+  document.documentElement.scrollWidth, innerWidth, [...document.images].filter(i => i.naturalWidth == 0).length,
+  performance.getEntriesByType("resource").filter(e => !e.name.startsWith("data:")).length].join(" "), "*"))</script>"""
+
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome")]
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    result = fake_result()
+    result.layers[0].name = "a_very_long_layer_name." * 8
+    result.meta["notes"] = ["x" * 300]
+    figures = {name: to_bytes(draw(), "png") for name, draw in diffusion_figures(result).items()}
+    return diffusion_page(result, Provenance(arguments={"levels": 12}).complete().to_json(), figures)
+
+
+@pytest.mark.parametrize("width", [360, 380, 768, 1200])
+def test_page_fits_and_fetches_nothing(page: str, tmp_path: Path, width: int) -> None:
+    (tmp_path / "page.html").write_text(page.replace("</body>", PROBE + "</body>"))
+    (tmp_path / "frame.html").write_text(FRAME.format(width=width))
+    command = [str(BROWSER), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    dom = subprocess.run(
+        [*command, (tmp_path / "frame.html").as_uri()], capture_output=True, text=True, timeout=120
+    ).stdout
+    found = re.search(r'id="found">(\d+) (\d+) (\d+) (\d+)<', dom)
+    assert found, dom[:300]
+    needed, seen, broken, fetched = map(int, found.groups())
+    assert seen == width and needed <= width
+    assert broken == 0 and fetched == 0
