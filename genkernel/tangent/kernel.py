@@ -25,7 +25,7 @@ from genkernel.tangent.derivation import Geometry
 from genkernel.tangent.factors import Dense, Factor
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.precision import full_precision
-from genkernel.tangent.probe import examine, prove, tape_for
+from genkernel.tangent.probe import examine, tape_for
 from genkernel.tangent.result import Kernel
 from genkernel.tangent.tiles import Tile, Tiling, parse_memory, plan_tiles
 
@@ -125,7 +125,7 @@ class _Job:
         first = batches.take(self.x, list(range(min(self.n, 4))))
         if self.n < 4 and self.y is not None:
             first = batches.concatenate(first, batches.take(self.y, list(range(min(self.m, 4)))))
-        coverage = prove(model, first, self.dtype)
+        coverage = examine(model, first, self.dtype)
         self._coverages = [coverage]
         with model.evaluating():
             tensors = model.tensors(self.dtype)

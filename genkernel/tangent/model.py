@@ -68,7 +68,6 @@ class TangentModel:
         self.reference = reference
         self.parameter_names = _select(module, params)
         self._caller = _Caller(module, self.call)
-        self.proof: tuple[Any, Any] | None = None  # the last coverage proof, see coverage.prove
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:

@@ -38,21 +38,6 @@ _TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-3}
 _COUPLING = {torch.float64: 1e-7, torch.float32: 1e-3}
 
 
-def prove(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> Coverage:
-    """``examine``, remembered on the model for batches of the same structure while its weights stay the same.
-
-    A run checks every later batch against the uses found here (``Coverage.matches``), so a
-    remembered proof cannot hide a branch that it has not seen.
-    """
-    leaves, spec = tree_flatten(batch)
-    shapes = tuple((leaf.dtype, leaf.shape[1:]) if isinstance(leaf, Tensor) else None for leaf in leaves)
-    weights = tuple((t.data_ptr(), t._version) for t in (*model.module.parameters(), *model.module.buffers()))
-    key = (str(spec), shapes, dtype, weights)
-    if model.proof is None or model.proof[0] != key:
-        model.proof = (key, examine(model, batch, dtype))
-    return model.proof[1]
-
-
 def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> Coverage:
     """Probe a model on a few samples of a batch.
 
