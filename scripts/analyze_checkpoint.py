@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Analyse a diffusion checkpoint: the same as `genkernel diffusion`, as a script to copy and change.
 
-    python scripts/analyze_checkpoint.py path/to/pipeline images/ --out runs/mine
+python scripts/analyze_checkpoint.py path/to/pipeline images/ --out runs/mine
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Draw the figures of a finished run again, from its numbers, without computing anything.
 
-    python scripts/plot_locality.py runs/mine --out figures/ --only kernel profile --format svg
+python scripts/plot_locality.py runs/mine --out figures/ --only kernel profile --format svg
 """
 
 from __future__ import annotations

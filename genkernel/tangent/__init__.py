@@ -2,7 +2,7 @@
 
 from genkernel.tangent.cotangents import Cotangents, cotangent, exact_trace, output, probes, total
 from genkernel.tangent.coverage import Coverage
-from genkernel.tangent.kernel import kernel
+from genkernel.tangent.engine import kernel
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.probe import examine
 from genkernel.tangent.result import Kernel
