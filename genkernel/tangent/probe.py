@@ -5,9 +5,9 @@ On four distinct samples (see ENGINE notes in docs/engine.md):
 1. outputs must not depend on the rest of the batch, nor on chance;
 2. the sample axis of every use is found from how shapes grow with the number of samples and
    from where the output-gradient lives under a cotangent on one sample alone;
-3. per-sample gradients assembled from the uses are compared, parameter by parameter and
-   sample by sample, with autograd's own. An unweighted sum over samples would not notice
-   samples mixed up, which is why samples are compared one by one.
+3. per-sample gradients assembled from the uses are summed over samples with random weights and
+   compared, parameter by parameter, with autograd's gradient of the equally weighted outputs.
+   An unweighted sum would not notice samples mixed up.
 
 The comparison runs at randomly perturbed parameters (zero-initialised layers would make it
 0 = 0) and again at the real ones. What does not agree is differentiated call by call; what
@@ -16,6 +16,7 @@ still does not agree goes through the user's own forward, one sample at a time, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -54,16 +55,17 @@ def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -
     """
     samples = _probe_samples(batches.move(batch, model.device))
     with model.evaluating():
-        precision = _check_dtype(model, samples)
-        probe = batches.move(samples, model.device, precision)
-        perturbed = _perturbed(model.tensors(precision))
-        _check_independence(model, [model.tensors(precision), perturbed], probe)
-
-        coverage = _plan(model, perturbed, probe)
+        perturbed, probe, record = _first_record(model, samples)
+        precision = record.out.dtype
+        _check_independence(model, perturbed, probe, record.out)
+        if not torch.isfinite(record.out).all():  # the perturbation overflowed: judge the real weights
+            _check_independence(model, model.tensors(precision), probe, None)
+        coverage, small, received = _plan(model, perturbed, probe, record)
         coverage.dtype = precision
         quiet: list[str] | None = None
         for tensors in (perturbed, model.tensors(precision)):
-            failed, error, silent = _compare(model, tensors, probe, coverage)
+            recorded = (small, received) if tensors is perturbed and not coverage.keep_all else None
+            failed, error, silent = _compare(model, tensors, probe, coverage, recorded)
             if failed:
                 coverage.demote(failed)
                 failed, error, silent = _compare(model, tensors, probe, coverage)
@@ -106,18 +108,35 @@ def _probe_samples(batch: Any) -> Any:
     return chosen
 
 
-def _check_dtype(model: TangentModel, samples: Any) -> torch.dtype:
-    """float64 where the model runs in it, else its own dtype."""
-    if sum(p.numel() for p in model.parameters.values()) > 200_000_000:
-        return model.dtype  # a float64 copy of such a model would be the largest thing in memory
-    try:
-        with torch.no_grad():
-            out = model.run(model.tensors(torch.float64), batches.move(samples, model.device, torch.float64))
-        return torch.float64 if out.dtype == torch.float64 else model.dtype
-    except CaptureError:
-        raise
-    except (RuntimeError, TypeError, NotImplementedError):
-        return model.dtype
+@dataclass
+class Record:
+    """A recorded forward pass."""
+
+    tape: Tape
+    out: Tensor
+    bytes: int = 0
+
+
+def _first_record(model: TangentModel, samples: Any) -> tuple[dict[str, Tensor], Any, Record]:
+    """Perturbed parameters, samples and a forward pass in float64, or else in the model's dtype."""
+    failure: Exception | None = None
+    for dtype in dict.fromkeys((torch.float64, model.dtype)):
+        if dtype != model.dtype and sum(p.numel() for p in model.parameters.values()) > 200_000_000:
+            continue  # a float64 copy of such a model would be the largest thing in memory
+        probe = batches.move(samples, model.device, dtype)
+        perturbed = _perturbed(model.tensors(dtype))
+        try:
+            record = _measured(model, perturbed, probe)
+        except CaptureError:
+            raise
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            failure = error
+            continue
+        if record.out.dtype == dtype:
+            return perturbed, probe, record
+    if failure is not None:
+        raise failure
+    return perturbed, probe, record  # a model with a dtype of its own for outputs
 
 
 def _perturbed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -135,34 +154,30 @@ def _perturbed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return moved
 
 
-def _check_independence(model: TangentModel, variants: list[dict[str, Tensor]], probe: Any) -> None:
+def _check_independence(model: TangentModel, tensors: dict[str, Tensor], probe: Any, whole: Tensor | None) -> None:
     """Refuse outputs that depend on the rest of the batch, or on chance."""
     with torch.no_grad():
-        for tensors in variants:
-            whole = model.run(tensors, probe)
-            again = model.run(tensors, probe) if tensors is variants[0] else whole
-            pair = model.run(tensors, batches.take(probe, [1, 0]))
-            size = whole.abs().max().clamp_min(torch.finfo(whole.dtype).tiny)
-            if not torch.isfinite(whole).all():
-                continue  # reported with the sample's name by the run itself, if it happens there
-            tolerance = _COUPLING.get(whole.dtype, 5e-2) * size
-            if float((whole - again).abs().max()) > tolerance:
-                raise RandomOutputError(
-                    "the model returns different outputs for the same input even in evaluation mode: "
-                    "switch off what draws random numbers in its forward pass, or fix the draw inside call="
-                )
-            moved = float((whole[:2] - pair.flip(0)).abs().max())
-            if moved > tolerance:
-                how = (
-                    "batch_norm='train' normalises with the batch's own statistics; use batch_norm='eval', or "
-                    "batch_norm='frozen' with a reference batch"
-                    if model.batch_norm == "train"
-                    else "per-sample gradients do not exist for it; remove the coupling (batch statistics, attention "
-                    "or sums over the batch axis), or fold the coupled samples into one"
-                )
-                raise BatchCouplingError(
-                    f"the output for one sample changes by {moved:.2g} with the rest of its batch: {how}"
-                )
+        whole = model.run(tensors, probe) if whole is None else whole.detach()
+        if not torch.isfinite(whole).all():
+            return  # the run itself reports which sample it is
+        pair = model.run(tensors, batches.take(probe, [1, 0]))
+        tolerance = _COUPLING.get(whole.dtype, 5e-2) * whole.abs().max().clamp_min(torch.finfo(whole.dtype).tiny)
+        moved = float((whole[:2] - pair.flip(0)).abs().max())
+        if moved <= tolerance:
+            return
+        if float((whole - model.run(tensors, probe)).abs().max()) > tolerance:
+            raise RandomOutputError(
+                "the model returns different outputs for the same input even in evaluation mode: "
+                "switch off what draws random numbers in its forward pass, or fix the draw inside call="
+            )
+        how = (
+            "batch_norm='train' normalises with the batch's own statistics; use batch_norm='eval', or "
+            "batch_norm='frozen' with a reference batch"
+            if model.batch_norm == "train"
+            else "per-sample gradients do not exist for it; remove the coupling (batch statistics, attention "
+            "or sums over the batch axis), or fold the coupled samples into one"
+        )
+        raise BatchCouplingError(f"the output for one sample changes by {moved:.2g} with the rest of its batch: {how}")
 
 
 # ------------------------------------------------------------------------ planning
@@ -188,10 +203,17 @@ def _masked(v: Tensor, i: int) -> Tensor:
     return only
 
 
-def _plan(model: TangentModel, tensors: dict[str, Tensor], probe: Any) -> Coverage:
-    """Record two batch sizes, find the sample axes, choose how each argument is taken."""
+def _plan(
+    model: TangentModel, tensors: dict[str, Tensor], probe: Any, first: Record
+) -> tuple[Coverage, Record, list[dict[int, Tensor]]]:
+    """Record a second batch size, find the sample axes, choose how each argument is taken.
+
+    Returns:
+        The coverage, the record of the ``PROBE`` samples, and the output-gradients of its uses under
+        a cotangent on each sample alone.
+    """
+    large = first.tape
     with torch.enable_grad():
-        large, held = _measured(model, tensors, probe)
         received: list[dict[int, Tensor]] = []
         small = tape_for(model, tensors)
         with small:
@@ -235,9 +257,9 @@ def _plan(model: TangentModel, tensors: dict[str, Tensor], probe: Any) -> Covera
         rest = tuple(s for d, s in enumerate(use.out_shape) if d != layout.axis)
         plans.append(UsePlan(use.name, layout, inputs, slots, rest))
     calls = [(use.name, use_parameters(use, small)) for use in small.uses]
-    coverage = Coverage(plans, calls, bytes_per_sample=held // (PROBE + 1))
+    coverage = Coverage(plans, calls, bytes_per_sample=first.bytes // (PROBE + 1))
     coverage.give_up(lost)
-    return coverage
+    return coverage, Record(small, out), received
 
 
 def _names(derived: list[Tensor], tape: Tape) -> set[str]:
@@ -257,51 +279,60 @@ def _like(found: Layout | None, out: Layout) -> Layout | None:
 
 
 def _compare(
-    model: TangentModel, tensors: dict[str, Tensor], probe: Any, coverage: Coverage
+    model: TangentModel,
+    tensors: dict[str, Tensor],
+    probe: Any,
+    coverage: Coverage,
+    recorded: tuple[Record, list[dict[int, Tensor]]] | None = None,
 ) -> tuple[set[str], float, list[str]]:
-    """Assembled against autograd's per-sample gradients.
+    """Weighted sums of assembled per-sample gradients against autograd.
+
+    Args:
+        recorded: a record of the same samples with the output-gradients of each sample alone.
 
     Returns:
         (parameters that disagree, largest error among the others, parameters without influence)
     """
     three = batches.take(probe, list(range(PROBE)))
     names = [name for name, t in tensors.items() if t.requires_grad]
+    assembled: dict[str, Tensor] = {}
     with torch.enable_grad():
         out = model.run(tensors, three)
         v = _cotangent(out)
-        truth: dict[str, list[Tensor]] = {name: [] for name in names}
-        influence = out.requires_grad
-        for i in range(PROBE):
-            grads = (
-                torch.autograd.grad(
-                    out, [tensors[name] for name in names], _masked(v, i), retain_graph=True, allow_unused=True
-                )
-                if influence
-                else [None] * len(names)
-            )
-            for name, g in zip(names, grads, strict=True):
-                if g is not None:
-                    truth[name].append((g.to_dense() if g.is_sparse else g).detach().reshape(-1))
-
-        assembled: dict[str, Tensor] = {}
+        w = torch.tensor([1.0, -0.7, 0.4], dtype=v.dtype, device=v.device)
+        truth: dict[str, Tensor] = {}
+        if out.requires_grad:
+            weighted = v * w.view(-1, *[1] * (v.dim() - 1))
+            grads = torch.autograd.grad(out, [tensors[name] for name in names], weighted, allow_unused=True)
+            truth = {
+                name: (g.to_dense() if g.is_sparse else g).detach().reshape(-1)
+                for name, g in zip(names, grads, strict=True)
+                if g is not None
+            }
 
         def collect(name: str, factor: Any, view: Any) -> None:
             rows = factor.dense()
-            numel = tensors[name].numel()
-            assembled[name] = rows.reshape(PROBE, -1) if view is None else view.scatter(rows, numel)
+            rows = rows.reshape(PROBE, -1) if view is None else view.scatter(rows, tensors[name].numel())
+            assembled[name] = (w.to(rows.dtype)[:, None] * rows).sum(0)
 
         coarsest: list[torch.dtype] = [out.dtype]
         while True:
             assembled.clear()
-            tape = tape_for(model, tensors, keep_all=coverage.keep_all)
-            with tape:
-                out = model.run(tensors, three)
-            if not coverage.matches(tape, PROBE):
-                return set(names) - set(coverage.generic), 0.0, []
+            if recorded is None:
+                tape = tape_for(model, tensors, keep_all=coverage.keep_all)
+                with tape:
+                    out = model.run(tensors, three)
+                if not coverage.matches(tape, PROBE):
+                    return set(names) - set(coverage.generic), 0.0, []
+            else:
+                tape = recorded[0].tape
             assembly = Assembly(tape, coverage.plans, PROBE, collect)
             coarsest += [use.dtype for use in tape.uses]
             try:
-                _backward(tape, out, v, assembly)
+                if recorded is None:
+                    _backward(tape, out, v, assembly)
+                else:
+                    _replay(tape, recorded[1], assembly)
             except NotCapturedError as outside:
                 plan = coverage.plans[outside.use]
                 assert plan is not None
@@ -310,6 +341,7 @@ def _compare(
                     slot.by_rule = False
                 else:
                     coverage.give_up(set(slot.parameters))
+                recorded = None  # that record did not keep what the other method needs
                 continue
             except (RuntimeError, CaptureError) as error:
                 if isinstance(error, CaptureError) and "in place" not in str(error):
@@ -318,10 +350,10 @@ def _compare(
             break
 
     tolerance = max(_TOLERANCE.get(dtype, 5e-2) for dtype in coarsest)
-    overall = sum(float(g.square().sum()) for parts in truth.values() for g in parts) ** 0.5
+    overall = sum(float(g.square().sum()) for g in truth.values()) ** 0.5
     failed, worst, silent = set(), 0.0, []
     for name in names:
-        true = torch.stack(truth[name]) if truth[name] else None
+        true = truth.get(name)
         if true is None or not bool(true.any()):
             silent.append(name)
         if name in coverage.generic:
@@ -349,7 +381,16 @@ def _backward(tape: Tape, out: Tensor, v: Tensor, assembly: Assembly) -> None:
     assembly.flush()
 
 
-def _measured(model: TangentModel, tensors: dict[str, Tensor], batch: Any) -> tuple[Tape, int]:
+def _replay(tape: Tape, received: list[dict[int, Tensor]], assembly: Assembly) -> None:
+    """Output-gradients are linear in the cotangent: those of all samples are the sum of each one's."""
+    for use in tape.uses:
+        parts = [got[use.index] for got in received if use.index in got]
+        if parts:
+            assembly.receive(use, torch.stack(parts).sum(0))
+    assembly.flush()
+
+
+def _measured(model: TangentModel, tensors: dict[str, Tensor], batch: Any) -> Record:
     """A recorded forward, and the bytes it holds for the backward pass."""
     own = {t.untyped_storage()._cdata for t in tensors.values()}
     seen: dict[int, int] = {}
@@ -360,7 +401,7 @@ def _measured(model: TangentModel, tensors: dict[str, Tensor], batch: Any) -> tu
             seen[storage._cdata] = storage.nbytes()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         tape = tape_for(model, tensors)
         with tape:
             out = model.run(tensors, batch)
@@ -369,4 +410,5 @@ def _measured(model: TangentModel, tensors: dict[str, Tensor], batch: Any) -> tu
             if isinstance(leaf, Tensor):
                 note(leaf)
     largest = max([out.numel(), *(use.out_shape.numel() for use in tape.uses)]) * out.element_size()
-    return tape, sum(seen.values()) + 3 * largest  # an output-gradient, its successor, and one temporary
+    # three more for an output-gradient, its successor, and one temporary
+    return Record(tape, out, sum(seen.values()) + 3 * largest)
