@@ -20,7 +20,7 @@ def demo(
     ),
     levels: options.Levels = 16,
     samples: options.Samples = 16,
-    probes: options.Probes = 4,
+    probes: options.Probes = 8,
     seed: options.Seed = 0,
     device: options.Device = None,
     memory: options.Memory = "8GiB",
