@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -23,7 +24,10 @@ from genkernel.tangent import (
 from tests.zoo import CASES, Case
 
 N, M = 4, 2  # samples of x and of y; n equals many widths of the zoo on purpose
+HEAVY = {"diffusers_unet_condition"}  # seconds in all; its quick test is the one with probes
 BY_NAME = {case.name: case for case in CASES}
+
+QUICK_OR_SLOW = [pytest.param(c, marks=pytest.mark.slow if c.name in HEAVY else (), id=c.name) for c in CASES]
 
 
 def residual(outputs: Tensor, batch: Any) -> Tensor:

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 import genkernel as gk
 from genkernel.errors import GenkernelError
 from genkernel.tangent import examine, kernel, reference
-from tests.tangent.compare import BY_NAME, relative_error
+from tests.tangent.compare import BY_NAME, QUICK_OR_SLOW, relative_error
 from tests.tangent.snapshot import Snapshot
-from tests.zoo import CASES, REFUSALS, Case, Refusal
+from tests.zoo import REFUSALS, Case, Refusal
 from tests.zoo.cases import Net
 
 
@@ -38,16 +38,16 @@ def unsettle(module: nn.Module) -> None:
     np.random.seed(draw.randrange(1000))
 
 
-@pytest.mark.parametrize("case", CASES, ids=repr)
+@pytest.mark.parametrize("case", QUICK_OR_SLOW)
 def test_after_a_kernel(case: Case) -> None:
     model = case.model()
     unsettle(model.module)
-    x, y = case.batch(3), case.batch(2, seed=1)
+    x, y = case.batch(2), case.batch(1, seed=1)
     before = Snapshot(model.module, x, y)
-    K = kernel(model, x, y, cotangents=gk.probes(2), memory=1)
+    kernel(model, x, y, cotangents=gk.probes(2), memory=1)
     before.check()
-    assert relative_error(K, reference.kernel(model, x, y, cotangents=gk.probes(2))) < 1e-9
-    before.check()  # the reference, too
+    reference.kernel(model, x, cotangents=gk.total())
+    before.check()
 
 
 @pytest.mark.parametrize("name", ["conv_bn_relu", "dropout", "unet", "spectral_norm", "spectral_norm_hook"])
@@ -126,12 +126,12 @@ def test_after_an_interruption_at_any_moment(name: str, error: type[BaseExceptio
     call, state = interrupting(case.call, error)
     model = gk.TangentModel(case.module(), call, params=case.params)
     unsettle(model.module)
-    x, y = case.batch(3), case.batch(2, seed=1)
-    before = Snapshot(model.module, x, y)
+    x = case.batch(2)
+    before = Snapshot(model.module, x)
     for until in range(1, 1000):
         state.update(until=until, seen=0)
         try:
-            kernel(model, x, y, cotangents=gk.probes(2), memory=1)
+            kernel(model, x, cotangents=gk.probes(2), memory=1)
         except error:
             before.check()
         else:
