@@ -170,7 +170,7 @@ class TangentModel:
                 vars(module).update({k: v.detach().clone() for k, v in plain.items()})
                 # assignment, not .eval(): some modules override train() with side effects
                 module.training = self.batch_norm == "train" and isinstance(module, _BatchNorm)
-            with torch.autocast(self.device.type, enabled=False), _eagerly(modules):
+            with torch.autocast(self.device.type, enabled=False), _eagerly(modules), _recurrent_in_eval(modules):
                 yield
         finally:
             for module, flag, before in zip(modules, flags, attributes, strict=True):
@@ -309,6 +309,19 @@ def _checkpointing_off() -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(home, name, value)
+
+
+@contextmanager
+def _recurrent_in_eval(modules: list[nn.Module]) -> Iterator[None]:
+    """cuDNN refuses the backward pass of a recurrent layer in evaluation mode; torch's own does not."""
+    before = torch.backends.cudnn.enabled
+    if any(isinstance(module, nn.RNNBase) and module.weight_ih_l0.is_cuda for module in modules):
+        torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        if torch.backends.cudnn.enabled != before:
+            torch.backends.cudnn.enabled = before
 
 
 def _eagerly(modules: list[nn.Module]) -> AbstractContextManager[Any]:
