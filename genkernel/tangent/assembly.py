@@ -39,6 +39,7 @@ class UsePlan:
     inputs: dict[int, Layout | None]
     slots: list[Slot]
     rest: tuple[int, ...]  # output shape without the sample axis
+    proved: bool = True  # its output-gradient was nonzero on the probed samples
 
 
 @dataclass
@@ -84,6 +85,9 @@ class Assembly:
         """An output-gradient arrived; finish every group that it completes."""
         if use.index not in self._of_use:
             return
+        plan = self.plans[use.index]
+        if plan is not None and not plan.proved and bool(B.any()):
+            raise UnprovedError({name for slot in plan.slots for name in slot.parameters})
         self._B[use.index] = B
         for g in self._of_use[use.index]:
             self._missing[g] -= 1
@@ -171,6 +175,14 @@ class NotCapturedError(Exception):
     def __init__(self, use: int, position: int):
         super().__init__(use, position)
         self.use, self.position = use, position
+
+
+class UnprovedError(Exception):
+    """A use that had no influence on the probed samples has some now."""
+
+    def __init__(self, parameters: set[str]):
+        super().__init__(parameters)
+        self.parameters = parameters
 
 
 def describe_slots(use: Use, tape: Tape) -> list[Slot]:

@@ -118,6 +118,12 @@ class Tape(TorchFunctionMode):
         for c in constants:
             self._mark(c, derived=False)
 
+    def close(self) -> None:
+        """Let go of everything held; hooks keep the tape alive as long as the graph."""
+        self.deliver = None
+        for held in (self.uses, self.opaque, self.leaves, self._held, self._known):
+            held.clear()
+
     # ------------------------------------------------------------------ classes
 
     def _mark(self, tensor: Tensor, derived: bool | None) -> None:
@@ -159,7 +165,7 @@ class Tape(TorchFunctionMode):
 
         target = self._written(func, name, args, kwargs)
         if target is not None:
-            self._release(target, leaves, derived, sampled)
+            self._release(target)
 
         if derived and sampled:
             rule = rules.find(func)
@@ -214,7 +220,7 @@ class Tape(TorchFunctionMode):
             return first
         return None
 
-    def _release(self, target: Tensor, leaves: list[Any], derived: list[int], sampled: list[int]) -> None:
+    def _release(self, target: Tensor) -> None:
         """Clone every held input on the storage that is about to be written."""
         for use, position in self._held.pop(target.untyped_storage()._cdata, []):
             held = use.leaves[position]

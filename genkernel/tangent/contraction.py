@@ -49,6 +49,10 @@ class Block:
     squares: Tensor | None = field(init=False)
 
     def __post_init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Start from zero."""
         r, c = self.rows.stop - self.rows.start, self.cols.stop - self.cols.start
         self.totals = torch.zeros(self.count, r, c, dtype=torch.float64, device=self.device)
         self.layers = {}

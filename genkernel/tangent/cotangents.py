@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from genkernel.errors import InputError
+from genkernel.tangent import batches
 
 
 class Cotangents:
@@ -39,6 +40,9 @@ class Cotangents:
     def vectors(self, outputs: Tensor, batch: Any) -> Iterator[Tensor]:
         """Yield ``count`` tensors shaped like ``outputs`` ``[n, *out]``."""
         raise NotImplementedError
+
+    def check(self, outputs: Tensor, batch: Any) -> None:
+        """Raise InputError when the vector of one sample depends on the others."""
 
     def describe(self) -> str:
         """Short label for plans, figures and provenance."""
@@ -142,6 +146,19 @@ class _PerSample(Cotangents):
                 f"a cotangent function returns a tensor shaped like the outputs {tuple(outputs.shape)}, not {got}"
             )
         yield vector.detach().to(outputs)
+
+    def check(self, outputs: Tensor, batch: Any) -> None:
+        if len(outputs) < 2:
+            return
+        half = slice(0, len(outputs) // 2)
+        (whole,) = self.vectors(outputs.clone(), batches.copy(batch))
+        (part,) = self.vectors(outputs[half].clone(), batches.copy(batches.take(batch, half)))
+        gap = float((whole[half] - part).abs().max())
+        if gap > 1e-3 * float(whole.abs().max()):
+            raise InputError(
+                "the cotangent function mixes samples: its vector for a sample changes with the rest of the batch; "
+                "differentiate each sample's own loss (reduction='sum', not 'mean')"
+            )
 
     def describe(self) -> str:
         return getattr(self.fn, "__name__", "cotangent")

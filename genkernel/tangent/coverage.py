@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from genkernel.tangent.assembly import UsePlan, use_parameters
 from genkernel.tangent.capture import Tape
+from genkernel.tangent.derivation import geometry, parameters_of
 
 
 @dataclass
@@ -20,7 +22,7 @@ class Coverage:
         calls: function and parameters of every use, in call order.
         generic: parameters differentiated through the user's forward, one sample at a time.
         by_call: parameters differentiated call by call because no rule knows the function.
-        silent: parameters that do not influence the output at all.
+        silent: parameters without influence on the probed samples.
         error: largest relative disagreement with autograd among captured parameters.
         dtype: precision of the comparison.
         bytes_per_sample: activation memory held per sample in the model's dtype.
@@ -53,9 +55,11 @@ class Coverage:
             if plan is not None and any(s.own or not s.by_rule for s in plan.slots)
         )
 
-    def matches(self, tape: Tape, n: int) -> bool:
-        """True when a later batch shows the same uses in the same places."""
+    def matches(self, tape: Tape, out: Tensor, n: int) -> bool:
+        """True when a later batch shows the same uses in the same places, and hides no other parameter."""
         if [(use.name, use_parameters(use, tape)) for use in tape.uses] != self.calls:
+            return False
+        if not uncaptured(tape, out) <= set(self.generic):
             return False
         for use, plan in zip(tape.uses, self.plans, strict=True):
             if plan is None:
@@ -67,13 +71,21 @@ class Coverage:
             if not {slot.position for slot in plan.slots} <= set(use.slots):
                 return False
             for slot in plan.slots:
-                if slot.view is not None and slot.own is None:
-                    now = use.slots[slot.position]
-                    if (tuple(now.shape), tuple(now.stride()), now.storage_offset()) != (
-                        slot.view.size, slot.view.stride, slot.view.offset,
-                    ):  # fmt: skip
-                        return False
+                if slot.own is None and geometry(use.slots[slot.position], tape.storages) != slot.view:
+                    return False
         return True
+
+    def merge(self, others: list[Coverage]) -> Coverage:
+        """What is said about a run whose batches needed several coverages."""
+        every = [self, *others]
+        generic = sorted({name for c in every for name in c.generic})
+        return replace(
+            self,
+            generic=generic,
+            by_call=sorted({name for c in every for name in c.by_call} - set(generic)),
+            silent=[name for name in self.silent if all(name in c.silent for c in others)],
+            error=max(c.error for c in every),
+        )
 
     def summary(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -114,3 +126,17 @@ class Coverage:
                 plan.slots = [s for s in plan.slots if not names.intersection(s.parameters)]
                 if not plan.slots:
                     self.plans[u] = None
+
+
+def uncaptured(tape: Tape, out: Tensor) -> set[str]:
+    """Parameters that reach the output past the tape: through opaque calls, or hidden from it.
+
+    Uses run on detached tensors, so a fully captured forward leaves no parameter in the graph of
+    its output.
+    """
+    found = set(parameters_of(out, tape.parameters))
+    for call in tape.opaque:
+        for tensor in call.derived:
+            view = geometry(tensor, tape.storages)
+            found.update([view.parameter] if view is not None else parameters_of(tensor, tape.parameters))
+    return found

@@ -8,7 +8,6 @@ kept of that computation.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -37,10 +36,6 @@ class Geometry:
             reach += stride * (length - 1)
         return True
 
-    def covers(self, shape: torch.Size) -> bool:
-        """The view is the parameter itself, entry for entry in memory order."""
-        return self.offset == 0 and math.prod(self.size) == shape.numel() and self.stride == _contiguous(self.size)
-
     def of(self, like: Tensor) -> Tensor:
         """The same view of another contiguous tensor shaped like the parameter."""
         return like.contiguous().as_strided(self.size, self.stride, self.offset)
@@ -67,7 +62,9 @@ def geometry(derived: Tensor, storages: dict[int, str]) -> Geometry | None:
     name = storages.get(derived.untyped_storage()._cdata)
     if name is None or derived.is_conj() or derived.is_neg():
         return None
-    return Geometry(name, tuple(derived.shape), tuple(derived.stride()), int(derived.storage_offset()))
+    # the stride of an axis of length 1 means nothing, and differs between memory formats
+    stride = tuple(st if s != 1 else 0 for s, st in zip(derived.shape, derived.stride(), strict=True))
+    return Geometry(name, tuple(derived.shape), stride, int(derived.storage_offset()))
 
 
 def parameters_of(derived: Tensor, aliases: dict[str, Tensor]) -> list[str]:
@@ -121,7 +118,3 @@ def pull_back_own(
         for name, g in pull_back(derived, row[None], names, aliases).items():
             collected.setdefault(name, []).append(g[0])
     return {name: torch.stack(parts) for name, parts in collected.items()}
-
-
-def _contiguous(size: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(math.prod(size[d + 1 :]) for d in range(len(size)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor, nn
 
 from genkernel.errors import GenkernelError, InputError, NonFiniteError
 from genkernel.tangent import batches
-from genkernel.tangent.assembly import Assembly
+from genkernel.tangent.assembly import Assembly, UnprovedError
+from genkernel.tangent.capture import Tape
 from genkernel.tangent.contraction import Block
 from genkernel.tangent.cotangents import Cotangents, probes
 from genkernel.tangent.coverage import Coverage
@@ -26,6 +28,7 @@ from genkernel.tangent.factors import Dense, Factor
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.precision import full_precision
 from genkernel.tangent.probe import examine, tape_for
+from genkernel.tangent.restore import random_state_kept
 from genkernel.tangent.result import Kernel
 from genkernel.tangent.tiles import Tile, Tiling, parse_memory, plan_tiles
 
@@ -122,16 +125,16 @@ class _Job:
         model, device = self.model, self.model.device
         started = time.perf_counter()
         model.check_finite()
-        first = batches.take(self.x, list(range(min(self.n, 4))))
-        if self.n < 4 and self.y is not None:
-            first = batches.concatenate(first, batches.take(self.y, list(range(min(self.m, 4)))))
-        coverage = examine(model, first, self.dtype)
+        both = self.x if self.y is None else batches.concatenate(_spread(self.x), _spread(self.y))
+        coverage = examine(model, both, self.dtype)
         self._coverages = [coverage]
+        few = batches.move(batches.take(_spread(self.x), slice(0, 4)), device, self.dtype)
         with model.evaluating():
             tensors = model.tensors(self.dtype)
             with torch.no_grad():
-                one = model.run(tensors, batches.move(batches.take(self.x, [0]), device, self.dtype))
-        shape = tuple(one.shape[1:])
+                out = model.run(tensors, few)
+        self.cotangents.check(out, few)
+        shape = tuple(out.shape[1:])
         count = self.cotangents.count(shape)
         kept = count if self.cotangents.random else 1
         scale = self.cotangents.scale(shape)
@@ -164,6 +167,7 @@ class _Job:
             order = list(dict.fromkeys(self.layer_of.values()))
             zero = torch.zeros(n, m, dtype=torch.float64)
             layers = {name: layers.get(name, zero.clone()) for name in order}
+        said = coverage.merge(self._coverages[1:])
         return Kernel(
             values=totals.sum(0) * scale,
             norms_x=squares_x.sum(0) * scale,
@@ -173,8 +177,8 @@ class _Job:
             per_probe_norms_x=squares_x if self.cotangents.random else None,
             per_probe_norms_y=squares_y if self.cotangents.random else None,
             symmetric=symmetric,
-            meta=self._meta(coverage, tiling, shape, started),
-            coverage=coverage,
+            meta=self._meta(said, tiling, shape, started),
+            coverage=said,
         )
 
     # -------------------------------------------------------------------- planning
@@ -240,53 +244,88 @@ class _Job:
                 yield tile, block
 
     def _run_tile(self, tensors: dict[str, Tensor], batch: Any, block: Block, bar: Any, tile: Tile) -> None:
-        model, n = self.model, batches.size(batch)
-        with model.evaluating():
-            tape, out, coverage = self._forward(tensors, batch)
-            _check_finite(out.detach(), "output", tile)
-            which = 0
-
-            def emit(parameter: str, factor: Factor, view: Geometry | None) -> None:
-                root = self.roots.get(parameter)
-                if root is not None and view is not None:
-                    root = view.of(root)
+        with self.model.evaluating():
+            unproved: set[str] = set()
+            while True:
+                tape, out, coverage = self._forward(tensors, batch, unproved)
                 try:
-                    block.add(which, parameter, factor, root)
-                except FloatingPointError:
-                    _check_finite(factor.dense(), f"gradient of {parameter!r}", tile)
-                    raise NonFiniteError(
-                        f"the kernel of {parameter!r} overflows: its gradients are too large for {self.accumulate}"
-                    ) from None
+                    self._contract(tape, out, coverage, tensors, batch, block, bar, tile)
+                    return
+                except UnprovedError as found:
+                    unproved |= found.parameters
+                    block.clear()
+                finally:
+                    tape.close()
 
-            assembly = Assembly(tape, coverage.plans, n, emit)
-            tape.deliver = assembly.receive
-            total = self.cotangents.count(tuple(out.shape[1:]))
-            for k, v in enumerate(self.cotangents.vectors(out.detach().clone(), batches.copy(batch))):
-                which = k if block.count > 1 else 0
-                assembly.keep_inputs = k + 1 < total
-                assembly.begin()
-                if tape.leaves and out.requires_grad:
-                    torch.autograd.grad(out, tape.leaves, v, retain_graph=k + 1 < total, allow_unused=True)
-                assembly.flush()
-                for parameter, rows in self._through_forward(tensors, batch, v, coverage.generic):
-                    emit(parameter, Dense(rows), None)
-                bar.update(1)
+    def _contract(
+        self,
+        tape: Tape,
+        out: Tensor,
+        coverage: Coverage,
+        tensors: dict[str, Tensor],
+        batch: Any,
+        block: Block,
+        bar: Any,
+        tile: Tile,
+    ) -> None:
+        """One backward pass per cotangent, every parameter contracted as it completes."""
+        _check_finite(out.detach(), "output", tile)
+        which = 0
 
-    def _forward(self, tensors: dict[str, Tensor], batch: Any) -> tuple[Any, Tensor, Coverage]:
-        """One captured forward, with a coverage that matches what was captured."""
-        n = batches.size(batch)
-        for attempt in range(2):
+        def emit(parameter: str, factor: Factor, view: Geometry | None) -> None:
+            root = self.roots.get(parameter)
+            if root is not None and view is not None:
+                root = view.of(root)
+            try:
+                block.add(which, parameter, factor, root)
+            except FloatingPointError:
+                _check_finite(factor.dense(), f"gradient of {parameter!r}", tile)
+                raise NonFiniteError(
+                    f"the kernel of {parameter!r} overflows: its gradients are too large for {self.accumulate}"
+                ) from None
+
+        assembly = Assembly(tape, coverage.plans, batches.size(batch), emit)
+        tape.deliver = assembly.receive
+        total = self.cotangents.count(tuple(out.shape[1:]))
+        for k, v in enumerate(self.cotangents.vectors(out.detach().clone(), batches.copy(batch))):
+            which = k if block.count > 1 else 0
+            assembly.keep_inputs = k + 1 < total
+            assembly.begin()
+            if tape.leaves and out.requires_grad:
+                torch.autograd.grad(out, tape.leaves, v, retain_graph=k + 1 < total, allow_unused=True)
+            assembly.flush()
+            for parameter, rows in self._through_forward(tensors, batch, v, coverage.generic):
+                emit(parameter, Dense(rows), None)
+            bar.update(1)
+
+    def _forward(self, tensors: dict[str, Tensor], batch: Any, unproved: set[str]) -> tuple[Tape, Tensor, Coverage]:
+        """One captured forward, with a coverage that holds for what was captured.
+
+        Args:
+            unproved: parameters whose uses turned out to matter only in this batch.
+        """
+        if not unproved:
             for coverage in self._coverages:
-                with torch.enable_grad():
-                    tape = tape_for(self.model, tensors, keep_all=coverage.keep_all)
-                    with tape:
-                        out = self.model.run(tensors, batch)
-                if coverage.matches(tape, n):
+                tape, out = self._record(tensors, batch, coverage)
+                if coverage.matches(tape, out, batches.size(batch)):
                     return tape, out, coverage
-            if attempt == 0:  # this batch takes another branch of the model: prove that one, too
-                self._coverages.append(examine(self.model, batch, self.dtype))
-        everything = Coverage([None] * len(tape.uses), generic=list(self.model.parameter_names))
-        return tape, out, everything
+                tape.close()
+        # this batch takes another branch of the model: prove that one, too
+        coverage = examine(self.model, batch, self.dtype)
+        coverage.give_up(unproved)
+        tape, out = self._record(tensors, batch, coverage)
+        if not coverage.matches(tape, out, batches.size(batch)):
+            coverage = replace(
+                coverage, plans=[None] * len(tape.uses), calls=[], generic=list(self.model.parameter_names)
+            )
+        self._coverages.append(coverage)
+        return tape, out, coverage
+
+    def _record(self, tensors: dict[str, Tensor], batch: Any, coverage: Coverage) -> tuple[Tape, Tensor]:
+        with torch.enable_grad():
+            tape = tape_for(self.model, tensors, keep_all=coverage.keep_all)
+            with tape:
+                return tape, self.model.run(tensors, batch)
 
     def _through_forward(
         self, tensors: dict[str, Tensor], batch: Any, v: Tensor, names: list[str]
@@ -310,6 +349,12 @@ class _Job:
                 rows[name].append((g.to_dense() if g.is_sparse else g).detach())
         for name in names:
             yield name, torch.stack(rows.pop(name))
+
+
+def _spread(batch: Any, most: int = 16) -> Any:
+    """At most ``most`` samples, evenly over the batch."""
+    n = batches.size(batch)
+    return batches.take(batch, sorted({round(i * (n - 1) / (most - 1)) for i in range(most)}))
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
@@ -361,5 +406,5 @@ def _guarded(model: TangentModel) -> Iterator[None]:
     devices = [model.device] if model.device.type == "cuda" else []
     if torch.is_autocast_enabled(model.device.type):
         raise GenkernelError("kernels are not computed under autocast: leave the autocast region, or pass dtype=")
-    with torch.inference_mode(False), torch.random.fork_rng(devices=devices), full_precision():
+    with torch.inference_mode(False), torch.random.fork_rng(devices=devices), random_state_kept(), full_precision():
         yield

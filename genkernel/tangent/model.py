@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from genkernel.errors import CaptureError, InputError, NonFiniteError
 from genkernel.tangent import batches
+from genkernel.tangent.restore import restored
 
 Call = Callable[[nn.Module, Any], Tensor]
 ParameterFilter = str | re.Pattern[str] | Callable[[str], bool]
@@ -161,23 +162,14 @@ class TangentModel:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Evaluation mode (batch norm as asked), no autocast, everything restored on exit."""
-        modules = list(self.module.modules())
-        flags = [module.training for module in modules]
-        attributes = [{k: v for k, v in vars(module).items() if isinstance(v, Tensor)} for module in modules]
         versions = {name: p._version for name, p in self.module.named_parameters() if not p.is_inference()}
-        try:
-            for module, plain in zip(modules, attributes, strict=True):
-                vars(module).update({k: v.detach().clone() for k, v in plain.items()})
+        modules = list(self.module.modules())
+        with restored(self.module):
+            for module in modules:
                 # assignment, not .eval(): some modules override train() with side effects
                 module.training = self.batch_norm == "train" and isinstance(module, _BatchNorm)
             with torch.autocast(self.device.type, enabled=False), _eagerly(modules), _recurrent_in_eval(modules):
                 yield
-        finally:
-            for module, flag, before in zip(modules, flags, attributes, strict=True):
-                module.training = flag
-                for name in [k for k, v in vars(module).items() if isinstance(v, Tensor) and k not in before]:
-                    del vars(module)[name]
-                vars(module).update(before)
         for name, p in self.module.named_parameters():
             if name in versions and p._version != versions[name]:
                 raise CaptureError(

@@ -27,11 +27,11 @@ from genkernel.errors import BatchCouplingError, CaptureError, RandomOutputError
 from genkernel.tangent import batches
 from genkernel.tangent.assembly import Assembly, NotCapturedError, UsePlan, describe_slots, use_parameters
 from genkernel.tangent.capture import Tape
-from genkernel.tangent.coverage import Coverage
-from genkernel.tangent.derivation import geometry, parameters_of
+from genkernel.tangent.coverage import Coverage, uncaptured
 from genkernel.tangent.layout import Layout, from_support, growing_axis
 from genkernel.tangent.model import TangentModel
 
+CANDIDATES = 32  # samples looked at to find distinct ones
 PROBE = 3  # samples whose gradients are compared; one more tells which axes grow
 # Relative disagreement allowed by the coarsest precision in the graph (per-sample gradients of
 # one parameter against autograd's).
@@ -44,7 +44,7 @@ def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -
 
     Args:
         model: the model; it is left as it was.
-        batch: at least one sample; the first four distinct ones are used, and noisy copies
+        batch: at least one sample; four distinct ones spread over it are used, and noisy copies
             where there are fewer.
         dtype: dtype of the later run, for the memory estimate.
 
@@ -61,17 +61,22 @@ def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -
         if not torch.isfinite(record.out).all():  # the perturbation overflowed: judge the real weights
             _check_independence(model, model.tensors(precision), probe, None)
         coverage, small, received = _plan(model, perturbed, probe, record)
+        record.tape.close()
         coverage.dtype = precision
         quiet: list[str] | None = None
-        for tensors in (perturbed, model.tensors(precision)):
+        # the second time other samples in another order: a permutation inside the model that left
+        # the first ones in place will not leave these
+        for tensors, order in ((perturbed, [0, 1, 2]), (model.tensors(precision), [3, 0, 2])):
+            chosen = batches.take(probe, order)
             recorded = (small, received) if tensors is perturbed and not coverage.keep_all else None
-            failed, error, silent = _compare(model, tensors, probe, coverage, recorded)
+            failed, error, silent = _compare(model, tensors, chosen, coverage, recorded)
             if failed:
                 coverage.demote(failed)
-                failed, error, silent = _compare(model, tensors, probe, coverage)
+                failed, error, silent = _compare(model, tensors, chosen, coverage)
                 coverage.give_up(failed)
             coverage.error = max(coverage.error, error)
             quiet = silent if quiet is None else [name for name in quiet if name in silent]
+        small.tape.close()
         coverage.silent = quiet or []
         coverage.by_call = sorted(
             {
@@ -93,19 +98,49 @@ def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -
 
 
 def _probe_samples(batch: Any) -> Any:
-    """Four distinct samples; noisy copies fill up when the batch has fewer."""
+    """Four samples spread over the batch, as distinct as they come; noisy copies where there are fewer."""
     n = batches.size(batch)
-    chosen = batches.take(batch, list(range(min(n, PROBE + 1))))
+    leaves = batches.tensors(batch)
+    spread = [round(i * (n - 1) / (CANDIDATES - 1)) for i in range(CANDIDATES)] if n > CANDIDATES else range(n)
+    left = list(dict.fromkeys(spread))
+    chosen = [left.pop(len(left) // 3)]
+    while left and len(chosen) < PROBE + 1:
+        # in how many leaves a candidate differs from every sample chosen so far; then far from them in place
+        best = max(
+            left,
+            key=lambda c: (
+                sum(all(not torch.equal(leaf[c], leaf[d]) for d in chosen) for leaf in leaves),
+                min(abs(c - d) for d in chosen),
+            ),
+        )
+        left.remove(best)
+        chosen.append(best)
+    picked = batches.take(batch, chosen)
     draw = torch.Generator().manual_seed(0)
-    while (have := batches.size(chosen)) < PROBE + 1:
-        extra = batches.take(batch, [have % n])
-        leaves, spec = tree_flatten(extra)
-        for i, leaf in enumerate(leaves):
+    distinct = {0}
+    for i in range(1, PROBE + 1):
+        if i < len(chosen) and not any(_same(picked, i, j) for j in distinct):
+            distinct.add(i)
+            continue
+        extra = batches.take(batch, [chosen[i % len(chosen)]])
+        flat, spec = tree_flatten(extra)
+        for k, leaf in enumerate(flat):
             if isinstance(leaf, Tensor) and leaf.is_floating_point():
                 noise = torch.randn(leaf.shape, generator=draw, dtype=torch.float64).to(leaf)
-                leaves[i] = leaf + 0.1 * noise * leaf.abs().mean().clamp_min(1e-3)
-        chosen = batches.concatenate(chosen, tree_unflatten(leaves, spec))
-    return chosen
+                flat[k] = leaf + 0.1 * noise * leaf.abs().mean().clamp_min(1e-3)
+        extra = tree_unflatten(flat, spec)
+        picked = batches.concatenate(
+            batches.take(picked, slice(0, i)),
+            batches.concatenate(extra, batches.take(picked, slice(i + 1, None)))
+            if i + 1 < batches.size(picked)
+            else extra,
+        )
+        distinct.add(i)
+    return picked
+
+
+def _same(batch: Any, i: int, j: int) -> bool:
+    return all(torch.equal(leaf[i], leaf[j]) for leaf in batches.tensors(batch))
 
 
 @dataclass
@@ -227,8 +262,7 @@ def _plan(
 
     plans: list[UsePlan | None] = []
     lost: set[str] = set()
-    for opaque in (*small.opaque, *large.opaque):
-        lost.update(_names(opaque.derived, small if opaque in small.opaque else large))
+    lost |= uncaptured(small, out) | uncaptured(large, first.out)
     same = len(small.uses) == len(large.uses) and all(
         a.func is b.func and list(a.slots) == list(b.slots) for a, b in zip(small.uses, large.uses, strict=True)
     )
@@ -255,19 +289,12 @@ def _plan(
         for slot in slots:
             slot.own = inputs.get(slot.position)
         rest = tuple(s for d, s in enumerate(use.out_shape) if d != layout.axis)
-        plans.append(UsePlan(use.name, layout, inputs, slots, rest))
+        proved = any(bool(B.any()) for B in supports)
+        plans.append(UsePlan(use.name, layout, inputs, slots, rest, proved))
     calls = [(use.name, use_parameters(use, small)) for use in small.uses]
     coverage = Coverage(plans, calls, bytes_per_sample=first.bytes // (PROBE + 1))
     coverage.give_up(lost)
     return coverage, Record(small, out), received
-
-
-def _names(derived: list[Tensor], tape: Tape) -> set[str]:
-    found: set[str] = set()
-    for tensor in derived:
-        view = geometry(tensor, tape.storages)
-        found.update([view.parameter] if view is not None else parameters_of(tensor, tape.parameters))
-    return found
 
 
 def _like(found: Layout | None, out: Layout) -> Layout | None:
@@ -281,7 +308,7 @@ def _like(found: Layout | None, out: Layout) -> Layout | None:
 def _compare(
     model: TangentModel,
     tensors: dict[str, Tensor],
-    probe: Any,
+    three: Any,
     coverage: Coverage,
     recorded: tuple[Record, list[dict[int, Tensor]]] | None = None,
 ) -> tuple[set[str], float, list[str]]:
@@ -293,7 +320,6 @@ def _compare(
     Returns:
         (parameters that disagree, largest error among the others, parameters without influence)
     """
-    three = batches.take(probe, list(range(PROBE)))
     names = [name for name, t in tensors.items() if t.requires_grad]
     assembled: dict[str, Tensor] = {}
     with torch.enable_grad():
@@ -322,7 +348,8 @@ def _compare(
                 tape = tape_for(model, tensors, keep_all=coverage.keep_all)
                 with tape:
                     out = model.run(tensors, three)
-                if not coverage.matches(tape, PROBE):
+                if not coverage.matches(tape, out, PROBE):
+                    tape.close()
                     return set(names) - set(coverage.generic), 0.0, []
             else:
                 tape = recorded[0].tape

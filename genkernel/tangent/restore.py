@@ -1,0 +1,69 @@
+"""Put a user's module back as it was, whatever its forward pass wrote to it.
+
+Not thread-safe: the module is in evaluation mode, and holds stand-ins, while the context is open.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+_CONTAINERS = (dict, list, set, deque)
+
+
+@contextmanager
+def restored(module: nn.Module) -> Iterator[None]:
+    """On exit every attribute of every submodule is the object it was, with the content it had.
+
+    Plain tensor attributes are replaced by copies meanwhile; containers (buffers and parameters,
+    hooks, caches) get their entries back, one level deep.
+    """
+    modules = list(module.modules())
+    attributes = [dict(vars(m)) for m in modules]
+    contents = [{k: _content(v) for k, v in a.items() if isinstance(v, _CONTAINERS)} for a in attributes]
+    try:
+        for m, before in zip(modules, attributes, strict=True):
+            vars(m).update({k: v.detach().clone() for k, v in before.items() if isinstance(v, Tensor)})
+        yield
+    finally:
+        for m, before, content in zip(modules, attributes, contents, strict=True):
+            for name in vars(m).keys() - before.keys():
+                del vars(m)[name]
+            vars(m).update(before)
+            for name, saved in content.items():
+                _refill(before[name], saved)
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """The states of Python's and NumPy's global generators survive."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def _content(container: Any) -> list[Any]:
+    return list(container.items()) if isinstance(container, dict) else list(container)
+
+
+def _refill(container: Any, saved: list[Any]) -> None:
+    now = _content(container)
+    if len(now) == len(saved) and all(_same(a, b) for a, b in zip(now, saved, strict=True)):
+        return
+    container.clear()
+    (container.extend if isinstance(container, (list, deque)) else container.update)(saved)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+    return a is b
