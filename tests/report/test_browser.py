@@ -15,14 +15,16 @@ from genkernel.runs import Provenance
 from tests.diffusion.fake_result import fake_result
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --virtual-time-budget=5000 --window-size=1300,900"
-).split()
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+    *("--virtual-time-budget=5000", "--window-size=1300,900"),
+]
 
 # a frame is as narrow as it is told to be; the browser's own window is not
 FRAME = """<body><p id="found"></p><iframe src="page.html" style="width:{width}px;height:3000px;border:0"></iframe>
-<script>addEventListener("message", event => document.getElementById("found").textContent = event.data)</script></body>"""
+<script>addEventListener("message", event => document.getElementById("found").textContent = event.data)</script>
+</body>"""
 PROBE = """<script>addEventListener("load", () => parent.postMessage([
   document.documentElement.scrollWidth, innerWidth, [...document.images].filter(i => i.naturalWidth == 0).length,
   performance.getEntriesByType("resource").filter(e => !e.name.startsWith("data:")).length].join(" "), "*"))</script>"""
