@@ -25,7 +25,8 @@ class Coverage:
         silent: parameters without influence on the probed samples.
         error: largest relative disagreement with autograd among captured parameters.
         dtype: precision of the comparison.
-        bytes_per_sample: activation memory held per sample in the model's dtype.
+        bytes_per_sample: memory held per sample in the run's dtype: activations, and gradients
+            that cannot be contracted in slices.
     """
 
     plans: list[UsePlan | None]
@@ -86,6 +87,23 @@ class Coverage:
             silent=[name for name in self.silent if all(name in c.silent for c in others)],
             error=max(c.error for c in every),
         )
+
+    def dense_entries(self, numels: dict[str, int]) -> int:
+        """Gradient entries per sample that have to be materialised at once.
+
+        Parameters on the generic path come together; computed tensors, several different views of
+        one parameter, and arguments taken call by call come one at a time (twice: with their sum).
+        """
+        views: dict[str, set[object]] = {}
+        whole: set[str] = set()
+        for plan in self.plans:
+            for slot in plan.slots if plan is not None else ():
+                for name in slot.parameters:
+                    views.setdefault(name, set()).add(slot.view)
+                if slot.view is None or slot.own is not None or not slot.by_rule:
+                    whole.update(slot.parameters)
+        whole |= {name for name, seen in views.items() if len(seen) > 1}
+        return sum(numels[name] for name in self.generic) + 2 * max((numels[name] for name in whole), default=0)
 
     def summary(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -7,6 +7,7 @@ its output-gradient, and the n × P matrix of gradients never exists.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ from genkernel.tangent.probe import examine, tape_for
 from genkernel.tangent.restore import random_state_kept
 from genkernel.tangent.result import Kernel
 from genkernel.tangent.tiles import Tile, Tiling, parse_memory, plan_tiles
+
+log = logging.getLogger("genkernel")
 
 
 def kernel(
@@ -139,6 +142,7 @@ class _Job:
         kept = count if self.cotangents.random else 1
         scale = self.cotangents.scale(shape)
         tiling = self._tiling(coverage, kept)
+        log.log(logging.WARNING if tiling.expected > tiling.budget else logging.INFO, tiling.describe())
 
         n, m = self.n, self.m or self.n
         symmetric = self.y is None

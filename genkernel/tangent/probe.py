@@ -90,7 +90,9 @@ def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -
             - set(coverage.generic)
         )
         itemsize = (dtype or model.dtype).itemsize
+        numels = {name: p.numel() for name, p in model.parameters.items()}
         coverage.bytes_per_sample = coverage.bytes_per_sample * itemsize // precision.itemsize
+        coverage.bytes_per_sample += coverage.dense_entries(numels) * itemsize
     return coverage
 
 
@@ -423,10 +425,11 @@ def _measured(model: TangentModel, tensors: dict[str, Tensor], batch: Any) -> Re
     seen: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            seen[storage._cdata] = storage.nbytes()
-        return tensor
+        if not tensor.is_sparse:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in own:
+                seen[storage._cdata] = storage.nbytes()
+        return tensor.detach()  # an output that saved itself would never be freed; this record is not differentiated
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         tape = tape_for(model, tensors)

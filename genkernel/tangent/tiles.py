@@ -93,6 +93,7 @@ class Tiling:
         return (
             f"kernel {size} in {len(self)} tile(s) of up to {self.samples} samples; "
             f"expects {self.expected / 2**20:.0f} MiB of {self.budget / 2**20:.0f} MiB"
+            + (": more than allowed, but the least possible" if self.expected > self.budget else "")
         )
 
 
