@@ -100,14 +100,16 @@ def find_weights(folder: Path) -> Weights:
 
     Raises:
         MissingError: there are none, or an index names a shard that is not there.
+        InputError: an index names anything but files of weights beside it.
     """
     names = [p.name for p in folder.iterdir() if p.is_file()]
     for suffix, kind in (("safetensors", "safetensors"), ("bin", "pickle")):
         indexed = _variants(names, rf"{STEM}(?:\.([^.]+))?\.{suffix}\.index(?:\.([^.]+))?\.json")
         for name, variant in indexed:
             index = folder / name
-            shards = sorted(set(_read_json(index).get("weight_map", {}).values()))
-            files = tuple(folder / shard for shard in shards)
+            files = tuple(
+                folder / shard for shard in _shards(index, SAFE_SUFFIXES if kind != "pickle" else PICKLE_SUFFIXES)
+            )
             missing = [file.name for file in files if not file.is_file()]
             if missing:
                 raise MissingError(f"{index} names {len(missing)} files that are not there, such as {missing[0]}")
@@ -116,6 +118,19 @@ def find_weights(folder: Path) -> Weights:
         for name, variant in _variants(names, rf"{STEM}(?:\.([^.]+))?\.{suffix}"):
             return Weights((folder / name,), kind, variant)
     raise MissingError(f"{folder} has a configuration but no weights ({STEM}.safetensors)")
+
+
+def _shards(index: Path, suffixes: frozenset[str]) -> list[str]:
+    """The files an index names; plain names with a known suffix only, so that nothing outside the folder is opened."""
+    named = _read_json(index).get("weight_map", {})
+    if not isinstance(named, dict):
+        raise InputError(f"{index}: weight_map has to map parameter names to files, not be a {type(named).__name__}")
+    for shard in named.values():
+        plain = isinstance(shard, str) and not set("/\\\0") & set(shard) and Path(shard).name == shard
+        if not plain or Path(shard).suffix not in suffixes:
+            known = ", ".join(sorted(suffixes))
+            raise InputError(f"{index} names {shard!r}: shards have to be files named {known} in the same folder")
+    return sorted(set(named.values()))
 
 
 def _variants(names: list[str], pattern: str) -> list[tuple[str, str | None]]:

@@ -109,6 +109,19 @@ def test_sharded_weights(tmp_path, index, variant):
     assert [f.name for f in weights.files] == shards and weights.bytes == 5 and weights.variant == variant
 
 
+@pytest.mark.parametrize(
+    "shards", [["a.safetensors"], {"a": "../other.safetensors"}, {"a": "/etc/x.safetensors"},
+               {"a": "sub/x.safetensors"}, {"a": "sub\\x.safetensors"}, {"a": ".."}, {"a": "x.bin"}, {"a": "x.txt"}, {"a": 3}]
+)  # fmt: skip
+def test_an_index_names_only_weights_beside_it(tmp_path, shards):
+    folder = model(tmp_path / "m")
+    (folder / WEIGHTS).unlink()
+    (folder / "diffusion_pytorch_model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    (tmp_path / "other.safetensors").write_bytes(b"1")
+    with pytest.raises(InputError, match=r"weight_map has to map|in the same folder"):
+        detect(folder)
+
+
 def test_single_files(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors")
     assert detect(tmp_path / "w.safetensors").kind == "file"
