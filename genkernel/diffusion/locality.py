@@ -24,6 +24,7 @@ from genkernel.diffusion.resampling import (
     SAME,
     Estimate,
     as_grid,
+    bootstrap_bias,
     bootstrap_stderr,
     bootstrap_weights,
     interval,
@@ -262,7 +263,9 @@ def level_kernel(
     index_jack = None if jack is None else locality_index(jack, mask)
     index_stderr, index_images, index_probes = _combined(index_boot, index_jack, images)
     over_probes = math.nan if index_probes is None else float(index_probes)
-    low, high = interval(index, float(index_images), over_probes, images, estimate.probes)
+    # max(M, 0) counts the noise of entries near zero as mass: the interval is centred on the corrected index
+    bias = bootstrap_bias(index, index_boot, images)
+    low, high = interval(index - bias, float(index_images), over_probes, images, estimate.probes, limit=1.0)
 
     per_entry = images if pairs == SAME else images * (images - 1)
     profiles = {}
@@ -295,6 +298,7 @@ def level_kernel(
         index_stderr_probes=over_probes,
         index_low=low,
         index_high=high,
+        index_bias=bias,
         index_rows=row_indices(matrix, mask),
         centred_index=float(centred(matrix)),
         centred_index_stderr=float(centred_stderr),
@@ -331,7 +335,8 @@ def contrast(name: str, first: LevelKernel, second: LevelKernel) -> Contrast:
     """Difference first - second of two locality indices, with a paired error.
 
     Both kernels must come from the same images, the same number of replicates and the same seed;
-    their replicates are then subtracted one by one, over images and (where both have them) probes.
+    their replicates are then subtracted one by one, over images and (where both have them) probes. The
+    interval is centred on the difference less its bootstrap bias.
 
     Raises:
         InputError: the two were not resampled together.
@@ -347,5 +352,7 @@ def contrast(name: str, first: LevelKernel, second: LevelKernel) -> Contrast:
     stderr, over_images, over_probes = _combined(a - b, jack, first.images)
     difference = first.index - second.index
     known = math.nan if over_probes is None else float(over_probes)
-    low, high = interval(difference, float(over_images), known, first.images, 0 if jack is None else len(jack))
-    return Contrast(name, difference, float(stderr), low, high)
+    bias = bootstrap_bias(difference, a - b, first.images)
+    probes = 0 if jack is None else len(jack)
+    low, high = interval(difference - bias, float(over_images), known, first.images, probes, limit=2.0)
+    return Contrast(name, difference, float(stderr), low, high, bias)

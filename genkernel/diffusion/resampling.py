@@ -20,6 +20,7 @@ Index = NDArray[np.int64]
 
 DIFFERENT, SAME, ALL = "different", "same", "all"  # which pairs of images are averaged
 
+FEWEST_FREEDOM = 8  # an interval that leaves the statistic's range is cut there, or with fewer degrees not given
 FEWEST_IMAGES = 4  # below this the bootstrap says nothing about the error: it is reported as NaN
 
 
@@ -175,11 +176,22 @@ def quadrature(images: Array, probes: Array | None) -> Array:
     return images if probes is None else np.hypot(images, probes)
 
 
-def interval(value: float, over_images: float, over_probes: float, images: int, probes: int) -> tuple[float, float]:
+def bootstrap_bias(value: float, replicates: Array, images: int) -> float:
+    """Mean of the replicates less the value: what noise adds to a statistic that is not linear in the kernel.
+
+    NaN with fewer than four images.
+    """
+    return float(replicates.mean() - value) if images >= FEWEST_IMAGES else float("nan")
+
+
+def interval(
+    value: float, over_images: float, over_probes: float, images: int, probes: int, limit: float = float("inf")
+) -> tuple[float, float]:
     """95 % interval from Student's t, with Welch and Satterthwaite's degrees of freedom.
 
     The two parts of the error rest on images - 1 and probes - 1 degrees of freedom; NaN where the
-    part over images is not known. ``over_probes`` is NaN where there are no probes to resample.
+    part over images is not known. ``over_probes`` is NaN where there are no probes to resample. An
+    interval that leaves [-limit, limit] is cut there, and NaN if it rests on too few degrees of freedom.
     """
     if not np.isfinite(over_images):
         return float("nan"), float("nan")
@@ -193,4 +205,8 @@ def interval(value: float, over_images: float, over_probes: float, images: int, 
 
     freedom = variance**2 / sum(part**2 / df for part, df in parts)
     half = float(t.ppf(0.975, freedom)) * variance**0.5
+    if value - half < -limit or value + half > limit:
+        if freedom < FEWEST_FREEDOM:
+            return float("nan"), float("nan")
+        return max(value - half, -limit), min(value + half, limit)
     return value - half, value + half

@@ -64,8 +64,9 @@ class LevelKernel:
     stderr_probes: Array | None = None  # [L, L] jackknife over probes; None: no probes or one
     index_stderr_images: float = math.nan
     index_stderr_probes: float = math.nan
-    index_low: float = math.nan  # 95 % interval
+    index_low: float = math.nan  # 95 % interval, centred on index - index_bias; NaN: none
     index_high: float = math.nan
+    index_bias: float = math.nan  # what noise adds to the index, from the bootstrap; ``index`` keeps it
     index_rows: Array | None = None  # [L] the index of each row; NaN where the row has no mass
     centred_index: float = math.nan  # index of max(matrix - floor, 0)
     centred_index_stderr: float = math.nan
@@ -99,12 +100,15 @@ class Contrast:
     name: str
     difference: float
     stderr: float
-    low: float  # 95 % interval
+    low: float  # 95 % interval, centred on difference - bias; NaN: none
     high: float
+    bias: float = math.nan  # of the difference, from the bootstrap
 
     @property
     def decided(self) -> int:
-        """+1 or -1 when the interval excludes zero, else 0."""
+        """+1 or -1 when the interval excludes zero, else 0, as when the bias exceeds half a standard error."""
+        if abs(self.bias) > self.stderr / 2:
+            return 0
         return int(self.low > 0) - int(self.high < 0)
 
 
@@ -275,7 +279,8 @@ class DiffusionResult:
             "locality": {
                 "index": loc.index,
                 "index_stderr": loc.index_stderr,
-                "index_interval": [loc.index_low, loc.index_high],
+                "index_interval": _interval(loc),
+                "index_bias": loc.index_bias,
                 "index_rows": loc.index_rows,
                 "index_unnormalized": raw.index,
                 "index_unnormalized_stderr": raw.index_stderr,
@@ -327,13 +332,18 @@ class DiffusionResult:
         return json_ready(summary)
 
 
+def _interval(kernel: LevelKernel) -> list[float] | None:
+    return None if math.isnan(kernel.index_low) else [kernel.index_low, kernel.index_high]
+
+
 def _control_summary(control: LevelKernel | SameLevel) -> Any:
     if not isinstance(control, LevelKernel):
         return control
     return {
         "index": control.index,
         "index_stderr": control.index_stderr,
-        "index_interval": [control.index_low, control.index_high],
+        "index_interval": _interval(control),
+        "index_bias": control.index_bias,
         "floor": control.floor,
         "images": control.images,
         "description": control.description,

@@ -18,8 +18,8 @@ from genkernel.diffusion.locality import (
     row_profile_operator,
     window_mask,
 )
-from genkernel.diffusion.resampling import Estimate, as_grid, bootstrap_weights, cosines, level_means
-from genkernel.diffusion.results import Levels
+from genkernel.diffusion.resampling import Estimate, as_grid, bootstrap_weights, cosines, interval, level_means
+from genkernel.diffusion.results import Contrast, Levels
 from genkernel.errors import InputError
 from tests.diffusion.fake_result import fake_levels
 
@@ -292,3 +292,39 @@ def test_few_images_have_no_error_bar_and_one_image_no_pairs():
     assert math.isnan(two.index_stderr) and math.isnan(two.index_low) and np.isnan(two.stderr).all()
     with pytest.raises(InputError):
         level_kernel(Estimate(np.eye(6) + 1, normalize=True), *grid_index(6, 1), levels)
+
+
+# ------------------------------------------------------------------ bias and intervals
+
+
+def test_the_interval_is_centred_on_the_corrected_index():
+    """Entries near zero whose noise max(M, 0) counts as mass: the truth lies above the index."""
+    levels = even_levels(24)
+    where = grid_index(24, 12)
+    truth = np.exp(-np.abs(levels.timesteps[:, None] - levels.timesteps[None]) / 0.05)
+    mask = window_mask(levels.timesteps, levels.window_timesteps)
+    wanted, covered, plain = float(locality_index(truth, mask)), 0, 0
+    rounds = 20
+    for seed in range(rounds):
+        rng = np.random.default_rng(seed)
+        root = np.linalg.cholesky(truth + 1e-9 * np.eye(24))
+        own = rng.normal(0, 0.25, (24, 12, 60))
+        phi = np.concatenate([np.repeat(root[:, None], 12, 1), own], -1).reshape(24 * 12, -1)
+        found = level_kernel(Estimate(phi @ phi.T, normalize=False), *where, levels, seed=seed)
+        assert found.index_bias == pytest.approx(found.index_bootstrap.mean() - found.index)
+        assert (found.index_low + found.index_high) / 2 == pytest.approx(found.index - found.index_bias)
+        covered += found.index_low <= wanted <= found.index_high
+        half = (found.index_high - found.index_low) / 2
+        plain += abs(found.index - wanted) <= half
+    assert covered > plain and covered >= 0.75 * rounds
+
+
+def test_an_interval_that_leaves_the_range_is_cut_or_not_given():
+    assert interval(0.9, 0.1, math.nan, 16, 0, limit=1.0)[1] == 1.0
+    assert all(math.isnan(v) for v in interval(0.5, 0.1, 0.3, 16, 2, limit=1.0))
+    assert interval(0.5, 0.1, 0.3, 16, 2)[1] > 1
+
+
+def test_a_difference_smaller_than_its_bias_is_undecided():
+    assert Contrast("a", 0.3, 0.1, 0.1, 0.5, bias=0.01).decided == 1
+    assert Contrast("a", 0.3, 0.1, 0.1, 0.5, bias=-0.06).decided == 0
