@@ -122,6 +122,9 @@ def analyze(
     if count < FEWEST_IMAGES:
         notes.append(f"{count} images are too few for standard errors: give at least {FEWEST_IMAGES}")
 
+    if probes == 1:
+        notes.append("with one probe the probes' part of the errors is unknown: every error is at least what is stated")
+
     def compute(model: Denoiser, batch: Any, other: Any = None, by: str | None = None) -> Kernel:
         draw = random_cotangents(probes, seed=seed)  # the same for every kernel, so that they can be compared
         return kernel(

@@ -3,12 +3,17 @@
 Every claim rests on a 95 % interval (Student's t over images and probes, paired where two indices are
 compared); where the interval includes zero the sentence says "undecided". The rules:
 
-- *local*: the interval of the cosine kernel's index lies above zero.
+Intervals are centred on the index less its bootstrap bias; where that bias exceeds half a standard
+error the sentence says "undecided" too, and where there is no interval that images or probes are too few.
+
+- *local*: the interval of the cosine kernel's index lies above zero, no single row of the matrix makes it
+  so, and the paired difference main minus shuffled levels, or trained minus untrained, is above zero.
 - *carried by the embedding* (THEORY §6): with the input held fixed the index is above zero, with the
   time held fixed it is not, and the paired difference of the two is above zero. *By the input*: the
   same the other way round. Both above zero: shared, and the larger is named if the paired difference
   excludes zero. Everything else is undecided.
-- *one level*: named when leaving its row out would change the index by more than half.
+- *one level*: named in the first sentence when without its row the index is less than half, or its interval
+  includes zero.
 - *training*: the paired difference trained minus untrained.
 - *conflicts*: spoken of only when there are more than twice as many as chance would give.
 
@@ -20,8 +25,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
-from genkernel.diffusion.resampling import FEWEST_IMAGES
+from genkernel.diffusion.locality import row_indices, window_mask
+from genkernel.diffusion.resampling import FEWEST_IMAGES, bootstrap_bias, bootstrap_stderr, interval, jackknife_stderr
 from genkernel.diffusion.results import Contrast, DiffusionResult, LevelKernel, Levels
 
 TRAINED = "trained minus untrained"
@@ -35,7 +42,7 @@ def read(result: DiffusionResult) -> list[str]:
     """The reading of a result, one sentence or two per item."""
     sentences = [
         _locality(result),
-        *_one_level(result.locality, result.levels),
+        *_unknown_probes(result.locality),
         *_half_widths(result),
         *_controls(result),
         *_training(result),
@@ -45,49 +52,122 @@ def read(result: DiffusionResult) -> list[str]:
 
 
 def _sign(kernel: LevelKernel) -> int | None:
-    """+1, -1: the interval of the index excludes zero; 0: it does not; None: there is no interval."""
+    """+1, -1: the interval of the index excludes zero; 0: it does not, or the bias is large; None: no interval."""
     if math.isnan(kernel.index_low):
         return None
+    if _biased(kernel):
+        return 0
     return int(kernel.index_low > 0) - int(kernel.index_high < 0)
+
+
+def _biased(kernel: LevelKernel) -> bool:
+    return abs(kernel.index_bias) > kernel.index_stderr / 2
 
 
 def _value(kernel: LevelKernel) -> str:
     if math.isnan(kernel.index_stderr):
         return f"{kernel.index:.3f} (no error: fewer than {FEWEST_IMAGES} images)"
-    return f"{kernel.index:.3f} ± {kernel.index_stderr:.3f}"
+    least = "at least " if math.isnan(kernel.index_stderr_probes) else ""
+    return f"{kernel.index:.3f} ± {least}{kernel.index_stderr:.3f}"
+
+
+def _unknown_probes(kernel: LevelKernel) -> list[str]:
+    if math.isnan(kernel.index_stderr) or not math.isnan(kernel.index_stderr_probes):
+        return []
+    return [
+        "The errors leave out the probes' part, which one probe cannot show: intervals are at least as wide as stated."
+    ]
 
 
 def _difference(contrast: Contrast) -> str:
+    if math.isnan(contrast.low):
+        return f"{contrast.difference:+.3f} (too few probes or images for an interval)"
     return f"{contrast.difference:+.3f} (95 % interval {contrast.low:+.3f} to {contrast.high:+.3f})"
 
 
 def _locality(result: DiffusionResult) -> str:
     kernel, raw = result.locality, result.unnormalized
-    verdict = {
-        1: "the kernel is local in noise level",
-        0: "locality is undecided, the interval includes zero",
-        -1: "the kernel is less local than a flat one",
-        None: "too few images to judge",
-    }[_sign(kernel)]
+    interval = ""
+    if not math.isnan(kernel.index_low):
+        interval = f" (95 % interval {kernel.index_low:.3f} to {kernel.index_high:.3f})"
     return (
-        f"The cosine kernel's locality index is {_value(kernel)}: {verdict} (0 = flat, 1 = all within "
-        f"{result.levels.window_timesteps:g} of time {result.levels.span:g}); that of the unnormalised kernel is "
+        f"The cosine kernel's locality index is {_value(kernel)}{interval}: {_verdict(result)}. 0 = flat, 1 = all "
+        f"within {result.levels.window_timesteps:g} of time {result.levels.span:g}; that of the unnormalised kernel is "
         f"{_value(raw)}. Neither is locality of learning itself, which also depends on the residuals."
     )
 
 
-def _one_level(kernel: LevelKernel, levels: Levels) -> list[str]:
-    """Says when a single row of the matrix makes most of the index."""
+def _verdict(result: DiffusionResult) -> str:
+    kernel = result.locality
+    sign, one = _sign(kernel), _one_level(kernel, result.levels)
+    if sign is None:
+        few = math.isnan(kernel.index_stderr)
+        return "too few images to judge" if few else "too few probes or images for an interval"
+    if _biased(kernel):
+        return (
+            f"locality is undecided, noise alone shifts the index by about {kernel.index_bias:+.3f}, more than half "
+            "its standard error"
+        )
+    if sign == 0:
+        return "locality is undecided, the interval includes zero"
+    if sign < 0:
+        return "the kernel is less local than a flat one"
+    if one:
+        return one
+    compared = [(text, result.contrasts.get(name)) for name, text in _COMPARISONS]
+    above = [(text, c) for text, c in compared if c is not None and c.decided > 0]
+    open_ones = [text for text, c in compared if c is not None and c.decided <= 0]
+    if above:
+        rests = " and ".join(f"{text} by {_difference(c)}" for text, c in above)
+        also = f", though not established to be higher than {' or '.join(open_ones)}" if open_ones else ""
+        return f"the kernel is local in noise level, its index is higher than {rests}{also}"
+    if open_ones:
+        return f"above zero, but not established to be higher than {' or '.join(open_ones)}"
+    return "above zero, with no shuffled or untrained kernel to compare with"
+
+
+# what the claim of locality rests on, over the images of the controls
+_COMPARISONS = ((MAIN_SHUFFLED, "that with shuffled levels"), (TRAINED, "that of an untrained network"))
+
+
+def _one_level(kernel: LevelKernel, levels: Levels) -> str:
+    """Names the row of the matrix without which the index is less than half or not established; else empty."""
     rows = kernel.index_rows
     if rows is None or math.isnan(kernel.index) or (~np.isnan(rows)).sum() < 3:
-        return []
+        return ""
     known = np.flatnonzero(~np.isnan(rows))
     without = np.array([np.delete(rows[known], k).mean() for k in range(len(known))])
-    most = int(np.abs(without - kernel.index).argmax())
-    if abs(without[most] - kernel.index) <= 0.5 * abs(kernel.index):
-        return []
-    t = levels.timesteps[known[most]]
-    return [f"One level makes most of this index: without the row of t = {t:g} it would be {without[most]:.3f}."]
+    least = int(without.argmin())
+    low, high = _interval_without(kernel, levels, int(known[least]))
+    t = levels.timesteps[known[least]]
+    left = f"without its row it is {without[least]:.3f}"
+    if not math.isnan(low):
+        left += f" (95 % interval {low:.3f} to {high:.3f})"
+    if without[least] < 0.5 * kernel.index:
+        return f"most of it comes from one level, t = {t:g}; {left}"
+    return f"it is established only with one level, t = {t:g}; {left}" if low <= 0 <= high else ""
+
+
+def _interval_without(kernel: LevelKernel, levels: Levels, row: int) -> tuple[float, float]:
+    """95 % interval of the index over all rows but one; NaN without replicates."""
+    boot, jack = kernel.matrix_bootstrap, kernel.matrix_jackknife
+    if boot is None:
+        return math.nan, math.nan
+    mask = window_mask(levels.timesteps, levels.window_timesteps)
+
+    def index(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.nanmean(np.delete(row_indices(matrices, mask), row, axis=-1), axis=-1)
+
+    value, replicates = float(index(kernel.matrix)), index(boot)
+    over_probes = math.nan if jack is None else float(jackknife_stderr(index(jack)))
+    return interval(
+        value - bootstrap_bias(value, replicates, kernel.images),
+        float(bootstrap_stderr(replicates, kernel.images)),
+        over_probes,
+        kernel.images,
+        0 if jack is None else len(jack),
+        limit=1.0,
+    )
 
 
 def _half_widths(result: DiffusionResult) -> list[str]:
@@ -121,7 +201,7 @@ def _controls(result: DiffusionResult) -> list[str]:
             1: "some locality in the input's own level is left",
             0: "none is left that these samples could show",
             -1: "the kernel avoids equal levels",
-            None: "too few images to judge",
+            None: "too few probes or images for an interval",
         }[_sign(shuffled)]
         found.append(
             f"When every image is told its levels in an order of its own the index is {_value(shuffled)}: {left}."
@@ -141,7 +221,7 @@ def _carrier(result: DiffusionResult, embedding: LevelKernel, inputs: LevelKerne
     by_embedding, by_input = _sign(embedding), _sign(inputs)
     main = _sign(result.locality)
     if by_embedding is None or by_input is None or main is None:
-        return "too few images to say what carries the locality"
+        return "too few probes or images to say what carries the locality"
     if main <= 0:
         return "there is no established locality to attribute"
     larger = result.contrasts.get(EMBEDDING_INPUT)
@@ -176,7 +256,7 @@ def _training(result: DiffusionResult) -> list[str]:
     if not isinstance(untrained, LevelKernel) or contrast is None:
         return []
     if math.isnan(contrast.low):
-        verdict = "too few images to compare"
+        verdict = "too few probes or images for an interval"
     elif contrast.decided > 0:
         verdict = "the trained kernel is more local"
     elif contrast.decided < 0:
@@ -233,10 +313,25 @@ def _stages(result: DiffusionResult) -> list[str]:
     found = result.stages
     if found is None or not found.null_scores:
         return []
+    agree = found.chosen_in_bootstrap.get(found.k, 0.0)
+    if not found.chosen_in_bootstrap:
+        return ["Whether the levels fall into stages is undecided: too few images or levels to judge."]
+    if not found.decided:
+        return [
+            f"The number of stages is undecided: {found.k} fits best, but only {agree:.0%} of the resamples choose it."
+        ]
     if found.k == 1:
         return ["No stages: cutting the levels into groups explains no more than a smooth decay with distance does."]
     cuts = ", ".join(
         f"t = {t:g} (found again in {s:.0%} of the resamples)"
         for t, s in zip(found.boundaries, found.stability, strict=True)
     )
-    return [f"The levels fall into {found.k} stages, with boundaries at {cuts}."]
+    sizes = np.bincount(found.labels)
+    alone = [f"t = {result.levels.timesteps[found.labels == stage][0]:g}" for stage in np.flatnonzero(sizes == 1)]
+    single = ""
+    if alone:
+        single = f" {' and '.join(alone)} {'is a stage' if len(alone) == 1 else 'are stages'} of a single level."
+    return [
+        f"The levels fall into {found.k} stages (so many in {agree:.0%} of the resamples), with boundaries at {cuts}."
+        f"{single}"
+    ]

@@ -212,10 +212,12 @@ class Stages:
     criterion: str
     scores: dict[int, float]  # criterion per number of stages
     boundaries_log_snr: list[float] = field(default_factory=list)
-    stability: list[float] = field(default_factory=list)  # share of bootstraps with a boundary within one level
+    # [k-1] share of bootstraps that choose k and have a boundary there or at a neighbouring level
+    stability: list[float] = field(default_factory=list)
     null_scores: dict[int, float] = field(default_factory=dict)  # the same for a kernel without stages
     margin_stderr: dict[int, float] = field(default_factory=dict)  # of score - null score when there are no stages
     chosen_in_bootstrap: dict[int, float] = field(default_factory=dict)  # share of bootstraps that choose k
+    decided: bool = True  # most bootstraps choose k
 
 
 @dataclass

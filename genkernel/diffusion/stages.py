@@ -13,7 +13,8 @@ depend on |Δt| alone, or on |Δ log-SNR| alone, with the same mean profile, plu
 bootstrap over images. Let z_k be the score less the null's mean, over the null's standard deviation
 (the smaller of the two nulls' values). There are stages if the largest z_k exceeds what 95 % of the
 null replicates reach *as their largest*; k is then the number with the largest margin over the null
-among those that exceed it. Otherwise there is one stage and no boundary.
+among those that exceed it. Otherwise there is one stage and no boundary. The number is decided when
+most bootstrap replicates, put through the same choice, choose it too.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def find_stages(kernel: LevelKernel, levels: Levels, most: int = MOST_STAGES) ->
     most = max(1, min(most, size // 2))
     replicates = kernel.matrix_bootstrap
     if most < 2 or replicates is None or kernel.images < FEWEST_IMAGES:
-        return Stages(np.zeros(size, dtype=np.int64), [], 1, CRITERION, {1: 0.0}, null_scores={1: 0.0})
+        return Stages(np.zeros(size, dtype=np.int64), [], 1, CRITERION, {1: 0.0}, null_scores={1: 0.0}, decided=False)
     replicates = replicates[:REPLICATES]
     scores, found = _scores(kernel.matrix, most)
     noise = (replicates - kernel.matrix) * np.sqrt(kernel.images / (kernel.images - 1))
@@ -156,6 +157,10 @@ def find_stages(kernel: LevelKernel, levels: Levels, most: int = MOST_STAGES) ->
     resampled = [_scores(each, most) for each in replicates]
     chosen = [choose(values) for values, _ in resampled]
     numbers = range(2, most + 1)
+    again = [
+        _cuts(each[k]) if n == k else np.array([], dtype=np.int64)
+        for (_, each), n in zip(resampled, chosen, strict=True)
+    ]
     return Stages(
         labels=found[k],
         boundaries=[float(levels.timesteps[c : c + 2].mean()) for c in cuts],
@@ -163,8 +168,9 @@ def find_stages(kernel: LevelKernel, levels: Levels, most: int = MOST_STAGES) ->
         criterion=CRITERION,
         scores={1: 0.0, **{n: float(v) for n, v in zip(numbers, scores, strict=True)}},
         boundaries_log_snr=[float(levels.log_snr[c : c + 2].mean()) for c in cuts],
-        stability=[float(np.mean([np.any(np.abs(_cuts(each[k]) - c) <= 1) for _, each in resampled])) for c in cuts],
+        stability=[float(np.mean([np.any(np.abs(there - c) <= 1) for there in again])) for c in cuts],
         null_scores={1: 0.0, **{n: float(v) for n, v in zip(numbers, means.max(0), strict=True)}},
         margin_stderr={n: float(v) for n, v in zip(numbers, spreads.max(0), strict=True)},
         chosen_in_bootstrap={n: chosen.count(n) / len(chosen) for n in sorted(set(chosen))},
+        decided=chosen.count(k) > len(chosen) / 2,
     )

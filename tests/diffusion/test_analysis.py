@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -93,6 +94,13 @@ def test_few_images_give_numbers_without_errors_and_say_so():
     assert any("all of them" in note for note in result.meta["notes"])
     assert any("too few images" in sentence for sentence in result.meta["reading"])
     json.dumps(result.to_summary(), allow_nan=False)
+
+
+def test_one_probe_is_said_to_leave_its_error_out():
+    options = {**FAST, "probes": 1}
+    result, _ = analyze(tiny_denoiser(), tiny_images(5), controls=False, progress=False, **options)
+    assert any("with one probe" in note for note in result.meta["notes"])
+    assert "± at least" in result.meta["reading"][0] and "one probe" in result.meta["reading"][1]
 
 
 def test_optimizer_state_adds_the_preconditioned_interference():
@@ -216,15 +224,44 @@ def test_the_reading_never_claims_what_the_intervals_do_not_show():
     assert "which carries more is undecided" in carrier(0.1, 0.1)
     assert "the embedding more" in carrier(0.1, 0.1, more)
     assert "the input more" in carrier(0.1, 0.1, less)
-    assert "too few images" in carrier(math.nan, 0.1)
+    assert "too few probes or images" in carrier(math.nan, 0.1)
     result.locality.index_low = -0.01
     assert "no established locality" in carrier(0.1, -0.05)
     assert "undecided, the interval includes zero" in reading.read(result)[0]
 
-    assert not any(s.startswith("One level") for s in reading.read(result))
+    def headline(low=0.05, **contrasts):
+        result.locality.index_low, result.locality.index_high = low, low + 0.1
+        result.contrasts = {
+            getattr(reading, name): Contrast("", sum(ends) / 2, 0.1, *ends) for name, ends in contrasts.items()
+        }
+        return reading.read(result)[0]
+
+    up, open_ = (0.1, 0.2), (-0.1, 0.2)
+    assert "interval 0.050 to 0.150" in headline() and "is local in" not in headline()
+    assert "is local in" in headline(MAIN_SHUFFLED=up) and "shuffled levels by +0.150" in headline(MAIN_SHUFFLED=up)
+    assert "is local in" not in headline(MAIN_SHUFFLED=open_, TRAINED=open_)
+    assert "not established to be higher than that of an untrained" in headline(MAIN_SHUFFLED=up, TRAINED=open_)
+    result.locality.index_bias = 0.01
+    assert "undecided, noise alone shifts" in headline(MAIN_SHUFFLED=up)
+    result.locality.index_bias = math.nan
+    assert "too few probes or images for an interval" in headline(math.nan, MAIN_SHUFFLED=up)
+    result.locality.index_stderr_probes = math.nan
+    assert "± at least" in headline() and any("one probe cannot show" in s for s in reading.read(result))
+    rows, index = result.locality.index_rows, result.locality.index
     result.locality.index_rows = np.array([0.9] + [0.02] * 11)
     result.locality.index = float(result.locality.index_rows.mean())
-    assert any(s.startswith("One level") and "t = 0 it would be 0.020" in s for s in reading.read(result))
+    said = headline(MAIN_SHUFFLED=up)
+    assert "most of it comes from one level, t = 0; without its row it is 0.020" in said and "is local in" not in said
+    result.locality.index_rows, result.locality.index = rows, index
+
+    def stages(**changes):
+        result.stages = dataclasses.replace(result.stages, **changes)
+        return reading.read(result)[-1]
+
+    assert "3 stages (so many in 70% of the resamples)" in stages()
+    assert "t = 0 is a stage of a single level" in stages(labels=np.array([0] + [1] * 5 + [2] * 6))
+    assert "number of stages is undecided" in stages(decided=False)
+    assert "too few" in stages(chosen_in_bootstrap={})
 
     def training(low, high):
         result.contrasts[reading.TRAINED] = Contrast(reading.TRAINED, (low + high) / 2, 0.1, low, high)

@@ -40,7 +40,8 @@ def test_block_kernels_give_back_their_blocks(sizes):
     assert found.labels.tolist() == np.repeat(np.arange(len(sizes)), sizes).tolist()
     assert found.boundaries == [pytest.approx(levels.timesteps[c - 1 : c + 1].mean()) for c in cuts]
     assert found.boundaries_log_snr == [pytest.approx(levels.log_snr[c - 1 : c + 1].mean()) for c in cuts]
-    assert min(found.stability) > 0.9
+    assert min(found.stability) > 0.9 and found.decided
+    assert max(found.stability) <= found.chosen_in_bootstrap[found.k]
     assert found.scores[found.k] > found.null_scores[found.k]
 
 
@@ -62,6 +63,7 @@ def test_smooth_decay_in_log_snr_and_flat_kernels_have_no_stages():
 def test_without_error_bars_there_is_no_claim():
     levels = even_levels(24)
     assert find_stages(kernel_of(blocks([8, 16]), levels, images=3), levels).k == 1
+    assert not find_stages(kernel_of(blocks([8, 16]), levels, images=3), levels).decided
     few = even_levels(3)
     assert find_stages(kernel_of(blocks([1, 2]), few), few).k == 1
 
