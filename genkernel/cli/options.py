@@ -41,7 +41,8 @@ Resume = Annotated[
     bool,
     typer.Option(
         "--resume",
-        help="If the folder already holds this very run (arguments, images, weights), use it; if not, say why.",
+        help="If the folder already holds this very run (arguments, images, weights), use it; if it holds another, "
+        "stop and name what differs.",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -17,6 +17,7 @@ import numpy as np
 
 from genkernel.data.convert import fit, to_unit_range, value_limits
 from genkernel.errors import InputError, MissingError
+from genkernel.runs import run_files
 
 if TYPE_CHECKING:
     import torch
@@ -101,10 +102,7 @@ def load_images(
         elif name := _torchvision_name(str(source)):
             found = _from_torchvision(name, split, limit, seed, size, channels, download, root)
         else:
-            raise MissingError(
-                f"no images at {str(source)!r}: the path does not exist "
-                "(give a folder of images, an .npz, or a torchvision data set name such as MNIST)"
-            )
+            raise _nothing_at(source)
     else:
         found = _from_array(source, limit, seed)
     if not found.images.numel():
@@ -113,7 +111,37 @@ def load_images(
     return ImageSet(images, found.labels, found.source, [*found.steps, *steps])
 
 
+def check_source(source: str | Path, *, split: str = "test") -> None:
+    """Find out quickly whether there can be images at ``source``, without decoding any.
+
+    Raises:
+        MissingError: the path does not exist, the folder holds no image, or torchvision has no such data set.
+        InputError: a file that is neither an image nor an ``.npz``, or an unknown split.
+    """
+    if split not in ARRAY_KEYS:
+        raise InputError(f"split must be 'train' or 'test', not {split!r}")
+    path = Path(source).expanduser()
+    if path.is_dir():
+        _image_files(path)
+    elif path.exists():
+        if not path.is_file() or path.suffix.lower() not in {".npz", *IMAGE_SUFFIXES}:
+            raise InputError(f"{path} is neither a folder of images, an image, nor an .npz archive")
+        if not path.stat().st_size:
+            raise InputError(f"{path} is an empty file")
+    elif name := _torchvision_name(str(source)):
+        _torchvision_class(name)
+    else:
+        raise _nothing_at(source)
+
+
 # ------------------------------------------------------------------------- sources
+
+
+def _nothing_at(source: str | Path) -> MissingError:
+    return MissingError(
+        f"no images at {str(source)!r}: the path does not exist "
+        "(give a folder of images, an .npz, or a torchvision data set name such as MNIST)"
+    )
 
 
 def _subset(n: int, limit: int | None, seed: int) -> np.ndarray:
@@ -136,6 +164,11 @@ def _from_array(source: Any, limit: int | None, seed: int) -> ImageSet:
 
     if not isinstance(source, (torch.Tensor, np.ndarray)):
         raise InputError(f"data must be a path, a data set name, a tensor or an array, not {type(source).__name__}")
+    if source.ndim == 3 and source.shape[0] == 3 < min(source.shape[1:]):
+        raise InputError(
+            f"data of shape {tuple(source.shape)} can be one colour image or three grey ones: add the sample axis to "
+            "the first (data[None]) or the channel axis to the others (data[:, None])"
+        )
     images, steps = _from_stack(source, _subset(len(source) if source.ndim else 0, limit, seed), "the array")
     return ImageSet(images, None, "a tensor" if isinstance(source, torch.Tensor) else "an array", steps)
 
@@ -183,19 +216,38 @@ def _from_folder(
     path: Path, limit: int | None, seed: int, size: int | tuple[int, int] | None, channels: int | None
 ) -> ImageSet:
     """A folder of images; when all of them lie in its direct subfolders, those are the classes."""
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    if not files:
-        raise MissingError(
-            f"{path} holds no images (looked for {', '.join(sorted(IMAGE_SUFFIXES))} in it and its subfolders)"
-        )
+    files, skipped = _image_files(path)
     keep = [files[i] for i in _subset(len(files), limit, seed)]
     found = _from_files(keep, path.name, size, channels)
+    found.steps += skipped
     classes = sorted({p.parent for p in files})
     if len(classes) > 1 and all(p.parent == path for p in classes):
         import torch
 
         found.labels = torch.tensor([classes.index(p.parent) for p in keep])
     return found
+
+
+def _image_files(path: Path) -> tuple[list[Path], list[str]]:
+    """Image files in and below ``path``, without the figures of genkernel's runs, and a note on those."""
+    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    runs = sorted(p.parent for p in path.rglob("run.json") if run_files(p.parent) is not None)
+    figures: set[Path] = set()
+    for run in runs:
+        if run == path:  # images that a run was put beside are still images
+            figures.update(run / name for name in run_files(run) or ())
+        else:
+            figures.update(p for p in files if run in p.parents)
+    kept = [p for p in files if p not in figures]
+    if not kept:
+        what = " but the figures of genkernel runs" if files else ""
+        raise MissingError(
+            f"{path} holds no images{what} (looked for {', '.join(sorted(IMAGE_SUFFIXES))} in it and its subfolders)"
+        )
+    names = [run.name for run in runs if run != path] or [path.name]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    skipped = f"the figures of the genkernel run{'s' * (len(names) > 1)} in {', '.join(names[:3])}{more} left out"
+    return kept, [skipped] if len(kept) < len(files) else []
 
 
 def _from_files(files: Sequence[Path], name: str, size: int | tuple[int, int] | None, channels: int | None) -> ImageSet:
@@ -304,10 +356,7 @@ def _from_torchvision(
     return found
 
 
-def _torchvision_dataset(name: str, split: str, download: bool, root: Path | None) -> Any:
-    """The torchvision data set of that name, whatever arguments its class takes."""
-    import inspect
-
+def _torchvision_class(name: str) -> Any:
     from torchvision import datasets
 
     by_lower = {k.lower(): k for k in datasets.__all__}
@@ -315,7 +364,14 @@ def _torchvision_dataset(name: str, split: str, download: bool, root: Path | Non
         raise MissingError(
             f"no images at {name!r}: neither a path nor a torchvision data set (those include MNIST, CIFAR10, …)"
         )
-    cls = getattr(datasets, by_lower[name.lower()])
+    return getattr(datasets, by_lower[name.lower()])
+
+
+def _torchvision_dataset(name: str, split: str, download: bool, root: Path | None) -> Any:
+    """The torchvision data set of that name, whatever arguments its class takes."""
+    import inspect
+
+    cls = _torchvision_class(name)
     root = root or Path.home() / ".cache" / "torchvision"
     offered = {"root": str(root), "train": split == "train", "split": split, "download": download}
     accepted = inspect.signature(cls).parameters

@@ -2,7 +2,7 @@
 
 from genkernel.runs.atomic import write_atomic
 from genkernel.runs.codec import pack, unpack
-from genkernel.runs.folder import RunFolder, finished_files, read_json
+from genkernel.runs.folder import RunFolder, finished_files, read_json, run_files
 from genkernel.runs.provenance import Provenance, Stopwatch, data_sha256, versions
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "finished_files",
     "pack",
     "read_json",
+    "run_files",
     "unpack",
     "versions",
     "write_atomic",

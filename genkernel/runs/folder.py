@@ -11,10 +11,14 @@ import contextlib
 import json
 import math
 import os
+import platform
+import re
 import shutil
 import signal
 import tempfile
 import threading
+import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +30,11 @@ from genkernel.runs.atomic import explain, write_atomic
 PAGE = "index.html"
 PROVENANCE = "run.json"
 SUMMARY = "summary.json"
+
+# staging folders carry the machine and the process that fills them, so that those of dead ones can be told
+_STAGE = re.compile(r"\.run-(?:(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-)?[^-]+\.part")
+_ABANDONED = 24 * 3600.0  # seconds without a change after which a staging folder of unknown origin is left over
+_filling: set[Path] = set()  # staging folders of this very process
 
 
 class RunFolder:
@@ -44,16 +53,21 @@ class RunFolder:
         self.stage = stage
         self._made = made  # folders that create() had to make, outermost first
         self._open = True
+        _filling.add(stage.absolute())
 
     @classmethod
-    def create(cls, out: str | Path) -> RunFolder:
+    def create(cls, out: str | Path, kind: str | None = None) -> RunFolder:
         """Claim ``out`` now, so that an unusable output path fails before the work, not after.
 
         Args:
             out: the run's folder. It is made when it does not exist; in one that exists the
-                files of the new run replace those of the same name, and others stay.
+                files of the new run replace those of the same name, and others stay. What dead
+                processes left behind in it is removed.
+            kind: what the run is; ``out`` then has to be new, empty, or hold an earlier run of that
+                kind, because a run of another kind, or a folder of other things, was hardly meant.
 
         Raises:
+            InputError: ``out`` holds a run of another kind, or other files.
             OutputError: ``out`` is a file, lies below a file, or cannot be written to.
         """
         out = Path(out).expanduser()
@@ -61,10 +75,13 @@ class RunFolder:
         try:
             if out.exists() and not out.is_dir():
                 raise OutputError(f"cannot write a run to {out}: it is not a folder (give a folder, or a new name)")
+            if kind is not None and out.is_dir():
+                _check_place(out, kind)
             for path in reversed([p for p in (out, *out.parents) if _is_missing(p)]):
                 path.mkdir()
                 made.append(path)
-            stage = Path(tempfile.mkdtemp(prefix=".run-", suffix=".part", dir=out))
+            _sweep(out)
+            stage = Path(tempfile.mkdtemp(prefix=f".run-{_machine()}-{os.getpid()}-", suffix=".part", dir=out))
         except OSError as error:
             _remove_empty(made)
             if isinstance(error, OutputError):
@@ -129,6 +146,7 @@ class RunFolder:
             return
         self._open = False
         shutil.rmtree(self.stage, ignore_errors=True)
+        _filling.discard(self.stage.absolute())
         _remove_empty(self._made)
 
     def __enter__(self) -> RunFolder:
@@ -168,6 +186,72 @@ def read_json(path: str | Path) -> Any:
         raise MissingError(f"{folder} {problem}: give the folder that a genkernel run was written to") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is not the JSON of a genkernel run: {error}") from error
+
+
+def run_files(path: str | Path) -> list[str] | None:
+    """Files that the ``run.json`` in ``path`` names, there or not; None when that is no folder of a run."""
+    path = Path(path)
+    try:
+        record = json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
+        if "genkernel" not in record["versions"] or not isinstance(record["files"], list):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return _listed(path)
+
+
+def _check_place(out: Path, kind: str) -> None:
+    """Refuse to put a run of ``kind`` where something else lives."""
+    try:
+        there = json.loads((out / SUMMARY).read_text(encoding="utf-8")).get("kind")
+    except (OSError, ValueError, AttributeError):
+        there = None
+    if (out / PROVENANCE).is_file():
+        if there is not None and there != kind:
+            raise InputError(
+                f"{out} holds a finished {there} run, which a {kind} run does not replace: give another folder"
+            )
+        return
+    others = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+    if others:
+        raise InputError(
+            f"{out} is not empty and holds no genkernel run (it holds {', '.join(others[:3])}"
+            f"{', …' if len(others) > 3 else ''}): give a new or empty folder, or that of an earlier run"
+        )
+
+
+def _sweep(out: Path) -> None:
+    """Remove the staging folders of processes that were killed."""
+    for path in out.glob(".run-*.part"):
+        if (found := _STAGE.fullmatch(path.name)) is None or not path.is_dir() or path.absolute() in _filling:
+            continue
+        if found["machine"] == _machine():
+            process = int(found["process"])
+            left_over = process == os.getpid() or not _is_alive(process)
+        else:  # of another machine that shares the folder, or of an earlier version
+            try:
+                left_over = time.time() - path.stat().st_mtime > _ABANDONED
+            except OSError:
+                continue
+        if left_over:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _machine() -> str:
+    """A short name that tells machines with a common file system apart."""
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":  # there, os.kill with signal 0 ends the process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it belongs to someone else
+        return True
+    return True
 
 
 def _listed(path: Path) -> list[str]:
@@ -212,15 +296,19 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back for the few renames of a commit, and deliver it afterwards."""
+    """Hold Ctrl-C and a request to terminate back for the few renames of a commit, and deliver it afterwards."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     arrived: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: arrived.append(number))
+    before = {
+        number: signal.signal(number, lambda number, frame: arrived.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if arrived:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(arrived[0])

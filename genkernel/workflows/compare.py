@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from genkernel.errors import InputError
 from genkernel.runs import RunFolder
 from genkernel.workflows.report import PAGE, PROVENANCE, SUMMARY, Report, open_run
 
@@ -85,13 +86,17 @@ class Comparison:
         """Write ``index.html``, ``summary.json``, ``run.json`` and the figures to a folder.
 
         Raises:
+            InputError: the folder is that of one of the two runs, or holds a run of another kind or other files.
             OutputError: the folder cannot be written.
         """
+        place = Path(out).expanduser().resolve()
+        if any(report.folder is not None and report.folder.resolve() == place for report in (self.a, self.b)):
+            raise InputError(f"{out} is one of the runs that are compared: give another folder for the comparison")
         from genkernel.plots import to_bytes
         from genkernel.report import compare_page
         from genkernel.runs import versions
 
-        with RunFolder.create(out) as folder:
+        with RunFolder.create(out, kind="comparison") as folder:
             drawn = {}
             for name, draw in self.figures().items():
                 figure = draw()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,8 @@ def locality(
         download: allow the network for hub ids and torchvision data sets.
         trust_pickle: allow a checkpoint's pickle to run code.
         split: of a data source that has several.
-        resume: if ``out`` already holds this very run, read it instead of computing it again.
+        resume: if ``out`` already holds this very run, read it instead of computing it again; if it holds
+            another, refuse and name what differs.
         progress: called with (stage, stages done, number of stages) before each stage; or True/False to
             show or hide the engine's progress bars.
         say: called with one sentence for everything that was converted, assumed or reused.
@@ -86,21 +88,30 @@ def locality(
     Raises:
         GenkernelError: see ``load``, ``load_images`` and the analysis; every message is one sentence.
     """
+    from genkernel.data import check_source
+
     say = say or (lambda sentence: None)
     _check_counts(levels=(levels, 3), samples=(samples, 2), probes=(probes, 1), bootstrap=(bootstrap, 2))
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError(f"seed has to be a whole number from 0 to 2^63 - 1, not {seed!r}")
     kind = _dtype(dtype)
+    _check_times(timesteps)
+    _check_memory(memory)
     watch = Stopwatch()
-    folder = RunFolder.create(out) if out is not None else None
+    folder = RunFolder.create(out, kind="diffusion") if out is not None else None
     try:
         with watch("load"):
+            # whatever can be wrong without the model is found before the model is read
+            if isinstance(data, (str, Path)):
+                check_source(data, split=split)
+            further = read_schemes(weights), read_schemes(samplers)
             conditioning = options.get("conditioning")
             if conditioning is not None:
                 options["conditioning"] = read_conditioning(conditioning)
+            state = read_optimizer(optimizer_state, trust_pickle=trust_pickle)
             den = _denoiser(model, device, download, trust_pickle, options)
             for note in den.notes:
                 say(note)
-            further = read_schemes(weights), read_schemes(samplers)
-            state = read_optimizer(optimizer_state, trust_pickle=trust_pickle)
         with watch("data"):
             images = _images(data, den, samples, seed, split, download)
             say(images.describe())
@@ -221,6 +232,23 @@ def _check_counts(**counts: tuple[int, int]) -> None:
             raise InputError(f"{name} has to be a whole number of at least {least}, not {value!r}")
 
 
+def _check_times(timesteps: Sequence[float] | None) -> None:
+    if timesteps is None:
+        return
+    try:
+        times = [float(t) for t in timesteps]
+    except (TypeError, ValueError):
+        raise InputError(f"timesteps is a list of numbers, not {timesteps!r}") from None
+    if len(times) < 3 or len(set(times)) < len(times) or not all(math.isfinite(t) for t in times):
+        raise InputError(f"timesteps has to hold at least 3 finite, different times, not {times}")
+
+
+def _check_memory(memory: str | int) -> None:
+    from genkernel.tangent.tiles import parse_memory
+
+    parse_memory(memory)
+
+
 def _dtype(dtype: Any) -> Any:
     if dtype is None:
         return None
@@ -246,18 +274,20 @@ def _describe(given: Any) -> str | None:
 
 
 def _finished(out: Path, provenance: Provenance, say: Callable[[str], None]) -> Report | None:
-    """The finished run in ``out`` if it is the one that was asked for; else say why not."""
+    """The finished run in ``out`` if it is the one that was asked for; None when there is none.
+
+    Raises:
+        InputError: it is another one, or of another version; it is not replaced by a run that was to resume it.
+    """
     if not finished_files(out):
         say(f"nothing to resume in {out}: it holds no finished run")
         return None
     differences = provenance.differences(read_json(out / PROVENANCE))
     if differences:
-        say(f"the run in {out} cannot be used again: {'; '.join(differences)}")
-        return None
-    try:
-        report = open_run(out)
-    except InputError as error:
-        say(f"the run in {out} cannot be used again: {error}")
-        return None
+        raise InputError(
+            f"the run in {out} cannot be resumed, because it is another one: {'; '.join(differences)} "
+            "(without resume it is replaced)"
+        )
+    report = open_run(out)
     say(f"the finished run in {out} has the same arguments, images and weights: it is used again")
     return report

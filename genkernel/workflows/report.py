@@ -73,17 +73,18 @@ class Report:
         """Write the run folder: page, figures, summary, provenance, and the kernel.
 
         Args:
-            out: a folder, or one that was claimed before the work.
+            out: a folder that is new, empty or that of an earlier run, or one that was claimed before the work.
             layers: keep every layer's kernel in ``kernel.npz`` too (as many matrices as layers).
 
         Returns:
             Path: the folder. It appears complete or not at all.
 
         Raises:
+            InputError: the folder holds other files, or a run of another kind.
             OutputError: the folder cannot be written.
         """
         if not isinstance(out, RunFolder):
-            with RunFolder.create(out) as folder:
+            with RunFolder.create(out, kind="diffusion") as folder:
                 return self.save(folder, layers=layers)
         from genkernel.plots import to_bytes
         from genkernel.report import diffusion_page

@@ -99,8 +99,9 @@ def test_resume_uses_a_finished_run(calls: Calls, capsys: pytest.CaptureFixture[
     assert run(command) == 0 and run(command) == 0
     assert len([c for c in calls if "images" in c]) == 1
     assert "it is used again" in capsys.readouterr().err
-    assert run([*command, "--probes", "2"]) == 0
-    assert "cannot be used again: probes was 8, now 2" in capsys.readouterr().err
+    assert run([*command, "--probes", "2"]) == 2
+    assert "error: the run in genkernel-c cannot be resumed" in (said := capsys.readouterr().err)
+    assert "probes was 8, now 2" in said
 
 
 def test_demo_needs_nothing(calls: Calls, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

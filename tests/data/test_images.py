@@ -343,3 +343,27 @@ def test_torchvision_name_that_is_none(tmp_path: Path) -> None:
 def test_torchvision_class_that_needs_more() -> None:
     with pytest.raises((InputError, MissingError), match=r"ImageFolder|DatasetFolder"):
         load_images("DatasetFolder")
+
+
+def test_one_colour_image_or_three_grey_ones_is_not_guessed() -> None:
+    with pytest.raises(InputError, match="add the sample axis"):
+        load_images(torch.rand(3, 8, 8))
+    assert load_images(torch.rand(3, 8, 8)[None]).images.shape == (1, 3, 8, 8)
+    assert load_images(torch.rand(4, 8, 8)).images.shape == (4, 1, 8, 8)
+
+
+def test_figures_of_runs_are_no_images(folder: Path) -> None:
+    import json
+
+    run = folder / "runs" / "one"
+    (run / "figures").mkdir(parents=True)
+    Image.fromarray(gradient()).save(run / "figures" / "kernel.png")
+    record = {"versions": {"genkernel": "1"}, "files": ["figures/kernel.png", "run.json"]}
+    (run / "run.json").write_text(json.dumps(record))
+    found = load_images(folder)
+    assert len(found) == 6 and found.steps == ["the figures of the genkernel run in one left out"]
+    assert found.labels is not None
+    with pytest.raises(MissingError, match="no images but the figures"):
+        load_images(run)
+    (run / "run.json").write_text("{}")  # somebody else's
+    assert len(load_images(folder)) == 7

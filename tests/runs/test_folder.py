@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -141,3 +143,43 @@ def test_names_outside_the_folder_are_never_touched(tmp_path):
         fill(folder)
         folder.commit()
     assert victim.read_text() == "x"
+
+
+def test_a_kind_is_not_put_over_another_one_nor_over_other_files(tmp_path):
+    with RunFolder.create(tmp_path / "run", kind="diffusion") as folder:
+        fill(folder)
+        folder.commit()
+    RunFolder.create(tmp_path / "run", kind="diffusion").close()
+    with pytest.raises(InputError, match="holds a finished diffusion run"):
+        RunFolder.create(tmp_path / "run", kind="comparison")
+    with pytest.raises(InputError, match="is not empty and holds no genkernel run"):
+        RunFolder.create(tmp_path, kind="diffusion")
+    (tmp_path / "new").mkdir()
+    RunFolder.create(tmp_path / "new", kind="diffusion").close()
+    assert everything(tmp_path) == [
+        "new", "run", "run/index.html", "run/run.json", "run/summary.json",
+    ]  # fmt: skip
+
+
+def test_what_dead_processes_left_is_swept_and_what_live_ones_fill_is_not(tmp_path):
+    first = RunFolder.create(tmp_path)
+    mine, machine = first.stage.name, first.stage.name.split("-")[1]
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    names = {
+        "dead": f".run-{machine}-{dead.pid}-x.part",
+        "reused": f".run-{machine}-{os.getpid()}-x.part",
+        "parent": f".run-{machine}-{os.getppid()}-x.part",
+        "elsewhere": f".run-{'0' * 8}-1-x.part",
+        "unknown": ".run-new.part",
+        "unknown and old": ".run-old.part",
+    }
+    for name in names.values():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text("{}")
+    os.utime(tmp_path / names["unknown and old"], (0, 0))
+    second = RunFolder.create(tmp_path)
+    kept = {names["parent"], names["elsewhere"], names["unknown"], mine, second.stage.name}
+    assert {p.name for p in tmp_path.iterdir()} == kept
+    first.close()
+    second.close()

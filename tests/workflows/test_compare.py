@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from genkernel.errors import InputError
 from genkernel.runs import Provenance
 from genkernel.workflows import Report
 from genkernel.workflows.compare import compare
@@ -99,3 +100,19 @@ def test_runs_are_named_by_their_folders(tmp_path: Path) -> None:
     b.folder = tmp_path / "y" / "other"
     assert compare(a, b).names == ("run", "other")
     assert compare(report(weights="p"), report(weights="q")).names == ("p", "q")
+
+
+def test_a_comparison_never_replaces_a_run(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        report(weights=name).save(tmp_path / name)
+    found = compare(tmp_path / "a", tmp_path / "b")
+    cases = (("a", "is one of the runs"), ("b/../b", "is one of the runs"), ("c", "a finished diffusion run"))
+    for name, words in cases:
+        before = (tmp_path / name / "index.html").read_bytes()
+        with pytest.raises(InputError, match=words):
+            found.save(tmp_path / name)
+        assert (tmp_path / name / "index.html").read_bytes() == before
+    found.save(tmp_path / "d")
+    found.save(tmp_path / "d")  # an earlier comparison is replaced
+    with pytest.raises(InputError, match="a finished comparison run"):
+        report().save(tmp_path / "d")

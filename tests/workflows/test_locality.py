@@ -123,6 +123,11 @@ def test_a_module_is_wrapped_with_its_scheduler(calls: list[dict[str, Any]]) -> 
         ({"levels": 2}, "levels has to be a whole number of at least 3"),
         ({"samples": 1}, "samples has to be a whole number of at least 2"),
         ({"probes": 0}, "probes has to be a whole number of at least 1"),
+        ({"seed": -1}, "seed has to be a whole number from 0"),
+        ({"seed": 1.0}, "seed has to be a whole number from 0"),
+        ({"memory": "lots"}, "not an amount of memory"),
+        ({"timesteps": [1, 2]}, "at least 3 finite, different times"),
+        ({"timesteps": [1, 2, float("nan")]}, "at least 3 finite, different times"),
         ({"dtype": "int8"}, "dtype is one of float32"),
         ({"device": "meta"}, "is never moved"),
     ],
@@ -131,6 +136,41 @@ def test_wrong_arguments(calls: list[dict[str, Any]], tmp_path: Path, change: di
     with pytest.raises(InputError, match=words):
         gk.locality(named(), tiny_images(4), out=tmp_path / "a" / "b", **change)
     assert not calls and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": "no/images"}, "the path does not exist"),
+        ({"data": "."}, "holds no images"),
+        ({"data": "bad.json"}, "neither a folder of images"),
+        ({"weights": "bad.json"}, "is not JSON"),
+        ({"samplers": "no.json"}, "there is no weighting file"),
+        ({"optimizer_state": "bad.json"}, "is not a file that torch wrote"),
+    ],
+)
+def test_files_are_looked_at_before_the_model_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    import importlib
+
+    def load(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the model is loaded")
+
+    monkeypatch.setattr(importlib.import_module("genkernel.workflows.load"), "load", load)
+    monkeypatch.chdir(tmp_path)
+    Path("bad.json").write_text("{")
+    np.savez("x.npz", x=np.zeros((4, 4, 4)))
+    with pytest.raises((InputError, MissingError), match=words):
+        gk.locality("some/model", **({"data": "x.npz"} | change), out="run")
+    assert not Path("run").exists()
+
+
+def test_a_folder_of_other_things_is_no_place_for_a_run(calls: list[dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(InputError, match="is not empty and holds no genkernel run"):
+        gk.locality(named(), tiny_images(4), out=tmp_path)
+    assert not calls and [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_one_image_is_not_enough(calls: list[dict[str, Any]]) -> None:
@@ -178,15 +218,16 @@ def test_a_finished_run_is_used_again(calls: list[dict[str, Any]], tmp_path: Pat
         ({"model": tiny_denoiser(dtype=torch.float32)}, "given in memory"),
     ],
 )
-def test_another_run_is_not_used_and_it_is_said_why(
+def test_another_run_is_not_replaced_by_resuming_and_it_is_said_why(
     calls: list[dict[str, Any]], tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
     asked = {"model": named(), "data": tiny_images(4), "out": tmp_path}
     gk.locality(**asked)
-    said: list[str] = []
-    report = gk.locality(**(asked | change), resume=True, say=said.append)
-    assert len(calls) == 2 and not report.reused
-    assert any("cannot be used again" in s and words in s for s in said), said
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(InputError, match=f"cannot be resumed.*{words}"):
+        gk.locality(**(asked | change), resume=True)
+    assert len(calls) == 1
+    assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
 
 def test_an_unfinished_run_is_not_used(calls: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -229,8 +270,12 @@ def test_optimizer_state_is_found_under_its_name_and_never_runs_code(tmp_path: P
     with pytest.raises(UnsafeCheckpointError, match="--trust-pickle"):
         read_optimizer(tmp_path / "unsafe.pt")
     (tmp_path / "text.pt").write_text("not a file of torch")
-    with pytest.raises(InputError, match="cannot be read"):
-        read_optimizer(tmp_path / "text.pt", trust_pickle=True)
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "plain.pt").read_bytes()[:-200])
+    for name in ("text.pt", "cut.pt"):
+        with pytest.raises(InputError, match="is not a file that torch wrote"):
+            read_optimizer(tmp_path / name)
+    torch.save(adam.state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert set(read_optimizer(tmp_path / "old.pt")) == {"state", "param_groups"}
 
 
 def test_conditioning_from_files(tmp_path: Path) -> None:
