@@ -5,16 +5,21 @@ Only typer is imported here; everything heavy waits inside the commands.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from types import FrameType
 from typing import Annotated, NoReturn
 
 import typer
 
 from genkernel import __version__
 from genkernel.cli import compare, demo, diffusion, doctor
-from genkernel.cli.console import complain
+from genkernel.cli.console import complain, note
+from genkernel.cli.hints import hint
 from genkernel.errors import BatchCouplingError, GenkernelError, InputError, MissingError, UnsafeCheckpointError
 
 # the user can put these right on the command line; everything else went wrong while running
@@ -49,7 +54,7 @@ def genkernel(
     hurt each other. A run ends with one HTML page that works offline, and the numbers behind it.
 
     Notes and progress go to stderr, results to stdout. Exit status: 0 done, 1 failed while running, 2 wrong input,
-    130 interrupted. Output folders appear complete or not at all.
+    130 interrupted, 143 terminated. Output folders appear complete or not at all.
     """
 
 
@@ -70,6 +75,31 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status; errors a user can act on become one sentence on stderr."""
+    with _termination() as asked:
+        status = _run(arguments)
+    return 143 if asked and status == 130 else status
+
+
+@contextlib.contextmanager
+def _termination() -> Iterator[list[int]]:
+    """A request to terminate ends a run like Ctrl-C, so that it cleans up behind itself; yields those that came."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         status = app(args=arguments, prog_name="genkernel", standalone_mode=False)
         sys.stdout.flush()
@@ -77,6 +107,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _interrupted() if status == 130 else status
     except GenkernelError as error:
         complain(str(error))
+        if said := hint(str(error)):
+            note(f"hint: {said}")
         return 2 if isinstance(error, USAGE_ERRORS) else 1
     except (KeyboardInterrupt, typer.Abort):
         return _interrupted()

@@ -63,3 +63,5 @@ def _show(found: Comparison) -> None:
         table.add_row(row.name, *cells, style="bold" if row.clear else None)
     results().print(table)
     results().print("bold: beyond two standard errors", style="dim")
+    if not all(row.comparable for row in found.rows):
+        results().print("never bold: what the runs measured at other levels or in other windows", style="dim")

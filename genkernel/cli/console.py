@@ -48,7 +48,7 @@ def quiet_stdout() -> Iterator[None]:
 def stages() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], None]]]:
     """A progress bar over named stages on stderr, and a way to print a line above it.
 
-    Outside a terminal there is no bar; the lines are printed all the same.
+    Outside a terminal there is no bar but a line per stage; the other lines are printed all the same.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -62,9 +62,14 @@ def stages() -> Iterator[tuple[Callable[[str, int, int], None], Callable[[str], 
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        last = ""
         task = bar.add_task("loading", total=None)
 
         def advance(stage: str, done: int, count: int) -> None:
+            nonlocal last
+            if stage != last and not console.is_terminal and done < count:
+                note(f"{stage.replace('_', ' ')} (stage {done + 1} of {count})")
+            last = stage
             bar.update(task, description=stage.replace("_", " "), completed=done, total=count)
 
         def say(message: str) -> None:

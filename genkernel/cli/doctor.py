@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from genkernel.cli import options
 from genkernel.cli.console import print_json, quiet_stdout, results
+from genkernel.cli.hints import hint
 from genkernel.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,10 +70,19 @@ def _show(report: DoctorReport) -> None:
         mark, style = MARKS[item.status]
         section = item.section if item.section != before else ""
         table.add_row(f"[{style}]{mark}[/{style}]", section, _plain(item.message))
+        if item.status in ("warn", "fail") and (said := hint(item.message)):
+            table.add_row("", "", _plain(f"on the command line: {said}"))
         before = item.section
     console.print(table)
     if report.ok:
-        console.print("This checkpoint can be analysed: genkernel diffusion CHECKPOINT --data IMAGES", style="bold")
+        command = f"genkernel diffusion {shlex.quote(report.subject)} --data IMAGES"
+        if report.needs_conditioning:
+            command += " --conditioning zeros"
+        console.print(
+            f"This checkpoint can be analysed: {command}", style="bold", markup=False, highlight=False, soft_wrap=True
+        )
+        if report.needs_conditioning:
+            console.print("(or --conditioning FILE with the real thing)", markup=False)
     else:
         failures = sum(item.status == "fail" for item in report.items)
         console.print(f"This checkpoint cannot be analysed as it is: see the line{'s' * (failures > 1)} marked ✗")

@@ -17,6 +17,8 @@ from genkernel.workflows.report import PAGE, PROVENANCE, SUMMARY, Report, open_r
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from genkernel.diffusion.results import DiffusionResult
+
 SCHEMA_VERSION = 1
 
 
@@ -31,11 +33,14 @@ class Difference:
     b_stderr: float | None
     difference: float | None
     stderr: float | None
+    comparable: bool = True  # False where the runs measured it at other levels or with other windows
 
     @property
     def clear(self) -> bool:
-        """Larger than two standard errors."""
-        return self.difference is not None and bool(self.stderr) and abs(self.difference) > 2 * (self.stderr or 0)
+        """Larger than two standard errors, of a quantity that means the same in both runs."""
+        if not self.comparable or self.difference is None or not self.stderr:
+            return False
+        return abs(self.difference) > 2 * self.stderr
 
 
 @dataclass
@@ -149,6 +154,9 @@ def _differences(a: Report, b: Report) -> list[Difference]:
     rows.append(_row("half-width (time)", s.half_width, None, t.half_width, None))
     s, t = x.locality.by_log_snr, y.locality.by_log_snr
     rows.append(_row("half-width (nats of log-SNR)", s.half_width, None, t.half_width, None))
+    if not (_same(x.levels.timesteps, y.levels.timesteps) and _same_window(x, y)):
+        for row in rows:  # all of them are means over pairs of levels
+            row.comparable = False
     rows.append(_row("mean loss over the levels", *_mean_loss(a), *_mean_loss(b)))
     if x.interference is not None and y.interference is not None:
         rows.append(
@@ -194,13 +202,15 @@ def _warnings(a: Report, b: Report) -> list[str]:
     found = []
     if not _same(x.levels.timesteps, y.levels.timesteps):
         found.append(
-            f"the noise levels differ ({len(x.levels.timesteps)} and {len(y.levels.timesteps)}): the maps are not "
-            "subtracted, and half-widths are compared at equal log-SNR"
+            f"the noise levels differ ({_how_levels_differ(x.levels.timesteps, y.levels.timesteps)}): the maps are "
+            "not subtracted, half-widths are compared at equal log-SNR, and no difference of indices, floors or "
+            "half-widths is marked as clear, because each is a mean over its own levels"
         )
-    if x.levels.window_timesteps != y.levels.window_timesteps or x.levels.span != y.levels.span:
+    if not _same_window(x, y):
         found.append(
             f"the windows of the locality index differ (|Δt| ≤ {x.levels.window_timesteps:g} of {x.levels.span:g} and "
-            f"≤ {y.levels.window_timesteps:g} of {y.levels.span:g}): indices are not comparable as such"
+            f"≤ {y.levels.window_timesteps:g} of {y.levels.span:g}): indices are not comparable as "
+            "such, and no difference of theirs is marked as clear"
         )
     for key, what in (("images", "numbers of images"), ("probes", "numbers of probes"), ("dtype", "dtypes")):
         if x.meta.get(key) != y.meta.get(key):
@@ -230,6 +240,18 @@ def _digest(record: Mapping[str, Any]) -> Any:
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
     return a.shape == b.shape and bool(np.allclose(a, b))
+
+
+def _same_window(x: DiffusionResult, y: DiffusionResult) -> bool:
+    return x.levels.window_timesteps == y.levels.window_timesteps and x.levels.span == y.levels.span
+
+
+def _how_levels_differ(a: np.ndarray, b: np.ndarray) -> str:
+    if a.shape != b.shape:
+        return f"{len(a)} and {len(b)}"
+    other = np.flatnonzero(~np.isclose(a, b))
+    first = int(other[0])
+    return f"{len(other)} of {len(a)} timesteps, the first of them {a[first]:g} in A and {b[first]:g} in B"
 
 
 def _names(a: Any, b: Any, first: Report, second: Report) -> tuple[str, str]:

@@ -5,13 +5,13 @@ Every finding is one item with a status; nothing a checkpoint can do wrong raise
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genkernel.errors import GenkernelError
+from genkernel.errors import GenkernelError, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +46,11 @@ class DoctorReport:
     def ok(self) -> bool:
         """Whether the model can be analysed."""
         return not any(item.status == "fail" for item in self.items)
+
+    @property
+    def needs_conditioning(self) -> bool:
+        """Whether it can be analysed only with conditioning, which was not given."""
+        return any(item.details.get("needed") for item in self.section("conditioning"))
 
     def add(self, section: str, status: str, message: str, **details: Any) -> None:
         assert status in STATUSES
@@ -90,7 +95,7 @@ def doctor(source: Any, *, gradient: bool = True, download: bool = False, **opti
             with _found(report, "model"):
                 from genkernel.workflows.load import load
 
-                den = load(path, **options)
+                den = _with_conditioning(report, lambda **given: load(path, **options, **given), options)
     else:
         with _found(report, "model"):
             from genkernel.workflows.wrap import wrap
@@ -98,7 +103,7 @@ def doctor(source: Any, *, gradient: bool = True, download: bool = False, **opti
             module, scheduler = source if isinstance(source, tuple) and len(source) == 2 else (source, None)
             if scheduler is not None:
                 options["scheduler"] = scheduler
-            den = wrap(module, **options)
+            den = _with_conditioning(report, lambda **given: wrap(module, **options, **given), options)
     if den is not None:
         _model(report, den)
         _schedule(report, den)
@@ -107,6 +112,23 @@ def doctor(source: Any, *, gradient: bool = True, download: bool = False, **opti
             with _found(report, "gradient"):
                 _gradient(report, den)
     return report
+
+
+def _with_conditioning(report: DoctorReport, make: Callable[..., Denoiser], options: dict[str, Any]) -> Denoiser:
+    """The denoiser; where all it lacks is conditioning, with zeros, so that the rest can be examined."""
+    try:
+        return make()
+    except InputError as error:
+        if options.get("conditioning") is not None:
+            raise
+        try:
+            den = make(conditioning="zeros")
+        except GenkernelError:
+            raise error from None
+        report.add(
+            "conditioning", "warn", f"{error}; examined here with zeros", error=type(error).__name__, needed=True
+        )
+        return den
 
 
 @contextmanager

@@ -128,6 +128,7 @@ def test_demo_needs_nothing(calls: Calls, capsys: pytest.CaptureFixture[str], mo
         (["diffusion", "c", "--data", "images.npz", "--weights", "no.json"], "there is no weighting file"),
         (["diffusion", "c", "--data", "images.npz", "--conditioning", "no.npz"], "there is no conditioning"),
         (["diffusion", "c", "--data", "images.npz", "--optimizer-state", "no.pt"], "there is no optimizer state"),
+        (["diffusion", "c", "--data", "images.npz", "--seed", "-1"], "seed has to be a whole number from 0"),
         (["compare", "no", "neither"], "no is not a folder"),
         (["compare", "only-one"], "Missing argument 'B'"),
     ],
@@ -170,6 +171,36 @@ def test_failures_while_running(
     assert run(["diffusion", "c", "--data", "images.npz", "--out", "a/b"]) == status
     assert capsys.readouterr().err.splitlines()[-1].startswith(words)
     assert sorted(p.name for p in Path.cwd().iterdir()) == ["images.npz"]
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("X is conditioned on a: pass conditioning={'a': ...} or conditioning='zeros'", "--conditioning zeros"),
+        ("x has no scheduler_config.json: pass scheduler= (a folder)", "--scheduler FOLDER"),
+        ("x is a file of weights: pass factory='module:Class' and a scheduler", "gk.load(path, factory=…)"),
+    ],
+)
+def test_errors_name_the_flag(
+    calls: Calls, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, message: str, words: str
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise InputError(message)
+
+    monkeypatch.setattr("genkernel.diffusion.analysis.analyze", broken)
+    assert run(["diffusion", "c", "--data", "images.npz"]) == 2
+    error, hint = capsys.readouterr().err.splitlines()[-2:]
+    assert error == f"error: {message}" and hint.startswith("hint: ") and words in hint
+
+
+def test_without_a_terminal_there_is_a_line_per_stage(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["diffusion", "c", "--data", "images.npz", "--samples", "4"]) == 0
+    assert "kernel (stage 1 of 2)" in capsys.readouterr().err.splitlines()
+
+
+def test_a_comparison_into_a_run_is_wrong_input(two_runs: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["compare", "first", "second", "--out", "first"]) == 2
+    assert "is one of the runs" in capsys.readouterr().err
 
 
 def test_our_own_bugs_are_not_dressed_up(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,6 +271,18 @@ def test_doctor_prints_its_findings(
     assert words in said.out and all(message.split()[-1] in said.out for _, _, message in findings)
     assert run(["doctor", "x", "--json"]) == status
     assert json.loads(capsys.readouterr().out)["ok"] == (status == 0)
+
+
+def test_doctor_ends_with_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = examined(("checkpoint", "ok", "pipeline"))
+    found.subject = "my models/one"
+    monkeypatch.setattr("genkernel.workflows.doctor", lambda source, **options: found)
+    assert run(["doctor", "x"]) == 0
+    assert "genkernel diffusion 'my models/one' --data IMAGES\n" in capsys.readouterr().out
+    found.add("conditioning", "warn", "X is conditioned on a: pass conditioning={'a': ...}", needed=True)
+    assert run(["doctor", "x"]) == 0
+    said = capsys.readouterr().out
+    assert "--data IMAGES --conditioning zeros\n" in said and "on the command line: --conditioning zeros" in said
 
 
 def test_doctor_of_nothing_is_wrong_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

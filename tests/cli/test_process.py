@@ -44,7 +44,10 @@ def program(*arguments: str, code: str = MAIN, **kwargs: object) -> subprocess.P
     )  # type: ignore[call-overload,no-any-return]
 
 
-def test_ctrl_c_leaves_nothing_and_says_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_leaves_nothing_and_says_one_line(
+    tmp_path: Path, number: signal.Signals, status: int
+) -> None:
     import numpy as np
 
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(0).random((4, 4, 4)).astype(np.float32))
@@ -58,9 +61,9 @@ def test_ctrl_c_leaves_nothing_and_says_one_line(tmp_path: Path) -> None:
         assert line, said
         said += line
     assert [p.suffix for p in out.iterdir()] == [".part"]  # claimed, and nothing of it shows
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     rest = process.stderr.read()
-    assert process.wait(20) == 130
+    assert process.wait(20) == status
     assert rest == "stopped: interrupted: nothing of the unfinished run was kept\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.npz"]
 

@@ -62,6 +62,23 @@ def test_unlike_runs_are_warned_about(change: dict[str, object], words: str) -> 
     assert any(words in warning for warning in compare(report(), report(**change)).warnings)  # type: ignore[arg-type]
 
 
+def test_differences_of_unlike_measures_are_never_clear() -> None:
+    import dataclasses
+
+    import numpy as np
+
+    a, b = report(), report(weights="3")
+    b.result.locality = dataclasses.replace(b.result.locality, index=a.result.locality.index + 10)
+    assert compare(a, b).rows[0].clear
+    times = np.array(b.result.levels.timesteps)
+    times[2] += 1
+    b.result.levels = dataclasses.replace(b.result.levels, timesteps=times)
+    found = compare(a, b)
+    assert not any(row.clear for row in found.rows if "index" in row.name or "half" in row.name)
+    assert f"1 of 12 timesteps, the first of them {times[2] - 1:g} in A" in found.warnings[0]
+    assert "no difference of indices" in found.warnings[0]
+
+
 def test_probes_dtype_and_prediction_are_compared() -> None:
     b = report()
     b.result.meta |= {"probes": 2, "dtype": "float64", "prediction_type": "flow"}

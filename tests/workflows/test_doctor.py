@@ -81,9 +81,13 @@ def test_missing_conditioning_is_a_finding():
         num_embeds_ada_norm=10,
     )  # fmt: skip
     report = gk.doctor((dit, diffusers.DDIMScheduler()))
-    assert not report.ok and "class_labels [n] integers below 10" in messages(report, "model", "fail")
+    assert report.ok and report.needs_conditioning, str(report)
+    assert "class_labels [n] integers below 10" in messages(report, "conditioning", "warn")
+    assert "agree with autograd" in messages(report, "gradient", "ok")
+    report = gk.doctor((dit, None))
+    assert not report.ok and "noise schedule" in messages(report, "model", "fail")
     report = gk.doctor((dit, diffusers.DDIMScheduler()), conditioning="zeros")
-    assert report.ok, str(report)
+    assert report.ok and not report.needs_conditioning, str(report)
     assert "learned variance" in messages(report, "model", "note")
 
 
