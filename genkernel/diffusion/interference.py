@@ -150,6 +150,12 @@ def _false_conflicts(size: int, images: int) -> float:
 # ------------------------------------------------------------------ the optimizer's metric
 
 
+# steps that are a diagonal times the gradient once momentum is left out
+LINEAR_OPTIMIZERS = ("Adam", "AdamW", "NAdam", "RMSprop", "Adagrad")
+# of other packages under names that are known: their states resemble Adam's, their steps do not
+OTHER_OPTIMIZERS = ("RAdam", "Adamax", "AdaBelief", "Adafactor", "LAMB", "Lamb", "Lion", "Adan", "SGD")
+
+
 def optimizer_preconditioner(
     module: torch.nn.Module, parameter_names: list[str], state: Any
 ) -> tuple[dict[str, Tensor], str]:
@@ -171,23 +177,28 @@ def optimizer_preconditioner(
     Raises:
         InputError: the state has no second moments, or does not fit the module.
     """
-    if hasattr(state, "state_dict"):
-        state = state.state_dict()
+    optimizer = state if hasattr(state, "state_dict") and hasattr(state, "param_groups") else None
+    if optimizer is not None:
+        _check_class(optimizer)
+        state = optimizer.state_dict()
     if not isinstance(state, Mapping):
         raise InputError(f"optimizer_state is a torch optimizer or its state_dict, not {type(state).__name__}")
     named = dict(module.named_parameters())
     if "state" not in state or "param_groups" not in state:
         return _given_diagonal(named, parameter_names, state)
     indices = [index for group in state["param_groups"] for index in group["params"]]
-    names = _names_of_indices(named, state["param_groups"], indices, state["state"])
+    if optimizer is not None:
+        names = _names_by_identity(named, optimizer, indices)
+    else:
+        names = _names_of_indices(named, state["param_groups"], indices, state["state"])
     largest = max((float(group.get("lr", 1.0)) for group in state["param_groups"]), default=1.0)
     found: dict[str, Tensor] = {}
     kinds: set[str] = set()
     for group in state["param_groups"]:
         rate = float(group.get("lr", 1.0)) / largest if largest > 0 else 1.0
         for index in group["params"]:
-            name = names[index]
-            if name not in parameter_names:
+            name = names.get(index)
+            if name is None or name not in parameter_names:
                 continue
             entry = state["state"].get(index)
             if not entry:
@@ -198,7 +209,34 @@ def optimizer_preconditioner(
     missing = [name for name in parameter_names if name not in found]
     if missing:
         raise InputError(f"the optimizer state does not cover parameter {missing[0]!r} ({len(missing)} are missing)")
-    return found, f"{' and '.join(sorted(kinds))} diagonal, without momentum"
+    words = " and ".join(sorted(kinds))
+    if optimizer is None:  # a state dict does not say whose it is
+        return found, f"{words}-type diagonal, as its entries suggest, without momentum"
+    return found, f"{words} diagonal, without momentum"
+
+
+def _check_class(optimizer: Any) -> None:
+    """Refuse an optimizer of torch's whose step is no fixed diagonal times the gradient; others go by their entries."""
+    torchs = [c.__name__ for c in type(optimizer).__mro__ if c.__module__.startswith("torch.optim")]
+    name = next((n for n in torchs if n != "Optimizer"), type(optimizer).__name__)
+    if (torchs and torchs[0] != "Optimizer" and name not in LINEAR_OPTIMIZERS) or name in OTHER_OPTIMIZERS:
+        known = ", ".join(LINEAR_OPTIMIZERS)
+        raise InputError(
+            f"{name} does not turn a gradient into a step by a fixed diagonal, so it gives no preconditioner: "
+            f"the optimizers that do are {known}"
+        )
+
+
+def _names_by_identity(named: Mapping[str, Tensor], optimizer: Any, indices: list[int]) -> dict[int, str]:
+    name_of = {id(parameter): name for name, parameter in named.items()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    found = {i: name_of[id(p)] for i, p in zip(indices, parameters, strict=True) if id(p) in name_of}
+    if not found:
+        raise InputError(
+            "the optimizer holds none of the network's own parameters: it belongs to another network or to a copy; "
+            "give its state_dict() if the copy is of this network"
+        )
+    return found
 
 
 def _given_diagonal(
@@ -222,14 +260,28 @@ def _names_of_indices(
 ) -> dict[int, str]:
     """Which parameter each index of the state dict stands for.
 
-    Torch stores names only on request; otherwise the order is that of ``module.parameters()``, all of
-    them or those that require gradients, and the shapes have to agree.
+    Torch stores names only on request; otherwise the order within one group is that of
+    ``module.parameters()``, all of them or those that require gradients, and the shapes have to agree.
+    Several groups may hold any order: then only shapes that occur once in the network tell them apart.
     """
     if all("param_names" in group for group in groups):
         given = [name for group in groups for name in group["param_names"]]
         unknown = [name for name in given if name not in named]
         if not unknown:
             return dict(zip(indices, given, strict=True))
+    if len(groups) > 1:
+        by_shape: dict[torch.Size, list[str]] = {}
+        for name, parameter in named.items():
+            by_shape.setdefault(parameter.shape, []).append(name)
+        shapes = {index: _shape(entries.get(index)) for index in indices}
+        known = {index: by_shape.get(shape, []) for index, shape in shapes.items() if shape is not None}
+        forced = {index: names[0] for index, names in known.items() if len(names) == 1}
+        if not known or len(forced) < len(known) or len(set(forced.values())) < len(forced):
+            raise InputError(
+                f"the optimizer state has {len(groups)} groups without parameter names, and shapes alone do not say "
+                "which entry belongs to which parameter: give the optimizer itself, or made from named_parameters()"
+            )
+        return forced
     trainable = [name for name, parameter in named.items() if parameter.requires_grad]
     for candidates in (list(named), trainable):
         if len(candidates) == len(indices):

@@ -220,6 +220,33 @@ def test_learning_rates_of_groups_and_stored_names():
         assert torch.allclose(p[name], torch.full_like(p[name], 1.0 if k >= 3 else 0.1), rtol=1e-6)
 
 
+def test_an_optimizer_is_matched_by_identity_and_a_grouped_state_is_not_guessed():
+    den = tiny_denoiser()
+    named = list(den.module.named_parameters())
+    optimizer = torch.optim.Adam([{"params": [q for _, q in named[::-1][k::2]]} for k in (0, 1)])
+    for k, (_, q) in enumerate(named):
+        q.grad = torch.full_like(q, float(k + 1))
+    optimizer.step()
+    p, label = optimizer_preconditioner(den.module, den.tangent.parameter_names, optimizer)
+    for k, (name, _) in enumerate(named):
+        assert torch.allclose(p[name], torch.full_like(p[name], 1 / (k + 1)), rtol=1e-6)
+    assert "suggest" not in label
+    with pytest.raises(InputError, match="2 groups without parameter names"):
+        optimizer_preconditioner(den.module, den.tangent.parameter_names, optimizer.state_dict())
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 4))
+    several = torch.optim.Adam([{"params": list(net[1].parameters())}, {"params": list(net[0].parameters())}])
+    net(torch.ones(1, 2)).sum().backward()
+    several.step()
+    p, label = optimizer_preconditioner(net, ["0.weight", "1.bias"], several.state_dict())
+    assert p["0.weight"].shape == (3, 2) and "Adam-type diagonal, as its entries suggest" in label
+
+
+def test_optimizers_that_are_not_linear_are_refused_by_name():
+    den, optimizer, _ = trained(lambda p: torch.optim.RAdam(p, lr=1e-3))
+    with pytest.raises(InputError, match=r"^RAdam does not"):
+        optimizer_preconditioner(den.module, den.tangent.parameter_names, optimizer)
+
+
 def test_states_that_do_not_fit_are_refused():
     den, optimizer, _ = trained(OPTIMIZERS["adam"])
     names = den.tangent.parameter_names
