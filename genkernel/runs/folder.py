@@ -104,8 +104,18 @@ class RunFolder:
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
 
+    @contextlib.contextmanager
+    def placing(self, name: str) -> Iterator[Path]:
+        """The path for ``name``; errors while it is written speak of where it was to go, not of the staging folder."""
+        try:
+            yield self.path(name)
+        except OSError as error:
+            cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+            raise OutputError(explain(cause, self.out / name)) from cause
+
     def write(self, name: str, data: bytes | str) -> Path:
-        return write_atomic(self.path(name), data)
+        with self.placing(name) as path:
+            return write_atomic(path, data)
 
     def write_json(self, name: str, content: Any) -> Path:
         """Write JSON; NaN and infinity become null, because no JSON reader agrees on them."""

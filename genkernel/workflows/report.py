@@ -101,7 +101,8 @@ class Report:
             out.write(WEIGHTING, self.result.weighting.to_csv())
         if self.kernel is not None:
             kept = self.kernel if layers else dataclasses.replace(self.kernel, layers={})
-            kept.save(out.path(KERNEL))
+            with out.placing(KERNEL) as path:
+                kept.save(path)
         if not self.reused:
             self.provenance.complete(self._stopwatch)
         out.write(PAGE, diffusion_page(self.result, self.provenance.to_json(), drawn))

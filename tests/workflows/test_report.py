@@ -160,6 +160,7 @@ def test_full_disk_leaves_nothing(tmp_path: Path, limit: int) -> None:
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 7, run.stderr
     assert "file-size limit" in run.stdout and run.stdout.count("\n") == 1
+    assert f"cannot write {tmp_path / 'b' / 'c'}" in run.stdout and ".part" not in run.stdout
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]
 
 
