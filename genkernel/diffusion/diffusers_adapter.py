@@ -453,6 +453,12 @@ def load_encoder(folder: Path, device: torch.device, *, trust_pickle: bool = Fal
     layout = detect(folder)
     vae, _ = load_model(layout, device, trust_pickle=trust_pickle)
     config = dict(vae.config)  # type: ignore[arg-type]
+    if config.get("latents_mean") is not None or config.get("latents_std") is not None:
+        # pipelines do not agree on what they do with these: some normalise per channel, some ignore them
+        raise InputError(
+            f"the VAE in {folder} normalises its latents per channel (latents_mean, latents_std), which is not "
+            "supported: images cannot be encoded for this denoiser"
+        )
     blocks = config.get("block_out_channels") or config.get("encoder_block_out_channels") or (1,)
     factor = config.get("spatial_compression_ratio") or 2 ** (len(blocks) - 1)
     return Encoder(

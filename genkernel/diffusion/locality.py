@@ -328,6 +328,7 @@ def _profile(bins: LagBins, matrix: Array, boot: Array, jack: Array | None, imag
         half_width=_half_width(bins.lag, mean, floor, float(drop)),
         floor_stderr=float(_combined(floor_boot, floor_jack, images)[0]),
         bandwidth=bandwidth(bins.lag, mean, floor),
+        floor_from=float(bins.lag[-_quarter(len(bins.lag))]),
     )
 
 

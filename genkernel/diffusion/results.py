@@ -37,6 +37,7 @@ class Profile:
     half_width: float | None  # lag where the profile has fallen half way to the floor; None: no decay
     floor_stderr: float = math.nan
     bandwidth: float | None = None  # sum(lag w) / sum(w), w = max(mean - floor, 0)
+    floor_from: float = math.nan  # smallest lag that the floor averages; it reaches to the last one
 
 
 @dataclass
@@ -290,6 +291,7 @@ class DiffusionResult:
                 "index_centred_stderr": loc.centred_index_stderr,
                 "window_timesteps": self.levels.window_timesteps,
                 "floor": loc.floor,
+                "floor_lags": _floor_lags(loc.by_timestep),
                 "half_width_timesteps": loc.half_width_timesteps,
                 "half_width_log_snr": loc.half_width_log_snr,
                 "normalized_kernel": loc.matrix,
@@ -338,6 +340,11 @@ def _interval(kernel: LevelKernel) -> list[float] | None:
     return None if math.isnan(kernel.index_low) else [kernel.index_low, kernel.index_high]
 
 
+def _floor_lags(profile: Profile) -> list[float]:
+    """First and last lag that the floor averages: floors over other lags are not to be compared."""
+    return [profile.floor_from, float(profile.lag[-1])]
+
+
 def _control_summary(control: LevelKernel | SameLevel) -> Any:
     if not isinstance(control, LevelKernel):
         return control
@@ -347,6 +354,7 @@ def _control_summary(control: LevelKernel | SameLevel) -> Any:
         "index_interval": _interval(control),
         "index_bias": control.index_bias,
         "floor": control.floor,
+        "floor_lags": _floor_lags(control.by_timestep),
         "images": control.images,
         "description": control.description,
         "normalized_kernel": control.matrix,

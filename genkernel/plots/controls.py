@@ -24,10 +24,9 @@ def control_summary(result: DiffusionResult) -> Figure:
         rows.append((title, kernel.index, kernel.index_stderr, kernel.index_low, kernel.index_high, color))
         if name == MAIN:
             raw = result.unnormalized
-            rows.append((
-                "Cosine kernel, floor removed", kernel.centred_index, kernel.centred_index_stderr, math.nan, math.nan,
-                style.INK,
-            ))  # fmt: skip
+            centre, error = kernel.centred_index, kernel.centred_index_stderr
+            ends = centre - 1.96 * error, centre + 1.96 * error
+            rows.append(("Cosine kernel, floor removed", centre, error, *ends, style.INK))
             rows.append(("Unnormalised kernel", raw.index, raw.index_stderr, raw.index_low, raw.index_high, style.INK))
     figure = style.new_figure(1.05 + 0.3 * len(rows))
     axes = figure.subplots()
@@ -44,7 +43,7 @@ def control_summary(result: DiffusionResult) -> Figure:
             continue
         if math.isfinite(stderr):
             if not math.isfinite(low):
-                low, high = value - 1.96 * stderr, value + 1.96 * stderr
+                low, high = value - stderr, value + stderr  # too few probes or images for an interval
             axes.plot([low, high], [place] * 2, color=color, linewidth=1.2, solid_capstyle="butt")
             axes.plot([value - stderr, value + stderr], [place] * 2, color=color, linewidth=3.2, solid_capstyle="butt")
         else:  # too few images for an error

@@ -60,6 +60,10 @@ def interference_map(result: DiffusionResult, preconditioned: bool = False) -> F
     bar.set_label("gradient cosine (red: raises the loss · blue: lowers it)")
     bar.outline.set_visible(False)
     count = len(levels.timesteps) * (len(levels.timesteps) - 1) // 2
+    if found.matrix_disjoint is not None:
+        known = int(np.isfinite(np.diagonal(found.matrix_disjoint)).sum())
+        note = f"expected gradient distinguishable from zero at {known} of {len(found.matrix)} levels"
+        axes.set_title(note, fontsize=7.6, fontweight="normal", color=style.MUTED)
     style.footer(figure, result.meta, f"dots: {len(found.conflicting)} of {count} < −2 s.e.; pale: within 2 s.e.")
     return figure
 
@@ -71,28 +75,31 @@ def weighting_change(result: DiffusionResult) -> Figure:
     if found is None:
         raise InputError("this result has no what-if weighting to draw")
     levels = result.levels
-    figure = style.new_figure(5.4)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(0.75, 1))
-    for place, (name, weights) in enumerate(found.schemes.items()):
+    figure = style.new_figure(2.6 + 1.15 * len(found.schemes))
+    panels = figure.subplots(1 + len(found.schemes), 1, sharex=True, height_ratios=(1.4,) + (1,) * len(found.schemes))
+    upper = panels[0]
+    for place, (lower, (name, weights)) in enumerate(zip(panels[1:], found.schemes.items(), strict=True)):
         color = SCHEME_COLORS[place % len(SCHEME_COLORS)]
         line = "-" if place < len(SCHEME_COLORS) else "--"
         upper.plot(levels.timesteps, weights / np.mean(weights), line, color=color, label=name)
         change, stderr = found.predicted_change[name], np.nan_to_num(found.stderr[name])
-        lower.fill_between(levels.timesteps, change - stderr, change + stderr, color=color, alpha=0.14, linewidth=0)
-        lower.plot(levels.timesteps, change, line, color=color, marker="o", markersize=2.8)
+        lower.errorbar(levels.timesteps, change, yerr=stderr, fmt="o", color=color, markersize=2.8, elinewidth=1)
+        lower.axhline(0, color=style.GREY, linewidth=0.9)
+        _signed_scale(lower, np.concatenate([*found.predicted_change.values()]))
+        lower.set_ylabel("change\nof the loss", fontsize=8)
+        lower.set_title(name, fontsize=8.5, pad=3, color=color)
     if any((w > 0).all() for w in found.schemes.values()):
         upper.set_yscale("log")
         _decades(upper)
     upper.set_ylabel("weight\n(mean 1)")
     upper.legend(loc="best", ncols=2, fontsize=7.8)
     style.title(figure, "What other loss weights would do to each level")
-    lower.axhline(0, color=style.GREY, linewidth=0.9)
-    _signed_scale(lower, np.concatenate([*found.predicted_change.values()]))
-    lower.set_ylabel("predicted change of the loss\n(learning rate 1)")
-    lower.set_xlabel(style.time_label(levels))
+    for other in panels[2:]:
+        other.sharey(panels[1])
+    panels[-1].set_xlabel(style.time_label(levels))
     style.log_snr_axis(upper, levels)
     figure.align_ylabels()
-    style.footer(figure, result.meta, "band ±1 s.e.; equal gradient norm")
+    style.footer(figure, result.meta, "bars ±1 s.e.; learning rate 1, equal gradient norm")
     return figure
 
 

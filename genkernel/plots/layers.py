@@ -59,7 +59,7 @@ def layer_bars(result: DiffusionResult, top: int = 15) -> Figure:
     for label, color in zip(left.get_yticklabels(), colors, strict=True):
         label.set_color(color if color == style.VERMILION else style.INK)
     style.title(figure, "Which layers carry the kernel, and its locality?")
-    guess = "; red: timestep path, by name" if style.VERMILION in colors else ""
+    guess = "; orange: timestep path, by name" if style.VERMILION in colors else ""
     style.footer(figure, result.meta, f"error bars ±1.96 s.e.{guess}")
     return figure
 

@@ -46,7 +46,8 @@ def _profile(axes: Axes, profile: Profile, levels: Levels) -> None:
     axes.fill_between(lag, mean - 1.96 * stderr, mean + 1.96 * stderr, color=color, alpha=0.14, linewidth=0)
     axes.fill_between(lag, mean - stderr, mean + stderr, color=color, alpha=0.28, linewidth=0)
     axes.plot(lag, mean, color=color, marker="o")
-    axes.axhline(profile.floor, color=style.GREY, linestyle="--", linewidth=1)
+    start = profile.floor_from if np.isfinite(profile.floor_from) else lag[-max(1, -(-len(lag) // 4))]
+    axes.plot([start if start < lag[-1] else 0.97 * lag[-1], lag[-1]], [profile.floor] * 2, "--", color=style.GREY)
     axes.set_xlim(0, lag.max() * 1.02)
     low = min(0.0, float((mean - 2 * stderr).min()))
     axes.set_ylim(low if low < -0.02 else 0, 1)
@@ -152,8 +153,10 @@ def level_locality(result: DiffusionResult) -> Figure:
         if missing.any() and not missing.all():
             axes.plot(
                 levels.timesteps[missing],
-                np.full(missing.sum(), 0.05),
+                np.full(missing.sum(), 0.0),
                 "x",
+                clip_on=False,
+                zorder=5,
                 color=style.GREY,
                 transform=axes.get_xaxis_transform(),
                 label="none: no decay beyond two s.e.",
@@ -163,7 +166,11 @@ def level_locality(result: DiffusionResult) -> Figure:
         elif missing.all():
             axes.text(0.5, 0.5, "no decay beyond two s.e. at any level", transform=axes.transAxes, ha="center")
         finite = y[~missing]
-        if len(finite) and finite.min() >= 0:
+        if len(finite) and finite.min() >= 0 and missing.any():  # "none" is marked on the lower edge, clear of zero
+            top = finite.max() if finite.max() > 0 else 1.0
+            axes.set_ylim(-0.16 * top, top * 1.12)
+            axes.axhline(0, color=style.GREY, linewidth=0.8)
+        elif len(finite) and finite.min() >= 0:
             axes.set_ylim(0, finite.max() * 1.12 if finite.max() > 0 else 1)
         else:
             axes.axhline(0, color=style.GREY, linewidth=0.8)

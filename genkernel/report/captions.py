@@ -64,8 +64,9 @@ CAPTIONS = {
     ),
     "profile": Caption(
         "Decay with distance",
-        "The same cosines averaged over all pairs of levels at one distance, in timesteps and in log-SNR. The floor is "
-        "what is left between the most distant levels; the half-width is the distance at which the curve has fallen "
+        "The same cosines averaged over all pairs of levels at one distance, in timesteps and in log-SNR. The floor "
+        "(dashed, over the lags it averages) is what is left between the most distant levels; the half-width is the "
+        "distance at which the curve has fallen "
         "half way from its start to that floor.",
         "Levels that are evenly spaced in time are not evenly spaced in log-SNR, so the two half-widths answer two "
         "questions. Errors of neighbouring points are correlated, because they share images and probes.",
@@ -91,7 +92,9 @@ CAPTIONS = {
         "Decay under each control",
         "Each panel repeats the decay over |Δt| with one factor held fixed or broken, beside the kernel's own curve "
         "(dashed). A flat curve means that the factor that was removed had carried the decay.",
-        "The height of a curve and its decay are different things: the same image on both sides lifts the whole curve.",
+        "The height of a curve and its decay are different things: the same image on both sides lifts the whole curve. "
+        "A floor averages the largest lags of its own curve: floors of curves that end at different lags do not "
+        "compare.",
         "Small panels with the mean cosine against the timestep distance for every control.",
     ),
     "control_maps": Caption(
@@ -133,7 +136,9 @@ CAPTIONS = {
         "level b also lowers the loss at level t; red: it raises it. Dots mark pairs below zero by two standard "
         "errors, pale cells may be zero, black lines are the stages found in the kernel.",
         "This is a first-order statement about one step at this checkpoint. Near a minimum the gradients are mostly "
-        "sampling noise, and some dots are expected by chance (how many stands among the numbers at the top).",
+        "sampling noise, and some dots are expected by chance (how many stands among the numbers at the top); the "
+        "figure says at how many levels the expected gradient is distinguishable from zero, and elsewhere the cosines "
+        "describe the evaluated samples only.",
         "Heat map of the cosine between loss gradients of noise levels, from minus one to one.",
     ),
     "interference_preconditioned": Caption(

@@ -328,3 +328,11 @@ def test_an_interval_that_leaves_the_range_is_cut_or_not_given():
 def test_a_difference_smaller_than_its_bias_is_undecided():
     assert Contrast("a", 0.3, 0.1, 0.1, 0.5, bias=0.01).decided == 1
     assert Contrast("a", 0.3, 0.1, 0.1, 0.5, bias=-0.06).decided == 0
+
+
+def test_a_floor_says_which_lags_it_averages():
+    levels = even_levels(24)
+    found = level_kernel(Estimate(np.ones((24 * 8, 24 * 8)), normalize=False), *grid_index(24, 8), levels)
+    profile = found.by_timestep
+    far = profile.lag >= profile.floor_from
+    assert far.sum() == 6 and profile.floor == pytest.approx(profile.mean[far].mean())
