@@ -94,8 +94,9 @@ def weighting_change(result: DiffusionResult) -> Figure:
     upper.set_ylabel("weight\n(mean 1)")
     upper.legend(loc="best", ncols=2, fontsize=7.8)
     style.title(figure, "What other loss weights would do to each level")
-    for other in panels[2:]:
-        other.sharey(panels[1])
+    limits = np.array([panel.get_ylim() for panel in panels[1:]])  # one scale, wide enough for every scheme
+    for panel in panels[1:]:
+        panel.set_ylim(limits[:, 0].min(), limits[:, 1].max())
     panels[-1].set_xlabel(style.time_label(levels))
     style.log_snr_axis(upper, levels)
     figure.align_ylabels()

@@ -228,3 +228,15 @@ def test_comparisons_fit_their_canvas(draw: str) -> None:
 def test_maps_of_different_levels_are_not_subtracted() -> None:
     with pytest.raises(InputError, match="different noise levels"):
         compare.compare_map(fake_result(12), fake_result(13))
+
+
+def test_every_weighting_has_a_panel_on_the_common_scale() -> None:
+    result = fake_result(9)
+    assert result.weighting is not None
+    result.weighting.predicted_change["P2"] = 5 * result.weighting.predicted_change["P2"]
+    from genkernel.plots.interference import weighting_change
+
+    panels = weighting_change(result).axes[1:]
+    assert len(panels) == len(result.weighting.schemes) and len({panel.get_ylim() for panel in panels}) == 1
+    low, high = panels[0].get_ylim()
+    assert all(low <= v.min() and v.max() <= high for v in result.weighting.predicted_change.values())
