@@ -47,24 +47,27 @@ def _profile(axes: Axes, profile: Profile, levels: Levels) -> None:
     axes.fill_between(lag, mean - stderr, mean + stderr, color=color, alpha=0.28, linewidth=0)
     axes.plot(lag, mean, color=color, marker="o")
     start = profile.floor_from if np.isfinite(profile.floor_from) else lag[-max(1, -(-len(lag) // 4))]
-    axes.plot([start if start < lag[-1] else 0.97 * lag[-1], lag[-1]], [profile.floor] * 2, "--", color=style.GREY)
+    start = float(start if start < lag[-1] else 0.97 * lag[-1])
+    axes.plot([start, lag[-1]], [profile.floor] * 2, "--", color=style.GREY)
     axes.set_xlim(0, lag.max() * 1.02)
     low = min(0.0, float((mean - 2 * stderr).min()))
     axes.set_ylim(low if low < -0.02 else 0, 1)
     axes.set_ylabel("mean cosine")
     axes.set_xlabel(style.lag_label(levels) if profile.unit == "timesteps" else style.LOG_SNR_LAG_LABEL)
-    # the floor is named on the side where the curve is farther from it
+    # the floor is named beside its line where the curve leaves room for that, else above it
     width = float(lag.max())
-    left, right = (np.abs(mean[side] - profile.floor - 0.05).min() for side in (lag <= width / 3, lag >= width * 2 / 3))
+    beside = np.interp(np.linspace(max(0.0, start - 0.35 * width), start, 20), lag, mean)
+    free = bool((np.abs(beside - profile.floor) > 0.12).all())
     axes.annotate(
         f"far-lag floor {style.pair(profile.floor, profile.floor_stderr)}",
-        (0 if left > right else 1, profile.floor),
-        (4 if left > right else -2, 4 if max(left, right) > 0.1 else 13),
-        xycoords=("axes fraction", "data"),
+        (start, profile.floor) if free else (lag[-1], profile.floor),
+        (-5, 0) if free else (0, 14),
         textcoords="offset points",
-        ha="left" if left > right else "right",
+        ha="right",
+        va="center",
         fontsize=8,
         color=style.MUTED,
+        bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8},
     )
     if profile.half_width is None:
         text = "no half-width: the decay is within two standard errors"

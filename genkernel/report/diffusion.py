@@ -244,7 +244,7 @@ def citation() -> str:
 
 def headline(reading: Sequence[str]) -> list[str]:
     """The sentences of a reading, the very first on its own, with values and their errors kept on one line."""
-    first, *rest = re.split(r"(?<=\.)\s+(?=[A-Z])", str(reading[0]), maxsplit=1)
+    first, *rest = re.split(r"(?<=\.)\s+(?=[A-Z0-9])", str(reading[0]), maxsplit=1)
     return [sentence.replace(" ± ", "\u00a0±\u00a0") for sentence in (first, *rest, *map(str, reading[1:]))]
 
 
