@@ -102,7 +102,7 @@ def analyze(
 
     Raises:
         InputError: levels out of range or fewer than three, fewer than two images, wrong shapes.
-        ZeroGradientError: no parameter has any influence on the output.
+        ZeroGradientError: no parameter has any influence on the output, or only a constant of it has.
         NonFiniteError, BatchCouplingError, RandomOutputError, CaptureError: from the engine.
     """
     watch = _Watch(progress, [s for s in STAGES if _wanted(s, controls, untrained)])
@@ -291,6 +291,13 @@ def _check_alive(main: Kernel, notes: list[str]) -> None:
     if dead == len(main.norms_x):
         raise ZeroGradientError(
             "every gradient of the model is exactly zero, so there is no kernel: no selected parameter moves the output"
+        )
+    alive = [name for name, values in main.layers.items() if values.any()]
+    first = float(main.values[0, 0])
+    if len(alive) == 1 and len(main.layers) > 1 and bool(((main.values - first).abs() <= 1e-9 * abs(first)).all()):
+        raise ZeroGradientError(
+            f"only {alive[0]!r} has any gradient, and the same one for every sample: the network passes nothing on "
+            "(its weights are zero, or its units dead)"
         )
     if dead:
         notes.append(f"{dead} of {len(main.norms_x)} samples have a gradient of exactly zero; their cosines count as 0")

@@ -110,8 +110,17 @@ def test_sharded_weights(tmp_path, index, variant):
 
 
 @pytest.mark.parametrize(
-    "shards", [["a.safetensors"], {"a": "../other.safetensors"}, {"a": "/etc/x.safetensors"},
-               {"a": "sub/x.safetensors"}, {"a": "sub\\x.safetensors"}, {"a": ".."}, {"a": "x.bin"}, {"a": "x.txt"}, {"a": 3}]
+    "shards",
+    [
+        ["a.safetensors"],
+        *(
+            {"a": name}
+            for name in (
+                "../other.safetensors", "/etc/x.safetensors", "sub/x.safetensors", "sub\\x.safetensors", "..",
+                "x.bin", "x.txt", 3,
+            )
+        ),
+    ],
 )  # fmt: skip
 def test_an_index_names_only_weights_beside_it(tmp_path, shards):
     folder = model(tmp_path / "m")

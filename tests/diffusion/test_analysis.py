@@ -322,3 +322,11 @@ def test_the_two_dimensional_toy_is_local_through_its_embedding(one_thread):
         assert profile.mean[0] > profile.mean[1] + 0.1 and profile.mean[1] > profile.mean[4]
         assert profile.half_width is not None and profile.half_width < 250
     assert np.ptp(inputs.by_timestep.mean) < 0.25
+
+
+def test_a_network_of_zeros_is_dead_although_its_output_bias_has_a_gradient() -> None:
+    den, images = tiny_denoiser(), tiny_images(4)
+    for parameter in den.module.parameters():
+        parameter.data.zero_()
+    with pytest.raises(ZeroGradientError, match="passes nothing on"):
+        analyze(den, images, levels=3, samples=4, probes=2, controls=False)
