@@ -1,8 +1,8 @@
 """Any function, one sample at a time: the exact path for what has no rule.
 
 ``per_sample`` differentiates the single call, by ``vmap`` over its samples where that works
-and by a loop where it does not. ``through_forward`` differentiates the user's own forward
-pass for parameters whose use could not be captured at all.
+and by a loop where it does not. (Parameters whose use could not be captured at all go through
+the user's own forward pass; the engine does that.)
 """
 
 from __future__ import annotations
