@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from genkernel.tangent.capture import Tape, Use
+from genkernel.tangent.capture import Tape
 from genkernel.tangent.derivation import Geometry, geometry, parameters_of, pull_back, pull_back_own
 from genkernel.tangent.factors import Dense, Factor, combine
 from genkernel.tangent.layout import Layout
 from genkernel.tangent.rules import generic
+from genkernel.tangent.use import Use
 
 
 @dataclass

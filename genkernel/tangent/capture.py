@@ -19,7 +19,6 @@ from __future__ import annotations
 import inspect
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -30,6 +29,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from genkernel.errors import CaptureError
 from genkernel.tangent import rules
+from genkernel.tangent.use import Opaque, Use
 
 # These read the metadata of the tensors after the first only, so the class of the result is that of the first.
 _METADATA_OF_REST = {"expand_as", "view_as", "reshape_as", "type_as", "to"}
@@ -44,44 +44,6 @@ _IN_PLACE_OPERATORS = {
     "__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__", "__ipow__",
     "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__",
 }  # fmt: skip
-
-
-@dataclass(eq=False)
-class Use:
-    """One call that combines parameter-derived tensors with sample-dependent ones."""
-
-    index: int
-    func: Callable[..., Any]
-    leaves: list[Any]  # flattened (args, kwargs), every tensor detached; dropped once contracted
-    spec: TreeSpec
-    slots: dict[int, Tensor]  # leaf position -> the derived tensor, with its graph to the parameters
-    versions: dict[int, int]
-    sample_leaves: tuple[int, ...]
-    out_shape: torch.Size = field(default_factory=torch.Size)
-    dtype: torch.dtype = torch.float32
-    leaf_shapes: dict[int, torch.Size] = field(default_factory=dict)
-    rule: rules.Rule | None = None
-
-    @property
-    def name(self) -> str:
-        return getattr(self.func, "__name__", str(self.func))
-
-    def arguments(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        return tree_unflatten(self.leaves, self.spec)
-
-    def check_versions(self) -> None:
-        """Raise CaptureError if an input was modified in place behind the tape's back."""
-        for position, version in self.versions.items():
-            if self.leaves[position]._version != version:
-                raise CaptureError(f"an input of {self.name} (use {self.index}) was modified in place after its use")
-
-
-@dataclass(eq=False)
-class Opaque:
-    """A call with parameters that cannot be captured; they take the generic path."""
-
-    name: str
-    derived: list[Tensor] = field(default_factory=list)
 
 
 class Tape(TorchFunctionMode):

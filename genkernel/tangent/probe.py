@@ -1,6 +1,6 @@
 """The proof, before each run, that every use of every parameter is captured.
 
-On four distinct samples (see ENGINE notes in docs/engine.md):
+On four distinct samples (see docs/engine.md):
 
 1. outputs must not depend on the rest of the batch, nor on chance;
 2. the sample axis of every use is found from how shapes grow with the number of samples and

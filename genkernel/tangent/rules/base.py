@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 if TYPE_CHECKING:
-    from genkernel.tangent.capture import Use
     from genkernel.tangent.factors import Factor
     from genkernel.tangent.layout import Layout
+    from genkernel.tangent.use import Use
 
 
 class Arguments:

@@ -12,7 +12,7 @@ from genkernel.tangent.layout import Layout
 from genkernel.tangent.rules.base import Arguments, Rule
 
 if TYPE_CHECKING:
-    from genkernel.tangent.capture import Use
+    from genkernel.tangent.use import Use
 
 # Above this width one batched product on unfolded input beats the grouped library call on a
 # CPU; below 64 positions the call has too little to do per group (measured, docs/engine.md).

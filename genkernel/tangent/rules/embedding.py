@@ -12,7 +12,7 @@ from genkernel.tangent.layout import Layout
 from genkernel.tangent.rules.base import Arguments, Rule
 
 if TYPE_CHECKING:
-    from genkernel.tangent.capture import Use
+    from genkernel.tangent.use import Use
 
 
 class Embedding(Rule):

@@ -17,7 +17,7 @@ from genkernel.tangent.factors import Dense, Factor
 from genkernel.tangent.layout import Layout
 
 if TYPE_CHECKING:
-    from genkernel.tangent.capture import Use
+    from genkernel.tangent.use import Use
 
 
 def per_sample(

@@ -14,7 +14,7 @@ from genkernel.tangent.rules.base import Arguments, Rule
 from genkernel.tangent.rules.elementwise import broadcast_sum
 
 if TYPE_CHECKING:
-    from genkernel.tangent.capture import Use
+    from genkernel.tangent.use import Use
 
 
 class Linear(Rule):
