@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from genkernel.errors import BatchCouplingError, CaptureError, RandomOutputError
+from genkernel.errors import BatchCouplingError, CaptureError, GenkernelError, RandomOutputError
 from genkernel.tangent import batches
 from genkernel.tangent.assembly import Assembly, NotCapturedError, UsePlan, describe_slots, use_parameters
 from genkernel.tangent.capture import Tape
@@ -53,7 +53,7 @@ def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -
         RandomOutputError: outputs differ between two runs.
         CaptureError: a parameter from outside the module is used.
     """
-    samples = _probe_samples(batches.move(batch, model.device))
+    samples = batches.move(_probe_samples(batch), model.device)  # pick first: the batch may not fit on the device
     with model.evaluating():
         perturbed, probe, record = _first_record(model, samples)
         precision = record.out.dtype
@@ -155,25 +155,32 @@ class Record:
 
 
 def _first_record(model: TangentModel, samples: Any) -> tuple[dict[str, Tensor], Any, Record]:
-    """Perturbed parameters, samples and a forward pass in float64, or else in the model's dtype."""
+    """Perturbed parameters, samples and a forward pass in float64, or else in the model's dtype.
+
+    Where a model does not run on perturbed parameters (a scale that turned negative), the real ones
+    stand in; where it does not run on those either, its own error is the user's.
+    """
+    found: tuple[dict[str, Tensor], Any, Record] | None = None
     failure: Exception | None = None
     for dtype in dict.fromkeys((torch.float64, model.dtype)):
         if dtype != model.dtype and sum(p.numel() for p in model.parameters.values()) > 200_000_000:
             continue  # a float64 copy of such a model would be the largest thing in memory
-        probe = batches.move(samples, model.device, dtype)
-        perturbed = _perturbed(model.tensors(dtype))
-        try:
-            record = _measured(model, perturbed, probe)
-        except CaptureError:
-            raise
-        except (RuntimeError, TypeError, NotImplementedError) as error:
-            failure = error
-            continue
-        if record.out.dtype == dtype:
-            return perturbed, probe, record
-    if failure is not None:
+        probe, real = batches.move(samples, model.device, dtype), model.tensors(dtype)
+        for tensors in (_perturbed(real), real):
+            try:
+                found = tensors, probe, _measured(model, tensors, probe)
+            except GenkernelError:
+                raise
+            except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+                failure = error
+                continue
+            if found[2].out.dtype == dtype:
+                return found
+            break
+    if found is None:
+        assert failure is not None
         raise failure
-    return perturbed, probe, record  # a model with a dtype of its own for outputs
+    return found  # a model with a dtype of its own for outputs
 
 
 def _perturbed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

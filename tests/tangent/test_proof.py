@@ -197,3 +197,16 @@ def test_every_coverage_that_was_used_is_reported() -> None:
     assert relative_error(K, whole) < EXACT
     assert K.coverage is not None
     assert set(K.coverage.generic) == {name for name, _ in net.named_parameters()}
+
+
+def test_a_model_that_does_not_run_on_perturbed_parameters() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean, self.scale = nn.Linear(4, 16), nn.Parameter(torch.full((16,), 1e-3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.distributions.Normal(self.mean(x), self.scale, validate_args=True).cdf(x.repeat(1, 4))
+
+    _, error = both(Scaled().double(), floats(6, 4) * 1e-3)
+    assert error < EXACT

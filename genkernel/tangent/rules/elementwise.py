@@ -74,14 +74,8 @@ class Scale(Rule):
         return broadcast_sum(B * partner, use.slots[position].shape, n, layout)
 
 
-class Quotient(Rule):
+class Quotient(Scale):
     """x / w (the gradient of w is −B x / w²); w / x."""
-
-    names = ("input", "other")
-    keeps = frozenset({"input", "other"})
-
-    def __init__(self, in_place: bool = False):
-        self.in_place = in_place
 
     def factor(self, use: Use, position: int, B: Tensor, n: int, layout: Layout) -> Factor | None:
         arguments = Arguments(use, self.names)
