@@ -48,5 +48,9 @@ class ZeroGradientError(GenkernelError):
     """Every gradient of the model is exactly zero, so there is no kernel to speak of."""
 
 
+class DistributedError(GenkernelError):
+    """A rank of a distributed run did not come, was given something else, or failed."""
+
+
 class CaptureError(GenkernelError):
     """A parameter is used in a way that cannot be differentiated per sample."""
