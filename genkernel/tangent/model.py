@@ -7,6 +7,7 @@ mode flag and plain tensor attribute is put back afterwards, also after an excep
 
 from __future__ import annotations
 
+import copy
 import fnmatch
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from genkernel.errors import CaptureError, InputError, NonFiniteError
 from genkernel.tangent import batches
 from genkernel.tangent.restore import restored
+from genkernel.tangent.weights import read_weights
 
 Call = Callable[[nn.Module, Any], Tensor]
 ParameterFilter = str | re.Pattern[str] | Callable[[str], bool]
@@ -69,22 +71,81 @@ class TangentModel:
         self.reference = reference
         self.parameter_names = _select(module, params)
         self._caller = _Caller(module, self.call)
+        self.weights: dict[str, Tensor] = {}  # in place of the module's own, by name (``at``)
+
+    def at(
+        self,
+        weights: Any,
+        *,
+        prefix: str = "",
+        strict: bool = True,
+        key: str | None = None,
+        trust_pickle: bool = False,
+    ) -> TangentModel:
+        """The same function at other weights: for two-time kernels and EMA kernels.
+
+        The module is neither copied nor written to, and stays where everything that is no parameter
+        or buffer comes from. Tensors are used as they lie (moved to the module's device, cast when it
+        runs, to the dtype of the module's entry unless the kernel asks for another): what changes them
+        in place changes this model, as it does for the module's own.
+
+        Args:
+            weights: tensors by name (a ``state_dict``); a module of the same structure, an
+                ``AveragedModel`` or a wrapper like DDP around one; an EMA with ``shadow_params``
+                (diffusers' ``EMAModel``), its state, or a list of tensors, in the order of
+                ``module.parameters()``, all of them or those that require gradients; another
+                TangentModel; the path of a safetensors file or of one that ``torch.save`` wrote.
+            prefix: use only the names that begin with this, without it. ``module.`` of wrappers and
+                ``_orig_mod.`` of compiled modules are taken off anyway.
+            strict: every parameter has to be there, all stored buffers or none of them, and nothing
+                else. Otherwise what is missing keeps its present value and what is unknown is ignored.
+            key, trust_pickle: of a file, see :func:`genkernel.checkpoints.read_state_dict`.
+
+        Raises:
+            InputError: names are missing or unknown, shapes differ, tied parameters got different
+                weights, or ``weights`` is none of the above.
+            MissingError, UnsafeCheckpointError: from reading a file.
+
+        Example:
+            >>> import torch, genkernel as gk
+            >>> net = torch.nn.Linear(3, 2)
+            >>> early = {name: w.clone() for name, w in net.state_dict().items()}
+            >>> _ = torch.nn.init.normal_(net.weight)
+            >>> m = gk.TangentModel(net)
+            >>> m.at(early)(torch.ones(4, 3)).shape
+            torch.Size([4, 2])
+        """
+        found = read_weights(self.module, weights, prefix=prefix, strict=strict, key=key, trust_pickle=trust_pickle)
+        other = copy.copy(self)
+        device = self.device
+        other.weights = self.weights | {name: tensor.detach().to(device) for name, tensor in found.items()}
+        return other
+
+    def state(self) -> dict[str, Tensor]:
+        """The parameters and buffers that it is evaluated at, by the names the module lists them under."""
+        own = [*self.module.named_parameters(), *self.module.named_buffers()]
+        return {name: self.weights.get(name, tensor).detach() for name, tensor in own}
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """The selected parameters by name, in the recorded order."""
-        named = dict(self.module.named_parameters())
-        return {name: named[name] for name in self.parameter_names}
+        own = self._own_parameters()
+        return {
+            name: nn.Parameter(self._value(name, parameter), parameter.requires_grad)
+            if name in self.weights
+            else parameter
+            for name, parameter in own.items()
+        }
 
     @property
     def device(self) -> torch.device:
-        return next(iter(self.parameters.values())).device
+        return next(iter(self._own_parameters().values())).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype most selected entries have."""
+        """The dtype most selected entries of the module have."""
         counts: dict[torch.dtype, int] = {}
-        for parameter in self.parameters.values():
+        for parameter in self._own_parameters().values():
             counts[parameter.dtype] = counts.get(parameter.dtype, 0) + parameter.numel()
         return max(counts, key=lambda dtype: counts[dtype])
 
@@ -95,7 +156,7 @@ class TangentModel:
 
     def check_finite(self) -> None:
         """Raise NonFiniteError naming the first parameter or buffer that holds NaN or infinity."""
-        for name, tensor in [*self.module.named_parameters(), *self.module.named_buffers()]:
+        for name, tensor in self.state().items():
             if tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 count = int((~torch.isfinite(tensor)).sum())
                 raise NonFiniteError(
@@ -122,7 +183,7 @@ class TangentModel:
         rewritten = self._written_by_their_module()
         found: dict[str, Tensor] = {}
         for name, parameter in self.module.named_parameters():
-            alias = _cast(parameter.detach(), dtype)
+            alias = self._value(name, parameter, dtype)
             storage = alias.untyped_storage()._cdata
             if name in rewritten:
                 alias = alias.clone()
@@ -133,7 +194,7 @@ class TangentModel:
                 alias.requires_grad_(True)
             found[name] = alias
         for name, buffer in self.module.named_buffers():
-            found[name] = _cast(buffer.detach(), dtype).clone()
+            found[name] = self._value(name, buffer, dtype).clone()
         found.update({name: _cast(value, dtype) for name, value in self._frozen_statistics().items()})
         return found
 
@@ -175,6 +236,18 @@ class TangentModel:
                 raise CaptureError(
                     f"the forward pass writes to its own parameter {name!r} in place: it cannot be analysed"
                 )
+
+    def _own_parameters(self) -> dict[str, nn.Parameter]:
+        """The module's own selected parameters."""
+        named = dict(self.module.named_parameters())
+        return {name: named[name] for name in self.parameter_names}
+
+    def _value(self, name: str, own: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """A parameter or buffer at the weights given, on the device and (unless asked) in the dtype of the own one."""
+        given = self.weights.get(name)
+        if given is None:
+            return _cast(own.detach(), dtype)
+        return given.detach().to(own.device, dtype if dtype is not None and own.is_floating_point() else own.dtype)
 
     def _everywhere(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``tensors`` under every place that holds them, each module visited once.
@@ -220,8 +293,8 @@ class TangentModel:
                     raise InputError(f"{name!r} keeps no running statistics, so there is nothing to freeze in it")
                 handles.append(norm.register_forward_pre_hook(record(name)))
                 norm.training = True
-            own = {k: v.detach() for k, v in self.module.named_parameters()}
-            own |= {k: v.detach().clone() for k, v in self.module.named_buffers()}
+            own = {k: self._value(k, v) for k, v in self.module.named_parameters()}
+            own |= {k: self._value(k, v).clone() for k, v in self.module.named_buffers()}
             with torch.no_grad():
                 self.run(own, batches.move(self.reference, self.device))
         finally:
@@ -331,12 +404,7 @@ def _select(module: nn.Module, params: ParameterFilter | None) -> list[str]:
         names = [name for name, p in named if p.requires_grad]
         reason = "no parameter requires gradients: pass params='*' to take all of them"
     else:
-        if isinstance(params, str):
-            keep: Callable[[str], bool] = partial(_matches, params)
-        elif isinstance(params, re.Pattern):
-            keep = partial(_contains, params)
-        else:
-            keep = params
+        keep = name_filter(params)
         names = [name for name, _ in named if keep(name)]
         reason = f"params={params!r} matches none of the {len(named)} parameters (the first is {named[0][0]!r})"
     bad = [name for name, p in named if name in set(names) and not p.is_floating_point()]
@@ -347,6 +415,15 @@ def _select(module: nn.Module, params: ParameterFilter | None) -> list[str]:
     if not names:
         raise InputError(reason)
     return names
+
+
+def name_filter(params: ParameterFilter) -> Callable[[str], bool]:
+    """A glob, a compiled regular expression or a predicate as a predicate on names."""
+    if isinstance(params, str):
+        return partial(_matches, params)
+    if isinstance(params, re.Pattern):
+        return partial(_contains, params)
+    return params
 
 
 def _matches(glob: str, name: str) -> bool:

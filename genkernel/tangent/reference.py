@@ -99,6 +99,9 @@ def gradients(model: TangentModel | nn.Module, batch: Any, cotangents: Cotangent
         raise InputError("the reference evaluates batch norm in evaluation mode: use batch_norm='eval'")
     module = _float64_copy(model.module)
     named = dict(module.named_parameters())
+    with torch.no_grad():
+        for name, given in model.weights.items():
+            (named | dict(module.named_buffers()))[name].copy_(given)
     parameters: list[Tensor] = [named[name].requires_grad_(True) for name in model.parameter_names]
     rows: list[list[list[Tensor]]] = []  # [n][q][parameter]
     for i in range(batches.size(batch)):
