@@ -1,0 +1,237 @@
+"""Who is compared: genkernel, the ways PyTorch alone offers, and the floor of one plain step.
+
+A contender turns a problem into a function of no arguments that computes the whole kernel from
+scratch. Products of gradients are in float32 for all but genkernel's default, as a user would
+write them. Third-party packages are in :mod:`genkernel.bench.peers`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
+
+from genkernel.bench.workloads import Problem
+from genkernel.errors import InputError
+from genkernel.tangent import batches
+
+Setting = dict[str, Any]
+
+
+@dataclass
+class Outcome:
+    """What one run gave: values ``[n, n]`` (None for the floor) and, where known, seconds by part."""
+
+    values: Tensor | None
+    timing: dict[str, float] = field(default_factory=dict)
+
+
+Run = Callable[[], Outcome]
+
+
+class UnsupportedError(RuntimeError):
+    """A peer that cannot compute this kernel, and why."""
+
+
+def no_settings(problem: Problem) -> list[Setting]:
+    return [{}]
+
+
+def chunks(problem: Problem) -> list[Setting]:
+    """Chunk sizes worth trying: the whole batch and its halves down to a sixteenth, smallest first."""
+    sizes = sorted({-(-problem.n // 2**k) for k in range(5)})
+    return [{"chunk": size} for size in sizes]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to compute the kernel.
+
+    Attributes:
+        name: for tables and the command line.
+        what: one line for readers.
+        prepare: (problem, setting) → the function that is timed.
+        settings: those worth trying; the fastest is used.
+        package: the distribution it needs besides genkernel.
+        kernel: False for the floor, which computes no kernel.
+    """
+
+    name: str
+    what: str
+    prepare: Callable[[Problem, Setting], Run]
+    settings: Callable[[Problem], list[Setting]] = no_settings
+    package: str | None = None
+    kernel: bool = True
+
+
+# ------------------------------------------------------------------------------ genkernel
+
+
+def _genkernel(accumulate: str) -> Callable[[Problem, Setting], Run]:
+    def prepare(problem: Problem, setting: Setting) -> Run:
+        from genkernel.tangent.engine import kernel
+        from genkernel.tangent.model import TangentModel
+
+        model = TangentModel(problem.module, call=problem.call)
+
+        def run() -> Outcome:
+            K = kernel(
+                model, problem.batch, cotangents=problem.cotangents, by=None, accumulate=accumulate, progress=False
+            )
+            timing = K.meta.get("timing") or {}
+            return Outcome(K.values, {part: float(seconds) for part, seconds in timing.items()})
+
+        return run
+
+    return prepare
+
+
+# -------------------------------------------------------------------------- torch as it is
+
+
+def _step(problem: Problem, setting: Setting) -> Run:
+    parameters = list(problem.parameters.values())
+
+    def run() -> Outcome:
+        scalars = problem.scalars(problem.call(problem.module, problem.batch)).sum(0)
+        for k in range(len(scalars)):
+            torch.autograd.grad(scalars[k], parameters, retain_graph=k + 1 < len(scalars))
+        return Outcome(None)
+
+    return run
+
+
+def _loop(problem: Problem, setting: Setting) -> Run:
+    parameters = list(problem.parameters.values())
+
+    def run() -> Outcome:
+        rows = torch.empty(problem.n, len(problem.vectors), problem.numel, device=problem.device)
+        for i in range(problem.n):
+            sample = batches.take(problem.batch, slice(i, i + 1))
+            scalars = problem.scalars(problem.call(problem.module, sample))[0]
+            for k in range(len(scalars)):
+                grads = torch.autograd.grad(scalars[k], parameters, retain_graph=k + 1 < len(scalars))
+                torch.cat([g.reshape(-1) for g in grads], out=rows[i, k])
+        flat = rows.flatten(1)
+        return Outcome(problem.scale * (flat @ flat.T))
+
+    return run
+
+
+def single(problem: Problem) -> tuple[Callable[[Any, Any], Tensor], dict[str, Tensor]]:
+    """f(parameters, sample) → ``[q]`` for ``torch.func``, and the parameters."""
+
+    class Caller(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = problem.module
+
+        def forward(self, sample: Any) -> Tensor:
+            return problem.call(self.module, sample)
+
+    caller = Caller()
+    buffers = {f"module.{name}": b for name, b in problem.module.named_buffers()}
+
+    def function(parameters: dict[str, Tensor], sample: Any) -> Tensor:
+        one = {k: v[None] for k, v in sample.items()} if isinstance(sample, dict) else sample[None]
+        return problem.scalars(functional_call(caller, (parameters, buffers), (one,)))[0]
+
+    return function, {f"module.{name}": p.detach() for name, p in problem.parameters.items()}
+
+
+def _vmap(problem: Problem, setting: Setting) -> Run:
+    function, parameters = single(problem)
+
+    def run() -> Outcome:
+        total = torch.zeros(problem.n, problem.n, device=problem.device)
+        for k in range(len(problem.vectors)):
+            each = vmap(grad(lambda p, x, k=k: function(p, x)[k]), in_dims=(None, 0), chunk_size=setting["chunk"])
+            for g in each(parameters, problem.batch).values():
+                flat = g.flatten(1)
+                total.addmm_(flat, flat.T)
+        return Outcome(problem.scale * total)
+
+    return run
+
+
+def _jacobian(problem: Problem, setting: Setting) -> Run:
+    """``empirical_ntk_jacobian_contraction`` of PyTorch's tutorial "Neural Tangent Kernels", one side computed once."""
+    function, parameters = single(problem)
+
+    def run() -> Outcome:
+        jacobians = vmap(jacrev(function), in_dims=(None, 0), chunk_size=setting["chunk"])(parameters, problem.batch)
+        terms = [torch.einsum("Naf,Maf->NM", j.flatten(2), j.flatten(2)) for j in jacobians.values()]
+        return Outcome(problem.scale * torch.stack(terms).sum(0))
+
+    return run
+
+
+def _products(problem: Problem, setting: Setting) -> Run:
+    """``empirical_ntk_ntk_vps`` of the same tutorial: a vjp and a jvp per pair of samples."""
+    function, parameters = single(problem)
+
+    def pair(x: Any, y: Any) -> Tensor:
+        out, pull = vjp(lambda p: function(p, x), parameters)
+
+        def column(vector: Tensor) -> Tensor:
+            return jvp(lambda p: function(p, y), (parameters,), pull(vector))[1]
+
+        return vmap(column)(torch.eye(len(out), dtype=out.dtype, device=out.device))
+
+    def run() -> Outcome:
+        each = vmap(vmap(pair, (None, 0)), (0, None), chunk_size=setting["chunk"])
+        blocks = each(problem.batch, problem.batch)
+        return Outcome(problem.scale * torch.einsum("NMKK->NM", blocks))
+
+    return run
+
+
+OWN = (
+    Contender("genkernel", "gk.kernel as it comes: products summed in float64", _genkernel("float64")),
+    Contender("genkernel-float32", 'gk.kernel(accumulate="float32")', _genkernel("float32")),
+)
+FLOOR = Contender(
+    "step", "one forward, one backward with weight gradients per cotangent: the floor", _step, kernel=False
+)
+TORCH = (
+    Contender("loop", "a loop of torch.autograd.grad over samples, one matrix product", _loop),
+    Contender("vmap", "torch.func: vmap(grad)", _vmap, chunks),
+    Contender("jacobian", "torch.func: jacrev, contracted (PyTorch's tutorial)", _jacobian, chunks),
+    Contender(
+        "products", "torch.func: a vjp and a jvp per pair (PyTorch's tutorial)", _products,
+        lambda problem: [{"chunk": size} for size in sorted({1, min(4, problem.n)})],
+    ),
+)  # fmt: skip
+
+
+def contenders() -> dict[str, Contender]:
+    """Everyone by name, in the order of the table."""
+    from genkernel.bench.peers import PEERS
+
+    return {c.name: c for c in (*OWN, FLOOR, *TORCH, *PEERS)}
+
+
+def find(name: str) -> Contender:
+    """A contender by name, or any other as ``module:attribute``.
+
+    Raises:
+        InputError: there is no such contender.
+    """
+    known = contenders()
+    if name in known:
+        return known[name]
+    home, _, attribute = name.partition(":")
+    if attribute:
+        try:
+            found = getattr(importlib.import_module(home), attribute)
+        except (ImportError, AttributeError) as error:
+            raise InputError(f"the contender {name!r} cannot be imported: {error}") from error
+        if isinstance(found, Contender):
+            return found
+        raise InputError(f"{name!r} is not a genkernel.bench.Contender")
+    raise InputError(f"there is no contender {name!r}: choose from {', '.join(known)}, or give module:attribute")
