@@ -89,6 +89,11 @@ def _qwen(module: Any, hidden_states: Tensor, **inputs: Any) -> Any:
     return module(hidden_states, img_shapes=[[(1, 2, 2)]] * len(hidden_states), **inputs)
 
 
+def _one_step_for_all(module: Any, hidden_states: Tensor) -> Any:
+    """Its norms split the embedding of the step along axis 0, so that a batch can have only one."""
+    return module(hidden_states, timestep=torch.full((), 3))
+
+
 def _z_image(module: Any, x: Tensor, t: Tensor, cap_feats: Tensor, **inputs: Any) -> Any:
     """Samples come as lists, one tensor each."""
     out = module(list(x), t, list(cap_feats), **inputs)
@@ -131,7 +136,7 @@ ARCHITECTURES = [
         "Transformer2DModel vector-quantised",
         dict(_DIT, num_vector_embeds=7, sample_size=4, num_embeds_ada_norm=10, norm_type="ada_norm"),
         dict(hidden_states=integers(7, 16)),
-        dict(timestep=torch.tensor(3)),  # one for the whole batch: it splits the embedding along axis 0
+        call=_one_step_for_all,
     ),
     tiny(
         "PixArtTransformer2DModel",
@@ -363,6 +368,7 @@ ARCHITECTURES = [
             in_channels=16,
             out_channels=4,
             num_layers=4,
+            mlp_ratio=12.0,
             joint_attention_dim=6,
             num_experts=2,
             moe_intermediate_dim=8,

@@ -1,33 +1,35 @@
 """One contender with one setting in a process of its own: does it run, is it right, what does it hold?
 
-``python -m genkernel.bench.trial`` reads the question as JSON from standard input and writes the
-answer as JSON to the file the question names. A crash, an exhausted memory or an endless run
-thus stays away from everything else.
+A crash, an exhausted memory or an endless run thus stays away from everything else. The processes
+are forked from a server that has imported the libraries and computed nothing, which takes a
+fraction of a second where a new interpreter takes several.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
-import json
+import multiprocessing
 import os
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from importlib import metadata
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from genkernel.bench import memory, truth
+from genkernel.bench import memory
 from genkernel.bench.contenders import Contender, Setting, UnsupportedError, contenders, find
+from genkernel.bench.truth import read, relative_error
 from genkernel.bench.workloads import WORKLOADS, Problem
 from genkernel.tangent import batches
 from genkernel.tangent.precision import full_precision
+
+IMPORTED = ["genkernel.bench.trial", "genkernel.tangent.engine", "torchvision.models.resnet", "diffusers.models"]
 
 #: a relative error above this is a wrong kernel
 TOLERANCE = 1e-3
@@ -82,30 +84,46 @@ def trial(
         contender: as for :func:`genkernel.bench.contenders.find`.
         sizes: the arguments of the workload's builder.
         truth_file: the kernel to compare with; None to skip that.
-        limit: seconds for the call itself; the process gets a minute more to start.
+        limit: seconds for the call itself.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "answer.json"
-        question = {
-            "contender": contender, "setting": setting, "workload": workload, "sizes": sizes, "device": device,
-            "truth": str(truth_file) if truth_file else None, "threads": torch.get_num_threads(), "answer": str(answer),
-        }  # fmt: skip
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        try:
-            ended = subprocess.run(
-                [sys.executable, "-m", "genkernel.bench.trial"], input=json.dumps(question), text=True,
-                capture_output=True, timeout=limit + 60, env=environment, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return Trial("over the time limit", f"more than {limit:.0f} s", setting)
-        if answer.is_file():
-            found = Trial(**json.loads(answer.read_text()))
-            slow = found.seconds is not None and found.seconds > limit
-            return Trial("over the time limit", f"{found.seconds:.0f} s", setting) if slow else found
-        if ended.returncode == -9:
-            return Trial("out of memory", "the system ended the process", setting)
-        said = ended.stderr.strip().splitlines()
-        return Trial("failed", f"exit status {ended.returncode}: {said[-1] if said else 'no message'}", setting)
+    question = {
+        "contender": contender, "setting": setting, "workload": workload, "sizes": sizes, "device": device,
+        "truth": truth_file, "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    context = _context()
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(question, sender), daemon=True)
+    process.start()
+    sender.close()
+    found: Trial | None = None
+    try:
+        if (answer := receiver.recv()) is None:  # everything is in place, the call begins
+            if not receiver.poll(limit + 1):
+                return Trial("over the time limit", f"more than {limit:.0f} s", setting)
+            answer = receiver.recv()
+        found = answer
+    except EOFError:  # it ended without an answer
+        pass
+    finally:
+        receiver.close()
+        process.join(1)
+        process.kill()  # only what is still running
+        process.join()
+    if found is None:
+        killed = process.exitcode == -9
+        said = "the system ended the process" if killed else f"the process ended with status {process.exitcode}"
+        return Trial("out of memory" if killed else "failed", said, setting)
+    if found.seconds is not None and found.seconds > limit:
+        return Trial("over the time limit", f"{found.seconds:.0f} s", setting)
+    return found
+
+
+def _context() -> Any:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    return context
 
 
 def best(
@@ -135,29 +153,43 @@ def best(
 # ------------------------------------------------------------------------ inside of the process
 
 
-def main() -> None:
-    question = json.load(sys.stdin)
-    torch.set_num_threads(question["threads"])
-    setting = question["setting"]
-    chosen = find(question["contender"])
-    problem = WORKLOADS[question["workload"]].problem(question["device"], **question["sizes"])
-    expected = truth.read(Path(question["truth"])) if question["truth"] else None
-    if problem.device.type == "cpu":
+def _answer(question: dict[str, Any], sender: Connection) -> None:
+    with _silence():
+        found = _try(**question, begin=lambda: sender.send(None))
+    sender.send(found)
+    sender.close()
+
+
+def _try(
+    contender: str,
+    setting: Setting,
+    workload: str,
+    sizes: dict[str, Any],
+    device: str,
+    truth: Path | None,
+    threads: int,
+) -> Trial:
+    torch.set_num_threads(threads)
+    if not device.startswith("cuda"):
         memory.limit_to_available()
     try:
+        chosen = find(contender)
+        problem = WORKLOADS[workload].problem(device, **sizes)
         with full_precision():
-            found = _measure(chosen, setting, problem, expected)
+            return _measure(chosen, setting, problem, read(truth) if truth else None, begin)
     except UnsupportedError as error:
-        found = Trial("unsupported", _first_line(error), setting)
+        return Trial("unsupported", str(error), setting)
     except Exception as error:
-        found = Trial("out of memory" if _is_memory(error) else "failed", _first_line(error), setting)
-    Path(question["answer"]).write_text(json.dumps(asdict(found)))
+        return Trial("out of memory" if _is_memory(error) else "failed", _first_line(error), setting)
 
 
-def _measure(chosen: Contender, setting: Setting, problem: Problem, expected: torch.Tensor | None) -> Trial:
+def _measure(
+    chosen: Contender, setting: Setting, problem: Problem, expected: torch.Tensor | None, begin: Callable[[], None]
+) -> Trial:
     warm_up(problem)
     run = chosen.prepare(problem, setting)
     gc.collect()
+    begin()
     with memory.peak_memory(problem.device) as peak:
         start = time.perf_counter()
         outcome = run()
@@ -168,7 +200,7 @@ def _measure(chosen: Contender, setting: Setting, problem: Problem, expected: to
     if chosen.kernel and expected is not None:
         if outcome.values is None or outcome.values.shape != expected.shape:
             return Trial("failed", "returned no kernel of the right shape", setting)
-        found.error = truth.relative_error(outcome.values, expected)
+        found.error = relative_error(outcome.values, expected)
         if not found.error <= TOLERANCE:
             found.status, found.message = "wrong", f"relative error {found.error:.1g}"
     return found
@@ -192,17 +224,13 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}"[:300]
 
 
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Peers warn and print; their words are not the benchmark's."""
-    import contextlib
-    import warnings
-
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """What peers print and warn, from compiled code, too, is not the benchmark's to say."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-if __name__ == "__main__":
-    with quietly():
-        main()

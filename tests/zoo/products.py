@@ -44,6 +44,15 @@ def viewed_weight() -> nn.Module:
     return Net(forward, w=P(2, 16), v=P(4, 4))
 
 
+@case("unflatten is a method of Tensor that calls the method of its parent class", floats(3), common=True)
+def unflattened_weight() -> nn.Module:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        a, b = net.w.unflatten(0, (2, 4))
+        return torch.tanh(x @ a.t()) @ b + net.w.exp().unflatten(-1, (3, 1)).sum((0, 2))
+
+    return Net(forward, w=P(8, 3))
+
+
 @case("overlapping and strided views", floats(3))
 def strided_view() -> nn.Module:
     return Net(lambda net, x: torch.tanh(x @ net.w[::2]) + x @ net.v.unfold(0, 3, 1).t(), w=P(6, 3), v=P(5))
