@@ -54,3 +54,7 @@ class DistributedError(GenkernelError):
 
 class CaptureError(GenkernelError):
     """A parameter is used in a way that cannot be differentiated per sample."""
+
+
+class ConvergenceError(GenkernelError):
+    """An iteration did not reach the accuracy it was asked for."""

@@ -1,0 +1,305 @@
+"""One side of an operator: J(x)·u and J(x)ᵀ·w over all samples of a batch, a few samples at a time.
+
+A side has *rows*. Without cotangents they are the outputs of its samples, n·O of them, and J is the
+Jacobian. With cotangents v_ik there is one row per sample and one matrix G_k per cotangent, whose row
+i is J(x_i)ᵀ v_ik; a vector z over samples enters the network as z_i v_ik, and leaves it as ⟨v_ik, (J u)_i⟩.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from genkernel.errors import GenkernelError, InputError, NonFiniteError
+from genkernel.tangent import batches, jvp
+from genkernel.tangent.cotangents import Cotangents
+from genkernel.tangent.jvp import Route, Vector
+from genkernel.tangent.model import TangentModel
+from genkernel.tangent.precision import full_precision
+from genkernel.tangent.probe import examine
+from genkernel.tangent.restore import random_state_kept
+
+log = logging.getLogger("genkernel")
+
+Pair = tuple[int, int]  # (which cotangent, which column)
+T = TypeVar("T")
+
+_FEW = 3  # samples that a route to J·u is verified on
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was measured about a model on a few samples.
+
+    Attributes:
+        shape: of one sample's output.
+        route, error: the route to J·u, and by how much it misses the adjoint identity.
+        bytes_per_sample: activations held for a backward pass.
+        weights: place and version of every parameter and buffer.
+    """
+
+    shape: tuple[int, ...]
+    route: Route
+    error: float
+    bytes_per_sample: int
+    weights: dict[str, tuple[int, int]]
+
+
+def prove(model: TangentModel, batch: Any, dtype: torch.dtype, method: str, cotangents: Cotangents | None) -> Proof:
+    """Examine a model on samples of a batch, and choose and verify its route to J·u.
+
+    Raises:
+        BatchCouplingError, RandomOutputError, CaptureError, NonFiniteError, InputError: as documented
+            by :func:`genkernel.tangent.operator.operator`.
+    """
+    model.check_finite()
+    with session(model):
+        coverage = examine(model, batch, dtype)
+    n = batches.size(batch)
+    few = batches.take(batch, sorted({round(i * (n - 1) / max(1, _FEW - 1)) for i in range(min(n, _FEW))}))
+    few = batches.move(few, model.device, dtype)
+    with session(model), model.evaluating():
+        tensors = model.tensors(dtype)
+        with torch.no_grad():
+            out = model.run(tensors, few)
+        jvp.require_finite(out)
+        if cotangents is not None:
+            cotangents.check(out, few)
+        route, error = jvp.choose(model, tensors, few, dtype, method)
+    level = logging.WARNING if route.name == jvp.FiniteDifferences.name else logging.INFO
+    log.log(level, f"J·u by {route.describe()}; it misses the adjoint identity by {error:.1e}")
+    return Proof(tuple(out.shape[1:]), route, error, coverage.bytes_per_sample, _weights(model))
+
+
+class Side:
+    """A model on the samples of one batch.
+
+    Args:
+        model, batch: what is differentiated, and where.
+        cotangents: which scalars of the outputs; None for all outputs.
+        dtype: of activations and gradients.
+        proof: what :func:`prove` found.
+        batch_size: samples that run together; None to follow from ``budget``.
+        budget: bytes for activations and vectors in parameter space.
+        progress: show a bar; None leaves it to the terminal.
+    """
+
+    def __init__(
+        self,
+        model: TangentModel,
+        batch: Any,
+        cotangents: Cotangents | None,
+        dtype: torch.dtype,
+        proof: Proof,
+        batch_size: int | None,
+        budget: int,
+        progress: bool | None,
+    ):
+        self.model, self.batch, self.cotangents = model, batch, cotangents
+        self.dtype, self.proof, self.budget, self.progress = dtype, proof, budget, progress
+        self.n = batches.size(batch)
+        self.outputs = int(torch.Size(proof.shape).numel())
+        self.numel = sum(p.numel() for p in model.parameters.values())
+        self._fixed = batch_size
+        self._most = self.n  # samples that are known to fit together
+
+    @property
+    def rows(self) -> int:
+        return self.n * self.outputs if self.cotangents is None else self.n
+
+    @property
+    def count(self) -> int:
+        """Matrices that the operator is a sum over: 1, or one per cotangent."""
+        return 1 if self.cotangents is None else self.cotangents.count(self.proof.shape)
+
+    @property
+    def together(self) -> int:
+        """How many vectors in parameter space a quarter of the budget holds."""
+        return max(1, self.budget // 4 // (self.numel * self.dtype.itemsize))
+
+    # ------------------------------------------------------------------------------- products
+
+    def adjoint(self, pairs: list[Pair], Z: Tensor) -> list[Vector]:
+        """Σ_i J(x_i)ᵀ (z_i's vector) for each (cotangent, column of Z ``[rows, c]``)."""
+
+        def vectors(out: Tensor, batch: Any, rows: slice) -> Iterator[Tensor]:
+            for k, v in self._cotangents(out, batch, pairs):
+                for which, column in pairs:
+                    if which == k:
+                        yield self._enter(Z[:, column], v, out, rows)
+
+        return self._sum(vectors, len(pairs), [p for k in range(self.count) for p in _places(pairs, k)], Z)
+
+    def forward(self, pairs: list[Pair], directions: list[Vector]) -> Tensor:
+        """Rows of G_k u for each pair and its direction u: ``[rows, len(pairs)]``, float64 on the CPU."""
+        found = torch.zeros(self.rows, len(pairs), dtype=torch.float64)
+        width = self.rows // self.n
+
+        def each(tensors: dict[str, Tensor], batch: Any, rows: slice) -> None:
+            out, products = self.proof.route.products(self.model, tensors, batch, directions)
+            jvp.require_finite(out)
+            for k, v in self._cotangents(out, batch, pairs):
+                for place in _places(pairs, k):
+                    values = products[place].to(torch.float64)
+                    values = values if v is None else values * v
+                    flat = values.reshape(len(out), width, -1).sum(2)
+                    found[rows.start * width : rows.stop * width, place] = flat.flatten().cpu()
+
+        self._stream(each, "J·u", len(directions), self.proof.route.activations, lambda: found.zero_())
+        if not torch.isfinite(found).all():
+            raise NonFiniteError("J·u is NaN or infinite: the gradients of this network overflow, or u is not finite")
+        return found
+
+    def jvp(self, u: Vector) -> Tensor:
+        """J(x) u, ``[n, *out]``, in the dtype of the run on the model's device."""
+        parts: list[Tensor] = []
+
+        def each(tensors: dict[str, Tensor], batch: Any, rows: slice) -> None:
+            out, (product,) = self.proof.route.products(self.model, tensors, batch, [u])
+            jvp.require_finite(out)
+            parts.append(product.to(self.dtype))
+
+        self._stream(each, "J·u", 1, self.proof.route.activations, parts.clear)
+        return torch.cat(parts)
+
+    def vjp(self, w: Tensor) -> Vector:
+        """J(x)ᵀ w for ``w [n, *out]``."""
+
+        def vectors(out: Tensor, batch: Any, rows: slice) -> Iterator[Tensor]:
+            yield w[rows].reshape(out.shape).to(out)
+
+        return self._sum(vectors, 1, [0], w.reshape(self.n, -1))[0]
+
+    # ------------------------------------------------------------------------------- streaming
+
+    def _sum(
+        self,
+        vectors: Callable[[Tensor, Any, slice], Iterator[Tensor]],
+        count: int,
+        order: list[int],
+        Z: Tensor,
+    ) -> list[Vector]:
+        """Sums of Jᵀw over the samples, for ``count`` vectors that come in ``order``."""
+        parameters = self.model.parameters
+        totals: list[Vector] = [
+            {name: torch.zeros(p.shape, dtype=self.dtype, device=p.device) for name, p in parameters.items()}
+            for _ in range(count)
+        ]
+        touched = Z.reshape(self.n, -1).ne(0).any(1)
+
+        def clear() -> None:
+            for total in totals:
+                for value in total.values():
+                    value.zero_()
+
+        def each(tensors: dict[str, Tensor], batch: Any, rows: slice) -> None:
+            if not bool(touched[rows].any()):  # unit vectors touch one sample
+                return
+            found = jvp.pull_back(self.model, tensors, batch, lambda out: vectors(out, batch, rows))
+            for place, gradient in zip(order, found, strict=True):
+                for name, value in gradient.items():
+                    totals[place][name] += value
+
+        self._stream(each, "Jᵀ·w", count, 1.5, clear)
+        for total in totals:
+            for name, value in total.items():
+                if not torch.isfinite(value).all():
+                    raise NonFiniteError(
+                        f"the gradient of {name!r} is NaN or infinite: check the inputs, or the weights"
+                    )
+        return totals
+
+    def _stream(
+        self,
+        each: Callable[[dict[str, Tensor], Any, slice], None],
+        label: str,
+        vectors: int,
+        activations: float,
+        restart: Callable[[], Any],
+    ) -> None:
+        """Run ``each`` on consecutive samples; with half as many at a time when memory runs out."""
+        from tqdm.auto import tqdm
+
+        if _weights(self.model) != self.proof.weights:
+            raise InputError("the model's weights changed since the operator was built: build it again")
+        hidden = None if self.progress is None else not self.progress  # None: tqdm hides it outside a terminal
+        while True:
+            size = self._size(vectors, activations)
+            try:
+                with (
+                    session(self.model),
+                    self.model.evaluating(),
+                    tqdm(total=self.n, desc=label, unit="sample", disable=hidden, delay=1.0, leave=False) as bar,
+                ):
+                    tensors = self.model.tensors(self.dtype)
+                    for start in range(0, self.n, size):
+                        rows = slice(start, min(self.n, start + size))
+                        each(tensors, batches.move(batches.take(self.batch, rows), self.model.device, self.dtype), rows)
+                        bar.update(rows.stop - rows.start)
+                return
+            except torch.OutOfMemoryError:
+                if size == 1 or self._fixed is not None:
+                    raise
+                self._most = size // 2
+                log.warning(f"out of memory with {size} samples at a time; going on with {self._most}")
+                restart()
+                torch.cuda.empty_cache()
+
+    def _size(self, vectors: int, activations: float) -> int:
+        if self._fixed is not None:
+            return min(self._fixed, self.n)
+        itemsize = self.dtype.itemsize
+        held = (vectors + 1 + (self.dtype != self.model.dtype)) * self.numel * itemsize
+        per_sample = max(1, int(activations * self.proof.bytes_per_sample))
+        return max(1, min(self._most, (self.budget - held) // per_sample))
+
+    # ------------------------------------------------------------------------------- cotangents
+
+    def _cotangents(self, out: Tensor, batch: Any, pairs: list[Pair]) -> Iterator[tuple[int, Tensor | None]]:
+        """(k, v_k) for the cotangents that occur in ``pairs``; v is None without cotangents."""
+        if self.cotangents is None:
+            yield 0, None
+            return
+        wanted = {k for k, _ in pairs}
+        for k, v in enumerate(self.cotangents.vectors(out.detach().clone(), batches.copy(batch))):
+            if k in wanted:
+                yield k, v.to(out)
+            if k == max(wanted):
+                return
+
+    def _enter(self, z: Tensor, v: Tensor | None, out: Tensor, rows: slice) -> Tensor:
+        """What a vector over rows is at the network's outputs."""
+        width = self.rows // self.n
+        part = z[rows.start * width : rows.stop * width].to(out)
+        if v is None:
+            return part.reshape(out.shape)
+        return part.reshape(-1, *[1] * (out.dim() - 1)) * v
+
+
+def _places(pairs: list[Pair], k: int) -> list[int]:
+    return [place for place, (which, _) in enumerate(pairs) if which == k]
+
+
+def _weights(model: TangentModel) -> dict[str, tuple[int, int]]:
+    """Place and version of every parameter and buffer, to notice that the weights changed."""
+    return {name: (t.data_ptr(), -1 if t.is_inference() else t._version) for name, t in model.state().items()}
+
+
+@contextmanager
+def session(model: TangentModel) -> Iterator[None]:
+    """Full precision, no inference mode, and the user's random state kept as it was.
+
+    Raises:
+        GenkernelError: under autocast.
+    """
+    if torch.is_autocast_enabled(model.device.type):
+        raise GenkernelError("operators are not applied under autocast: leave the autocast region, or pass dtype=")
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.inference_mode(False), torch.random.fork_rng(devices=devices), random_state_kept(), full_precision():
+        yield
