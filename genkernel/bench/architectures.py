@@ -271,7 +271,7 @@ class Double(TorchFunctionMode):
 
     Many networks compute norms, softmax and rotations in float32 whatever their own type is.
     Rounding there differs between a batch and a sample alone by 1e-7, which would hide what is
-    compared here.
+    compared here. Constants that come in float32 follow in products.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -286,7 +286,12 @@ class Double(TorchFunctionMode):
                 kwargs["dtype"] = _double(kwargs["dtype"])
         elif isinstance(first, Tensor) and name == "float":
             return first.double()
+        if name in _PRODUCTS and torch.float64 in {a.dtype for a in args if isinstance(a, Tensor)}:
+            args = tuple(_double(a) if isinstance(a, Tensor) else a for a in args)
         return func(*args, **kwargs)
+
+
+_PRODUCTS = {"einsum", "matmul", "__matmul__", "mm", "bmm", "linear"}
 
 
 def _double(value: Any) -> Any:

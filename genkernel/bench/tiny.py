@@ -30,9 +30,9 @@ def integers(high: int, *shape: int) -> Maker:
     return lambda n: torch.randint(0, high, (n, *shape), generator=_generator((high, *shape)))
 
 
-def times(high: float = 1000.0) -> Maker:
-    """Timesteps ``[n]`` between 0 and ``high``."""
-    return lambda n: high * torch.rand(n, generator=_generator((7,)), dtype=torch.float64)
+def times(high: float = 1000.0, *shape: int) -> Maker:
+    """Timesteps ``[n, *shape]`` between 0 and ``high``."""
+    return lambda n: high * torch.rand(n, *shape, generator=_generator((7,)), dtype=torch.float64)
 
 
 def ones(*shape: int, dtype: torch.dtype = torch.float64) -> Maker:
