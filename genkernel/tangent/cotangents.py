@@ -5,8 +5,9 @@ With cotangent vectors v_1 … v_q the engine computes
     K[i, j] = scale · Σ_k ⟨ J(x_i)ᵀ v_ik , P J(y_j)ᵀ v_jk ⟩ .
 
 ``total``, ``output``, ``exact_trace`` and ``probes`` use the same vectors for every sample,
-which is what makes the last two (an estimate of) the trace kernel (THEORY §1);
-``cotangent`` takes any vector per sample.
+which is what makes the last two (an estimate of) the trace kernel (THEORY §1), and ``blocks``
+keeps every pair of outputs apart; ``cotangent`` takes any vector per sample, of which ``loss`` and
+``residual`` are the two that training is made of.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from genkernel.errors import InputError
 from genkernel.tangent import batches
+from genkernel.tangent.fingerprint import fingerprint
 
 
 class Cotangents:
@@ -28,6 +30,8 @@ class Cotangents:
 
     #: True when ``values`` is a mean over random vectors and has a standard error.
     random = False
+    #: True when every pair of vectors is kept: values ``[n, m, O, O]`` in place of their sum over equal ones.
+    blocks = False
 
     def count(self, shape: tuple[int, ...]) -> int:
         """Number of vectors for outputs of the given per-sample shape."""
@@ -47,6 +51,15 @@ class Cotangents:
     def describe(self) -> str:
         """Short label for plans, figures and provenance."""
         raise NotImplementedError
+
+    def fingerprint(self, vectors: Tensor | None = None) -> str:
+        """sha256 of what decides the vectors: class, options, and the code of functions with what they close over.
+
+        Args:
+            vectors: vectors for some samples, to count as well: they show what code alone does not
+                (state that a function reads elsewhere).
+        """
+        return fingerprint(["cotangents", self, vectors])
 
 
 class _Total(Cotangents):
@@ -88,6 +101,13 @@ class _ExactTrace(Cotangents):
         return "exact trace"
 
 
+class _Blocks(_ExactTrace):
+    blocks = True
+
+    def describe(self) -> str:
+        return "full blocks"
+
+
 def _one_hot(outputs: Tensor, index: int) -> Tensor:
     """1 at one flat output index of every sample, whatever the memory layout of ``outputs``."""
     flat = outputs.new_zeros(outputs.shape[0], outputs.shape[1:].numel())
@@ -126,7 +146,11 @@ class _Probes(Cotangents):
 
 
 class _PerSample(Cotangents):
+    what = "cotangent function"
+
     def __init__(self, fn: Callable[..., Tensor]):
+        if not callable(fn):
+            raise InputError(f"a {self.what} is a function of a batch, not {type(fn).__name__}")
         self.fn = fn
         try:
             positional = [
@@ -139,13 +163,16 @@ class _PerSample(Cotangents):
         self.outputs_only = len(positional) == 1 and (positional[0] is None or positional[0].kind != 2)
 
     def vectors(self, outputs: Tensor, batch: Any) -> Iterator[Tensor]:
-        vector = self.fn(outputs) if self.outputs_only else self.fn(outputs, batch)
+        vector = self._called(outputs, batch)
         if not isinstance(vector, Tensor) or vector.shape != outputs.shape:
             got = tuple(vector.shape) if isinstance(vector, Tensor) else type(vector).__name__
             raise InputError(
                 f"a cotangent function returns a tensor shaped like the outputs {tuple(outputs.shape)}, not {got}"
             )
         yield vector.detach().to(outputs)
+
+    def _called(self, outputs: Tensor, batch: Any) -> Tensor:
+        return self.fn(outputs) if self.outputs_only else self.fn(outputs, batch)
 
     def check(self, outputs: Tensor, batch: Any) -> None:
         if len(outputs) < 2:
@@ -156,12 +183,51 @@ class _PerSample(Cotangents):
         gap = float((whole[half] - part).abs().max())
         if gap > 1e-3 * float(whole.abs().max()):
             raise InputError(
-                "the cotangent function mixes samples: its vector for a sample changes with the rest of the batch; "
+                f"the {self.what} mixes samples: its vector for a sample changes with the rest of the batch; "
                 "differentiate each sample's own loss (reduction='sum', not 'mean')"
             )
 
     def describe(self) -> str:
         return getattr(self.fn, "__name__", "cotangent")
+
+
+class _Loss(_PerSample):
+    what = "loss function"
+
+    def vectors(self, outputs: Tensor, batch: Any) -> Iterator[Tensor]:
+        with torch.enable_grad():
+            f = outputs.detach().clone().requires_grad_(True)
+            losses = self._called(f, batch)
+            n = len(outputs)
+            if not isinstance(losses, Tensor) or losses.shape != (n,):
+                got = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+                raise InputError(
+                    f"a loss function returns one loss for each of the {n} samples, shape ({n},), not {got}: take "
+                    "reduction='none' and the sum or mean over what is left of each sample"
+                )
+            if not losses.requires_grad:
+                raise InputError("the loss does not depend on the outputs by operations that can be differentiated")
+            (vector,) = torch.autograd.grad(losses.sum(), f, allow_unused=True)
+        yield torch.zeros_like(outputs) if vector is None else vector.detach().to(outputs)
+
+    def describe(self) -> str:
+        return f"loss gradient of {getattr(self.fn, '__name__', type(self.fn).__name__)}"
+
+
+class _Residual(_PerSample):
+    what = "target function"
+
+    def _called(self, outputs: Tensor, batch: Any) -> Tensor:
+        target = self.fn(batch)
+        if not isinstance(target, Tensor) or target.shape != outputs.shape:
+            got = f"shape {tuple(target.shape)}" if isinstance(target, Tensor) else type(target).__name__
+            raise InputError(
+                f"a target function returns targets shaped like the outputs {tuple(outputs.shape)}, not {got}"
+            )
+        return outputs - target.to(outputs)
+
+    def describe(self) -> str:
+        return f"residual from {getattr(self.fn, '__name__', type(self.fn).__name__)}"
 
 
 def total() -> Cotangents:
@@ -196,3 +262,56 @@ def cotangent(fn: Callable[..., Tensor]) -> Cotangents:
     Row i of the result may depend on sample i alone.
     """
     return _PerSample(fn)
+
+
+def blocks() -> Cotangents:
+    """Every pair of outputs: K = J(x) P J(y)ᵀ itself, ``[n, m, O, O]``, exactly. For small outputs.
+
+    As an ``[nO, nO]`` matrix it is symmetric and positive semidefinite; the trace over the last two
+    axes is the kernel of :func:`exact_trace` and their sum that of :func:`total` (THEORY §1).
+    """
+    return _Blocks()
+
+
+def loss(fn: Callable[..., Tensor]) -> Cotangents:
+    """The gradient of each sample's own loss in the output: v_i = ∂ℓ_i/∂f_i.
+
+    K is then the Gram matrix of the per-sample gradients ∇_θ ℓ_i, whose scale is the loss's own: a
+    mean over outputs has its 1/O in it (THEORY §0).
+
+    Args:
+        fn: ``fn(outputs, batch)`` or ``fn(outputs)`` returns losses ``[n]``, differentiable in the
+            outputs; what else it needs (targets, weights, times) travels in the batch.
+
+    Raises:
+        InputError: (when used) not one loss per sample, not differentiable, or samples are mixed.
+
+    Example:
+        >>> import torch, genkernel as gk
+        >>> net = torch.nn.Linear(4, 3)
+        >>> model = gk.TangentModel(net, call=lambda module, batch: module(batch["x"]))
+        >>> def cross_entropy(outputs, batch):
+        ...     return torch.nn.functional.cross_entropy(outputs, batch["label"], reduction="none")
+        >>> batch = {"x": torch.randn(5, 4), "label": torch.tensor([0, 1, 2, 1, 0])}
+        >>> gk.kernel(model, batch, cotangents=gk.loss(cross_entropy)).values.shape
+        torch.Size([5, 5])
+    """
+    return _Loss(fn)
+
+
+def residual(fn: Callable[[Any], Tensor]) -> Cotangents:
+    """The residual v_i = f(x_i) - y_i: the gradient of ½‖f(x_i) - y_i‖².
+
+    Args:
+        fn: ``fn(batch)`` returns targets ``[n, *out]``. They travel in the batch, because samples are
+            taken from it tile by tile: ``gk.residual(lambda batch: batch["target"])``.
+
+    Raises:
+        InputError: ``fn`` is a tensor, or (when used) its targets are not shaped like the outputs.
+    """
+    if isinstance(fn, Tensor):
+        raise InputError(
+            "residual takes a function of the batch, not a tensor of targets: put the targets into the batch and give "
+            "residual(lambda batch: batch['target'])"
+        )
+    return _Residual(fn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 import genkernel as gk
 from genkernel.errors import InputError
-from genkernel.tangent import Cotangents, kernel, reference
+from genkernel.tangent import Cotangents, batches, kernel, reference
+from genkernel.tangent.cotangents import blocks, loss, residual
 from tests.tangent.compare import BY_NAME, relative_error
 
 DRAWS = 20_000
@@ -302,3 +304,135 @@ def test_a_dead_network_has_a_zero_kernel() -> None:
     C = K.normalized()
     assert float(C.values.abs().max()) == 0
     assert C.meta["zero_gradients"] == 4
+
+
+# ------------------------------------------------- losses, residuals, blocks, fingerprints
+
+
+def targets(batch: tuple[Tensor, Tensor]) -> Tensor:
+    return batch[1]
+
+
+def cross_entropy(outputs: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return nn.functional.cross_entropy(outputs, batch[1].argmax(1), reduction="none")
+
+
+def squared(outputs: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return (outputs - batch[1]).square().sum(1) / 2
+
+
+def supervised(n: int = 4) -> tuple[gk.TangentModel, tuple[Tensor, Tensor]]:
+    net, _, _ = matrices()
+    draw = torch.Generator().manual_seed(5)
+    x, y = (torch.randn(n, k, dtype=torch.float64, generator=draw) for k in (3, OUTPUTS))
+    return gk.TangentModel(net, call=lambda module, batch: module(batch[0])), (x, y)
+
+
+@pytest.mark.parametrize("fn", [cross_entropy, squared])
+def test_loss_kernel_is_the_gram_matrix_of_the_gradients_of_each_loss(fn: Callable[..., Tensor]) -> None:
+    model, batch = supervised()
+    rows = []
+    for i in range(4):
+        one = batches.take(batch, [i])
+        (value,) = fn(model.module(one[0]), one)
+        found = torch.autograd.grad(value, list(model.module.parameters()))
+        rows.append(torch.cat([g.flatten() for g in found]))
+    g = torch.stack(rows)
+    assert relative_error(kernel(model, batch, cotangents=loss(fn)), g @ g.T) < 1e-12
+    assert relative_error(reference.kernel(model, batch, cotangents=loss(fn)), g @ g.T) < 1e-12
+    assert loss(fn).describe() == f"loss gradient of {fn.__name__}"
+
+
+def test_residual_is_the_gradient_of_the_squared_error() -> None:
+    model, batch = supervised()
+    K = kernel(model, batch, cotangents=loss(squared))
+    assert relative_error(kernel(model, batch, cotangents=residual(targets)), K) < 1e-14
+    outputs = model(batch)
+    (v,) = residual(targets).vectors(outputs, batch)
+    assert torch.equal(v, outputs - batch[1])
+    assert residual(targets).describe() == "residual from targets"
+    half = residual(lambda b: b[1].float())
+    (v,) = half.vectors(outputs, batch)
+    assert v.dtype == outputs.dtype
+
+
+def test_losses_do_not_need_gradients_switched_on_and_leave_the_outputs_alone() -> None:
+    model, batch = supervised()
+    outputs = model(batch)
+    before = outputs.clone()
+    with torch.no_grad():
+        (v,) = loss(squared).vectors(outputs, batch)
+    assert torch.equal(v, outputs - batch[1])
+    assert not v.requires_grad
+    assert not outputs.requires_grad
+    assert torch.equal(outputs, before)
+    (v,) = loss(lambda out: out.square().sum(1)).vectors(outputs, batch)
+    assert torch.equal(v, 2 * outputs)
+
+
+@pytest.mark.parametrize(
+    ("cotangents", "words"),
+    [
+        (loss(lambda out, b: (out - b[1]).square().mean()), r"shape \(4,\), not shape \(\)"),
+        (loss(lambda out, b: (out - b[1]).square()), r"not shape \(4, 5\)"),
+        (loss(lambda out, b: 3.0), "not float"),
+        (loss(lambda out, b: b[1].sum(1)), "does not depend on the outputs"),
+        (loss(lambda out, b: (out.argmax(1) == 0).double()), "does not depend on the outputs"),
+        (loss(lambda out, b: squared(out, b) / len(out)), "the loss function mixes samples"),
+        (loss(lambda out, b: squared(out, b) / squared(out, b).mean()), "mixes samples"),
+        (residual(lambda b: b[1][:, :2]), r"targets shaped like the outputs \(4, 5\), not shape \(4, 2\)"),
+        (residual(lambda b: 0.0), "not float"),
+        (residual(lambda b: b[1] - b[1].mean(0)), "the target function mixes samples"),
+    ],
+)
+def test_losses_and_targets_that_are_none(cotangents: Cotangents, words: str) -> None:
+    model, batch = supervised()
+    with pytest.raises(InputError, match=words):
+        kernel(model, batch, cotangents=cotangents)
+
+
+def test_targets_are_no_argument() -> None:
+    with pytest.raises(InputError, match="put the targets into the batch"):
+        residual(torch.zeros(4, 5))  # type: ignore[arg-type]
+    for make, what in ((residual, "target"), (loss, "loss"), (gk.cotangent, "cotangent")):
+        with pytest.raises(InputError, match=f"a {what} function is a function of a batch, not int"):
+            make(3)  # type: ignore[operator]
+
+
+def test_a_loss_may_be_flat() -> None:
+    """A hinge that no sample violates: its gradient is zero, not missing."""
+    model, batch = supervised()
+    outputs = model(batch)
+    (v,) = loss(lambda out: torch.relu(out - 1e3).sum(1)).vectors(outputs, batch)
+    assert float(v.abs().max()) == 0
+
+
+def test_vectors_of_blocks() -> None:
+    outputs = torch.randn(2, 3, 2)
+    assert blocks().blocks
+    assert not gk.exact_trace().blocks
+    assert not blocks().random
+    assert blocks().count((3, 2)) == 6
+    assert blocks().scale((3, 2)) == 1
+    assert blocks().describe() == "full blocks"
+    for v, w in zip(blocks().vectors(outputs, None), gk.exact_trace().vectors(outputs, None), strict=True):
+        assert torch.equal(v, w)
+
+
+def test_fingerprints_of_cotangents() -> None:
+    def scaled(c: float) -> Callable[[Tensor], Tensor]:
+        return lambda out: c * out
+
+    def made() -> list[Cotangents]:
+        return [
+            gk.total(), gk.output(0), gk.output((0,)), gk.output(1), gk.exact_trace(), blocks(), gk.probes(4),
+            gk.probes(5), gk.probes(4, seed=1), gk.probes(4, kind="gaussian"), gk.cotangent(squared), gk.cotangent(scaled(2.0)),
+            gk.cotangent(scaled(3.0)), loss(squared), loss(cross_entropy), residual(targets),
+        ]  # fmt: skip
+
+    one, two = ([c.fingerprint() for c in made()] for _ in range(2))
+    assert one == two
+    assert len(set(one)) == len(one)
+    v = torch.randn(2, 3)
+    assert gk.total().fingerprint(v) == gk.total().fingerprint(v.clone())
+    assert len({gk.total().fingerprint(w) for w in (None, v, v + 1e-6, v.double())}) == 4
