@@ -45,6 +45,8 @@ from genkernel.diffusion.resampling import (
 )
 from genkernel.diffusion.results import Interference
 from genkernel.errors import InputError, ZeroGradientError
+from genkernel.tangent import TangentModel
+from genkernel.tangent.optimizers import diagonal_of
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -150,21 +152,13 @@ def _false_conflicts(size: int, images: int) -> float:
 # ------------------------------------------------------------------ the optimizer's metric
 
 
-# steps that are a diagonal times the gradient once momentum is left out
-LINEAR_OPTIMIZERS = ("Adam", "AdamW", "NAdam", "RMSprop", "Adagrad")
-# of other packages under names that are known: their states resemble Adam's, their steps do not
-OTHER_OPTIMIZERS = ("RAdam", "Adamax", "AdaBelief", "Adafactor", "LAMB", "Lamb", "Lion", "Adan", "SGD")
-
-
 def optimizer_preconditioner(
     module: torch.nn.Module, parameter_names: list[str], state: Any
 ) -> tuple[dict[str, Tensor], str]:
     """The diagonal P of an optimizer at a checkpoint, for the selected parameters.
 
-    Adam and its relatives: 1/(√(v/(1 - β₂^k)) + ε), with amsgrad's maximum where it is kept; RMSprop:
-    1/(√v + ε) (centred: v less the squared mean); Adagrad: 1/(√s + ε). Momentum is left out: P g is
-    the direction that a fresh gradient is turned into. Where groups have different learning rates,
-    P carries their ratio to the largest.
+    As :meth:`genkernel.tangent.Preconditioner.from_optimizer` has it: momentum is left out, and where groups
+    have different learning rates, P carries their ratio to the largest.
 
     Args:
         module: the network the optimizer trained.
@@ -175,68 +169,18 @@ def optimizer_preconditioner(
         P by parameter name (shaped like the parameters), and what it is, in words.
 
     Raises:
-        InputError: the state has no second moments, or does not fit the module.
+        InputError: the state gives no preconditioner, or does not fit the module.
     """
-    optimizer = state if hasattr(state, "state_dict") and hasattr(state, "param_groups") else None
-    if optimizer is not None:
-        _check_class(optimizer)
-        state = optimizer.state_dict()
-    if not isinstance(state, Mapping):
-        raise InputError(f"optimizer_state is a torch optimizer or its state_dict, not {type(state).__name__}")
-    named = dict(module.named_parameters())
-    if "state" not in state or "param_groups" not in state:
-        return _given_diagonal(named, parameter_names, state)
-    indices = [index for group in state["param_groups"] for index in group["params"]]
-    if optimizer is not None:
-        names = _names_by_identity(named, optimizer, indices)
-    else:
-        names = _names_of_indices(named, state["param_groups"], indices, state["state"])
-    largest = max((float(group.get("lr", 1.0)) for group in state["param_groups"]), default=1.0)
-    found: dict[str, Tensor] = {}
-    kinds: set[str] = set()
-    for group in state["param_groups"]:
-        rate = float(group.get("lr", 1.0)) / largest if largest > 0 else 1.0
-        for index in group["params"]:
-            name = names.get(index)
-            if name is None or name not in parameter_names:
-                continue
-            entry = state["state"].get(index)
-            if not entry:
-                raise InputError(f"the optimizer state has nothing for parameter {name!r}: it never took a step on it")
-            kind, diagonal = _diagonal(entry, group, name)
-            kinds.add(kind)
-            found[name] = (rate * diagonal).reshape(named[name].shape).to(named[name].device)
-    missing = [name for name in parameter_names if name not in found]
-    if missing:
-        raise InputError(f"the optimizer state does not cover parameter {missing[0]!r} ({len(missing)} are missing)")
-    words = " and ".join(sorted(kinds))
-    if optimizer is None:  # a state dict does not say whose it is
-        return found, f"{words}-type diagonal, as its entries suggest, without momentum"
-    return found, f"{words} diagonal, without momentum"
-
-
-def _check_class(optimizer: Any) -> None:
-    """Refuse an optimizer of torch's whose step is no fixed diagonal times the gradient; others go by their entries."""
-    torchs = [c.__name__ for c in type(optimizer).__mro__ if c.__module__.startswith("torch.optim")]
-    name = next((n for n in torchs if n != "Optimizer"), type(optimizer).__name__)
-    if (torchs and torchs[0] != "Optimizer" and name not in LINEAR_OPTIMIZERS) or name in OTHER_OPTIMIZERS:
-        known = ", ".join(LINEAR_OPTIMIZERS)
+    if isinstance(state, Mapping) and not {"state", "param_groups"} & state.keys():
+        return _given_diagonal(dict(module.named_parameters()), parameter_names, state)
+    model = TangentModel(module, params=set(parameter_names).__contains__)
+    found, words = diagonal_of(state, model)
+    if all(bool((diagonal == 1).all()) for diagonal in found.values()):
         raise InputError(
-            f"{name} does not turn a gradient into a step by a fixed diagonal, so it gives no preconditioner: "
-            f"the optimizers that do are {known}"
+            "this optimizer multiplies all gradients by the same number, as plain SGD does: leave optimizer_state out, "
+            "the interference is the same with it"
         )
-
-
-def _names_by_identity(named: Mapping[str, Tensor], optimizer: Any, indices: list[int]) -> dict[int, str]:
-    name_of = {id(parameter): name for name, parameter in named.items()}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    found = {i: name_of[id(p)] for i, p in zip(indices, parameters, strict=True) if id(p) in name_of}
-    if not found:
-        raise InputError(
-            "the optimizer holds none of the network's own parameters: it belongs to another network or to a copy; "
-            "give its state_dict() if the copy is of this network"
-        )
-    return found
+    return found, words
 
 
 def _given_diagonal(
@@ -253,71 +197,3 @@ def _given_diagonal(
             raise InputError(f"optimizer_state for {name!r} has shape {shape}, the parameter {wanted}")
         found[name] = state[name]
     return found, "diagonal as given"
-
-
-def _names_of_indices(
-    named: Mapping[str, Tensor], groups: list[Any], indices: list[int], entries: Mapping[int, Any]
-) -> dict[int, str]:
-    """Which parameter each index of the state dict stands for.
-
-    Torch stores names only on request; otherwise the order within one group is that of
-    ``module.parameters()``, all of them or those that require gradients, and the shapes have to agree.
-    Several groups may hold any order: then only shapes that occur once in the network tell them apart.
-    """
-    if all("param_names" in group for group in groups):
-        given = [name for group in groups for name in group["param_names"]]
-        unknown = [name for name in given if name not in named]
-        if not unknown:
-            return dict(zip(indices, given, strict=True))
-    if len(groups) > 1:
-        by_shape: dict[torch.Size, list[str]] = {}
-        for name, parameter in named.items():
-            by_shape.setdefault(parameter.shape, []).append(name)
-        shapes = {index: _shape(entries.get(index)) for index in indices}
-        known = {index: by_shape.get(shape, []) for index, shape in shapes.items() if shape is not None}
-        forced = {index: names[0] for index, names in known.items() if len(names) == 1}
-        if not known or len(forced) < len(known) or len(set(forced.values())) < len(forced):
-            raise InputError(
-                f"the optimizer state has {len(groups)} groups without parameter names, and shapes alone do not say "
-                "which entry belongs to which parameter: give the optimizer itself, or made from named_parameters()"
-            )
-        return forced
-    trainable = [name for name, parameter in named.items() if parameter.requires_grad]
-    for candidates in (list(named), trainable):
-        if len(candidates) == len(indices):
-            pairs = dict(zip(indices, candidates, strict=True))
-            if all(_shape(entries.get(index)) in (None, named[name].shape) for index, name in pairs.items()):
-                return pairs
-    raise InputError(
-        f"the optimizer state has {len(indices)} parameters that do not match the network's {len(named)} "
-        "in number and shape: it belongs to another network or lists them in another order"
-    )
-
-
-def _shape(entry: Any) -> torch.Size | None:
-    for key in ("exp_avg_sq", "square_avg", "sum"):
-        if entry and key in entry:
-            return entry[key].shape
-    return None
-
-
-def _diagonal(entry: Mapping[str, Any], group: Mapping[str, Any], name: str) -> tuple[str, Tensor]:
-    """P of one parameter, float64 (THEORY §3.2)."""
-    eps = float(group.get("eps", 1e-8))
-    if "exp_avg_sq" in entry:
-        second = entry.get("max_exp_avg_sq", entry["exp_avg_sq"]).double()
-        step = float(entry["step"])
-        if step < 1:
-            raise InputError(f"the optimizer state of {name!r} has taken no step")
-        return "Adam", 1 / ((second / (1 - float(group["betas"][1]) ** step)).sqrt() + eps)
-    if "square_avg" in entry and "acc_delta" not in entry:
-        second = entry["square_avg"].double()
-        if group.get("centered"):
-            second = (second - entry["grad_avg"].double().square()).clamp_min(0)
-        return "RMSprop", 1 / (second.sqrt() + eps)
-    if "sum" in entry:
-        return "Adagrad", 1 / (entry["sum"].double().sqrt() + float(group.get("eps", 1e-10)))
-    raise InputError(
-        f"the optimizer state of {name!r} holds {', '.join(sorted(entry)) or 'nothing'}: only the second moments of "
-        "Adam, RMSprop and Adagrad make a preconditioner (plain SGD needs none)"
-    )

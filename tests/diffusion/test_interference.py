@@ -242,8 +242,8 @@ def test_an_optimizer_is_matched_by_identity_and_a_grouped_state_is_not_guessed(
 
 
 def test_optimizers_that_are_not_linear_are_refused_by_name():
-    den, optimizer, _ = trained(lambda p: torch.optim.RAdam(p, lr=1e-3))
-    with pytest.raises(InputError, match=r"^RAdam does not"):
+    den, optimizer, _ = trained(lambda p: torch.optim.Rprop(p, lr=1e-3))
+    with pytest.raises(InputError, match=r"^Rprop does not"):
         optimizer_preconditioner(den.module, den.tangent.parameter_names, optimizer)
 
 

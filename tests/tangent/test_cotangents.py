@@ -426,8 +426,8 @@ def test_fingerprints_of_cotangents() -> None:
     def made() -> list[Cotangents]:
         return [
             gk.total(), gk.output(0), gk.output((0,)), gk.output(1), gk.exact_trace(), blocks(), gk.probes(4),
-            gk.probes(5), gk.probes(4, seed=1), gk.probes(4, kind="gaussian"), gk.cotangent(squared), gk.cotangent(scaled(2.0)),
-            gk.cotangent(scaled(3.0)), loss(squared), loss(cross_entropy), residual(targets),
+            gk.probes(5), gk.probes(4, seed=1), gk.probes(4, kind="gaussian"), gk.cotangent(squared),
+            gk.cotangent(scaled(2.0)), gk.cotangent(scaled(3.0)), loss(squared), loss(cross_entropy), residual(targets),
         ]  # fmt: skip
 
     one, two = ([c.fingerprint() for c in made()] for _ in range(2))
