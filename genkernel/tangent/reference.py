@@ -21,6 +21,7 @@ from genkernel.errors import InputError
 from genkernel.tangent import batches
 from genkernel.tangent.cotangents import Cotangents, probes
 from genkernel.tangent.model import TangentModel, as_tangent_model
+from genkernel.tangent.preconditioner import Preconditioner
 
 
 def kernel(
@@ -30,7 +31,7 @@ def kernel(
     *,
     model_y: TangentModel | nn.Module | None = None,
     cotangents: Cotangents | None = None,
-    precondition: Mapping[str, Tensor] | None = None,
+    precondition: Mapping[str, Tensor] | Preconditioner | None = None,
 ) -> Tensor:
     """The tangent kernel ``[n, m]`` in float64 (THEORY §1).
 
@@ -40,7 +41,8 @@ def kernel(
         y: batch of m samples; None for x again.
         model_y: the model on the side of y (the two-time kernel); None for ``model``.
         cotangents: which scalar of the output is differentiated; ``probes(8)`` by default.
-        precondition: diagonal P by parameter name, shaped like the parameters; 1 elsewhere.
+        precondition: diagonal P by parameter name, shaped like the parameters; 1 elsewhere. Or any
+            :class:`Preconditioner`, which is applied to the gradients of y.
 
     Raises:
         InputError: the model's batch norm is not in evaluation mode.
@@ -57,7 +59,7 @@ def per_probe(
     *,
     model_y: TangentModel | nn.Module | None = None,
     cotangents: Cotangents | None = None,
-    precondition: Mapping[str, Tensor] | None = None,
+    precondition: Mapping[str, Tensor] | Preconditioner | None = None,
 ) -> Tensor:
     """The kernel of each cotangent alone, ``[q, n, m]``. Arguments as for :func:`kernel`."""
     terms = per_parameter(model, x, y, model_y=model_y, cotangents=cotangents, precondition=precondition)
@@ -71,7 +73,7 @@ def per_parameter(
     *,
     model_y: TangentModel | nn.Module | None = None,
     cotangents: Cotangents | None = None,
-    precondition: Mapping[str, Tensor] | None = None,
+    precondition: Mapping[str, Tensor] | Preconditioner | None = None,
 ) -> dict[str, Tensor]:
     """The share of each parameter in the kernel of each cotangent: name → ``[q, n, m]``.
 
@@ -80,6 +82,10 @@ def per_parameter(
     left = gradients(model, x, cotangents)
     same = y is None and model_y is None
     right = left if same else gradients(model if model_y is None else model_y, x if y is None else y, cotangents)
+    if isinstance(precondition, Preconditioner):
+        rows = precondition.to("cpu", torch.float64).apply({name: b.flatten(0, 1) for name, b in right.items()})
+        right = {name: row.reshape(right[name].shape) for name, row in rows.items()}
+        precondition = None
     terms = {}
     for name, a in left.items():
         b = right[name]

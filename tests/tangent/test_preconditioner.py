@@ -557,6 +557,30 @@ def test_learning_rates() -> None:
             Preconditioner.learning_rates(m, rates)
 
 
+# ----------------------------------------------------------------------- reference
+
+
+def test_the_reference_with_any_preconditioner() -> None:
+    """Against dense P over all parameters, per cotangent, and for two models."""
+    m = model()
+    other = m.at(net(3))
+    block = ("0.bias", "2.weight")
+    y = random((3, 3), 8)
+    given = {name: random(tuple(q.shape), 3).square() for name, q in m.parameters.items()}
+    for p in (
+        Preconditioner.diagonal(given),
+        Preconditioner.action(coupled(spd(12, 2), block), [block]).scaled(0.5),
+        Preconditioner.kronecker({"0.weight": (spd(4, 1), spd(3, 2))}, damping=0.1, inverse=True),
+        Preconditioner.action(lambda g: {name: 3 * row for name, row in g.items()}),
+    ):
+        P = dense(as_preconditioner(p, m), m)
+        want = flat(rows(m)) @ P @ flat(rows(other, y)).T
+        found = reference.kernel(m, X, y, model_y=other, cotangents=total(), precondition=p)
+        assert relative_error(found, want) < 1e-12
+    want = reference.kernel(m, X, precondition=given)
+    assert relative_error(reference.kernel(m, X, precondition=Preconditioner.diagonal(given)), want) < 1e-12
+
+
 # ------------------------------------------------------------------------- actions
 
 
