@@ -20,6 +20,7 @@ leaves their pairs out of the sum.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -71,7 +72,7 @@ class Projection:
                 raise InputError("nonzeros belongs to kind='sjlt': all entries of a 'rademacher' sketch are nonzero")
         elif self.nonzeros < 1 or self.dim % self.nonzeros or (width := self.dim // self.nonzeros) & (width - 1):
             raise InputError(
-                f"a sparse sketch needs dim = nonzeros × a power of two, not dim={self.dim} and nonzeros={self.nonzeros}"
+                f"a sparse sketch needs dim = nonzeros × a power of two, not {self.dim} with nonzeros={self.nonzeros}"
             )
 
     @property
@@ -84,7 +85,7 @@ class Projection:
         sparse = f", {self.nonzeros} nonzeros per coordinate" if self.kind == "sjlt" and self.nonzeros > 1 else ""
         return f"{self.kind} sketch of {self.dim} entries{sparse}, seed {self.seed}"
 
-    def add(self, out: Tensor, parameter: str, which: int, at: int | Tensor, block: Tensor) -> None:
+    def add(self, out: Tensor, parameter: str, which: int, at: int | Tensor, block: Tensor, size: int) -> None:
         """Add the projection of some coordinates of one parameter.
 
         Args:
@@ -95,6 +96,7 @@ class Projection:
             at: first of consecutive coordinates (positions in memory order of the parameter), or
                 all of them ``[p]``, each at most once.
             block: ``[n, p]`` gradients at those coordinates.
+            size: number of coordinates of the parameter.
         """
         if block.dtype in (torch.float16, torch.bfloat16):
             block = block.float()
@@ -103,7 +105,7 @@ class Projection:
             return
         width = self.dim // self.nonzeros
         for j in range(self.nonzeros):
-            part = _Part(self.seed, parameter, which, j, width)
+            part = _Part(self.seed, parameter, which, j, width, size)
             out[:, j * width : (j + 1) * width].add_(part.project(at, block), alpha=self.nonzeros**-0.5)
 
     def _add_dense(self, out: Tensor, parameter: str, which: int, at: int | Tensor, block: Tensor) -> None:
@@ -126,8 +128,8 @@ class _Part:
     fixed on every device, which it would not be with atomic additions.
     """
 
-    def __init__(self, seed: int, parameter: str, which: int, block: int, width: int):
-        self.width, self.mask = width, width - 1
+    def __init__(self, seed: int, parameter: str, which: int, block: int, width: int, size: int):
+        self.width, self.mask, self.size = width, width - 1, size
         self.bits = self.mask.bit_length()
         self.half = (self.bits + 1) // 2  # x ^= x >> half undoes itself
         self.places = _key(seed, parameter, "place", block)
@@ -172,19 +174,9 @@ class _Part:
 
     # a chunk's permutation maps entry → position in the chunk: affine, xor-shift, multiply, xor-shift, add
 
-    def _constants(self, chunks: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        first = _hash(self.places, chunks * 2)
-        second = _hash(self.places, chunks * 2 + 1)
-        return (
-            (first & self.mask) | 1,
-            (first >> 32) & self.mask,
-            (second & self.mask) | 1,
-            (second >> 32) & self.mask,
-        )
-
     def _source(self, chunks: Tensor) -> Tensor:
         """Positions in their chunks ``[chunks, width]`` of the coordinates that each entry receives."""
-        a, b, c, d = (k[:, None] for k in self._constants(chunks))
+        a, b, c, d, _, _ = (k[chunks, None] for k in self._constants(chunks.device))
         x = (torch.arange(self.width, device=chunks.device) - self.turn) & self.mask
         x = (x * a + b) & self.mask
         x = x ^ (x >> self.half)
@@ -194,17 +186,30 @@ class _Part:
 
     def _entries(self, coordinates: Tensor) -> Tensor:
         """The entry that each coordinate goes to: the inverse of :meth:`_source`."""
-        a, b, c, d = self._constants(coordinates >> self.bits)
+        chunks = coordinates >> self.bits
+        _, b, _, d, a, c = (k[chunks] for k in self._constants(chunks.device))
         x = (coordinates - d) & self.mask
         x = x ^ (x >> self.half)
-        x = (x * _inverse(c)) & self.mask
+        x = (x * c) & self.mask
         x = x ^ (x >> self.half)
-        x = ((x - b) * _inverse(a)) & self.mask
+        x = ((x - b) * a) & self.mask
         return (x + self.turn) & self.mask
+
+    def _constants(self, device: torch.device) -> tuple[Tensor, ...]:
+        return _constants(self.places, ((self.size - 1) >> self.bits) + 1, self.mask, device)
 
     def _signs(self, coordinates: Tensor, dtype: torch.dtype) -> Tensor:
         words = _hash(self.signs, coordinates >> 6)
         return (((words >> (coordinates & 63)) & 1) * 2 - 1).to(dtype)
+
+
+@functools.lru_cache(maxsize=1024)
+def _constants(key: int, chunks: int, mask: int, device: torch.device) -> tuple[Tensor, ...]:
+    """Two odd factors, two summands and the inverses of the factors, for the permutation of each chunk."""
+    number = torch.arange(chunks, device=device)
+    first, second = _hash(key, number * 2), _hash(key, number * 2 + 1)
+    a, c = (first & mask) | 1, (second & mask) | 1
+    return a, (first >> 32) & mask, c, (second >> 32) & mask, _inverse(a) & mask, _inverse(c) & mask
 
 
 def _coordinates(at: int | Tensor, start: int, piece: Tensor) -> Tensor:
