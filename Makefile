@@ -3,7 +3,7 @@
 #   make test      the tests that take no more than a few seconds each
 #   make test-all  all tests that this machine can run
 #   make lint      ruff and mypy
-#   make bench     time the engine
+#   make bench     time the engine beside its alternatives: make bench ARGS=--quick
 # PYTHON=/path/to/python chooses the interpreter (3.11 or newer) for a new .venv.
 # ARGS="..." is passed on: make test ARGS="-x -k kernel"
 
@@ -35,7 +35,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)
-	$(BIN)/python scripts/bench_kernel.py $(ARGS)
+	$(BIN)/genkernel bench $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -40,6 +40,7 @@ FLOORS = (
     ("report",),
     ("workflows",),
     ("experiments",),
+    ("bench",),
     ("cli",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

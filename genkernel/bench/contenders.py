@@ -8,8 +8,10 @@ write them. Third-party packages are in :mod:`genkernel.bench.peers`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -59,6 +61,8 @@ class Contender:
         settings: those worth trying; the fastest is used.
         package: the distribution it needs besides genkernel.
         kernel: False for the floor, which computes no kernel.
+        tolerance: the relative error above which its kernel is wrong.
+        device: the kind of device it makes sense on; None for any.
     """
 
     name: str
@@ -67,22 +71,25 @@ class Contender:
     settings: Callable[[Problem], list[Setting]] = no_settings
     package: str | None = None
     kernel: bool = True
+    tolerance: float = 1e-3
+    device: str | None = None
 
 
 # ------------------------------------------------------------------------------ genkernel
 
 
-def _genkernel(accumulate: str) -> Callable[[Problem, Setting], Run]:
+def _genkernel(accumulate: str, **further: Any) -> Callable[[Problem, Setting], Run]:
     def prepare(problem: Problem, setting: Setting) -> Run:
         from genkernel.tangent.engine import kernel
         from genkernel.tangent.model import TangentModel
 
+        if lacking := set(further) - set(inspect.signature(kernel).parameters):
+            raise UnsupportedError(f"gk.kernel has no option {', '.join(sorted(lacking))}")
         model = TangentModel(problem.module, call=problem.call)
+        options = {"by": None, "accumulate": accumulate, "progress": False, **further}
 
         def run() -> Outcome:
-            K = kernel(
-                model, problem.batch, cotangents=problem.cotangents, by=None, accumulate=accumulate, progress=False
-            )
+            K = kernel(model, problem.batch, cotangents=problem.cotangents, **options)
             timing = K.meta.get("timing") or {}
             return Outcome(K.values, {part: float(seconds) for part, seconds in timing.items()})
 
@@ -176,7 +183,8 @@ def _products(problem: Problem, setting: Setting) -> Run:
     function, parameters = single(problem)
 
     def pair(x: Any, y: Any) -> Tensor:
-        out, pull = vjp(lambda p: function(p, x), parameters)
+        pulled: Any = vjp(lambda p: function(p, x), parameters)
+        out, pull = pulled
 
         def column(vector: Tensor) -> Tensor:
             return jvp(lambda p: function(p, y), (parameters,), pull(vector))[1]
@@ -209,11 +217,53 @@ TORCH = (
 )  # fmt: skip
 
 
+@contextmanager
+def _tf32() -> Iterator[None]:
+    """Matrix products and convolutions in TF32 on CUDA."""
+    backends: Any = torch.backends
+    value: Any = True
+    homes, name = [backends.cuda.matmul, backends.cudnn], "allow_tf32"
+    if hasattr(backends.cuda.matmul, "fp32_precision"):  # torch from 2.9 on
+        homes, name, value = [backends.cuda.matmul, backends.cudnn.conv], "fp32_precision", "tf32"
+    before = [getattr(home, name) for home in homes]
+    try:
+        for home in homes:
+            setattr(home, name, value)
+        yield
+    finally:
+        for home, old in zip(homes, before, strict=True):
+            setattr(home, name, old)
+
+
+def _in_tf32(contender: Contender) -> Contender:
+    def prepare(problem: Problem, setting: Setting) -> Run:
+        run = contender.prepare(problem, setting)
+
+        def reduced() -> Outcome:
+            with _tf32():
+                return run()
+
+        return reduced
+
+    return replace(
+        contender, name=f"{contender.name}-tf32", what=f"{contender.what}, in TF32", prepare=prepare, tolerance=3e-2,
+        device="cuda",
+    )  # fmt: skip
+
+
+TF32 = (
+    Contender(
+        "genkernel-tf32", "gk.kernel with TF32 allowed", _genkernel("float32", tf32=True), tolerance=3e-2, device="cuda"
+    ),
+    *(_in_tf32(contender) for contender in (FLOOR, TORCH[0], TORCH[1])),
+)
+
+
 def contenders() -> dict[str, Contender]:
     """Everyone by name, in the order of the table."""
     from genkernel.bench.peers import PEERS
 
-    return {c.name: c for c in (*OWN, FLOOR, *TORCH, *PEERS)}
+    return {c.name: c for c in (*OWN, FLOOR, *TORCH, *PEERS, *TF32)}
 
 
 def find(name: str) -> Contender:

@@ -105,16 +105,17 @@ def _backpack(problem: Problem, setting: Setting) -> Run:
                 with backpack(BatchGrad()):
                     problem.scalars(problem.call(problem.module, part))[:, k].sum().backward()
                 for name, p in parameters.items():
-                    if getattr(p, "grad_batch", None) is not None:
-                        rows[name].append(p.grad_batch.flatten(1))
-                        del p.grad_batch
+                    found = getattr(p, "grad_batch", None)
+                    if found is not None:
+                        rows[name].append(found.flatten(1))
+                        delattr(p, "grad_batch")
                     p.grad = None
             if lacking := [name for name, found in rows.items() if not found]:
                 raise UnsupportedError(
                     f"gives no gradients for {len(lacking)} of {len(parameters)} parameters, such as {lacking[0]}"
                 )
-            for found in rows.values():
-                flat = torch.cat(found)
+            for parts in rows.values():
+                flat = torch.cat(parts)
                 total.addmm_(flat, flat.T)
         return Outcome(problem.scale * total)
 
@@ -209,7 +210,10 @@ def _curvlinops(problem: Problem, setting: Setting) -> Run:
 
 
 PEERS = (
-    Contender("nngeometry", "its Gram matrix, or its Jacobian and one product", _nngeometry, _nngeometry_settings, "nngeometry"),
+    Contender(
+        "nngeometry", "its Gram matrix, or its Jacobian and one product", _nngeometry, _nngeometry_settings,
+        "nngeometry",
+    ),
     Contender("backpack", "BatchGrad, then one product per parameter", _backpack, chunks, "backpack-for-pytorch"),
     Contender("traker", "its per-sample gradients, unprojected, then one product", _traker, chunks, "traker"),
     Contender(

@@ -1,8 +1,10 @@
 """What the machine could do: its measured rates, and the work a kernel cannot avoid.
 
-    ideal seconds = (forward + backward FLOPs) / float32 rate + contraction FLOPs / rate of the accumulating dtype
+    ideal seconds = (forward + backward + per-sample gradients) / float32 rate + products / rate of their dtype
 
-with rates of large matrix products. A contender's fraction of the roofline is ideal / measured.
+where the float32 rate is the better of large matrix products and of a convolution (libraries
+differ), and products of gradients go at the rate of matrix products. A contender's fraction of
+the roofline is ideal / measured.
 """
 
 from __future__ import annotations
@@ -69,22 +71,28 @@ def _best(run: Any, device: torch.device, repeats: int) -> float:
 class Work:
     """FLOPs of one kernel: of the network, and of the products of per-sample gradients.
 
+    Per weight with T positions, a inputs and b outputs the cheaper way counts: per-sample gradients
+    (2nTab per cotangent) and a symmetric product (n(n+1)ab), or (AAᵀ)∘(BBᵀ), whose n(n+1)T²(a + b)
+    are products.
+
     Attributes:
         forward: one forward pass over all samples.
         backward: q backward passes to the inputs of every layer, without weight gradients.
-        contraction: from inputs and output-gradients to K; per weight the cheaper of forming per-sample gradients
-            and one symmetric product (2nTab + n(n+1)ab), and of (AAᵀ)∘(BBᵀ) (n(n+1)T²(a + b)).
-        step: forward and q plain backward passes with weight gradients.
+        gradients: per-sample weight gradients, where they are the cheaper way.
+        products: from there to K.
+        step: a forward and q plain backward passes with weight gradients.
     """
 
     forward: int
     backward: int
-    contraction: int
+    gradients: int
+    products: int
     step: int
 
     def ideal_seconds(self, found: Rates, accumulate: str) -> float:
+        rate = max(found.float32, found.convolution)
         products = found.float64 if accumulate == "float64" else found.float32
-        return (self.forward + self.backward) / found.float32 + self.contraction / products
+        return (self.forward + self.backward + self.gradients) / rate + self.products / products
 
     def to_json(self) -> dict[str, int]:
         return asdict(self)
@@ -109,18 +117,20 @@ def work(problem: Problem) -> Work:
         for handle in handles:
             handle.remove()
     weight_gradients = sum(2 * t * a * b for uses in positions.values() for t, a, b in uses)
-    contraction = 0
+    gradients = products = 0
     for name, parameter in problem.parameters.items():
-        product = n * (n + 1) * parameter.numel()
         uses = positions.get(name, [])
-        if not uses:
-            contraction += q * product
-            continue
-        materialised = q * (sum(2 * n * t * a * b for t, a, b in uses) + product)
-        t, a, b = sum(use[0] for use in uses), uses[0][1], uses[0][2]
-        contraction += min(materialised, n * (n + 1) * t * t * (a + q * b))
+        formed, product = q * sum(2 * n * t * a * b for t, a, b in uses), q * n * (n + 1) * parameter.numel()
+        if uses:
+            t, a, b = sum(use[0] for use in uses), uses[0][1], uses[0][2]
+            structured = n * (n + 1) * t * t * (a + q * b)
+            if structured < formed + product:
+                formed, product = 0, structured
+        gradients += formed
+        products += product
     before, after = forward.get_total_flops(), backward.get_total_flops()
-    return Work(n * before, n * q * max(0, after - weight_gradients), contraction, n * (before + q * after))
+    inputs_only = n * q * max(0, after - weight_gradients)
+    return Work(n * before, inputs_only, gradients, products, n * (before + q * after))
 
 
 def _one_sample(problem: Problem) -> Any:

@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from genkernel import __version__
-from genkernel.cli import compare, demo, diffusion, doctor
+from genkernel.cli import bench, compare, demo, diffusion, doctor
 from genkernel.cli.console import complain, note
 from genkernel.cli.hints import hint
 from genkernel.errors import BatchCouplingError, GenkernelError, InputError, MissingError, UnsafeCheckpointError
@@ -62,6 +62,7 @@ app.command("demo")(demo.demo)
 app.command("diffusion", no_args_is_help=True)(diffusion.diffusion)
 app.command("doctor", no_args_is_help=True)(doctor.doctor)
 app.command("compare", no_args_is_help=True)(compare.compare)
+app.command("bench")(bench.bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
