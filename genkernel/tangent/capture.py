@@ -131,7 +131,7 @@ class Tape(TorchFunctionMode):
 
         if derived and sampled:
             rule = rules.find(func)
-            if rule is None and (expanded := _open(func)) is not None:
+            if rule is None and (expanded := rules.composite(func, args) or _open(func)) is not None:
                 with self:
                     return expanded(*args, **kwargs)
             out = self._use(func, leaves, spec, derived, sampled, rule, target)

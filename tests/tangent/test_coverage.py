@@ -15,8 +15,7 @@ from tests.zoo import CASES, Case
 @pytest.mark.parametrize(
     ("name", "named"),
     [
-        ("gru_batch_first", "cells."),
-        ("lstm_time_first", "cells."),
+        ("filled_buffer", "token"),
         ("autograd_function", "beta"),
         ("scripted", "a."),
     ],

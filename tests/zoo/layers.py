@@ -120,6 +120,19 @@ def indexed_table() -> nn.Module:
     return Net(forward, table=P(6, 2), other=P(6, 2))
 
 
+@case(
+    "tables of vectors, of matrices and of numbers, read by negative and by many indices",
+    integers(6, 2, 3),
+    common=True,
+)
+def indexed_tables() -> nn.Module:
+    def forward(net: Net, i: Tensor) -> Tensor:
+        mixed = torch.einsum("nabij,nabj->ni", net.matrices[i - 6], torch.tanh(net.vectors[i]))
+        return mixed + net.numbers[(i,)].sum((1, 2))[:, None] * net.matrices.index_select(0, i[:, 0, 0]).sum(-1)
+
+    return Net(forward, matrices=P(6, 2, 3), vectors=P(6, 3), numbers=P(6))
+
+
 @case("gather from an expanded parameter", integers(4, 2))
 def gathered() -> nn.Module:
     return Net(lambda net, i: torch.tanh(net.row.expand(len(i), -1).gather(1, i)), row=P(4))
@@ -191,7 +204,36 @@ def gru_bidirectional() -> nn.Module:
     )
 
 
-@case("a recurrent cell called per step", floats(3, 2))
+@case("an LSTM of two layers with projections, from a learned initial state", floats(3, 2), common=True)
+def lstm_learned_state() -> nn.Module:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        h, c = (s.expand(-1, len(x), -1).contiguous() for s in (net.h, net.c))
+        out, (last, cells) = net.cells(x, (h, c))
+        return out.mean(1) + last.prod(0) + cells.sum((0, 2)).unsqueeze(-1)
+
+    cells = nn.LSTM(2, 3, num_layers=2, proj_size=2, batch_first=True)
+    return Net(forward, cells=cells, h=P(2, 1, 2), c=P(2, 1, 3))
+
+
+@case("a ReLU RNN in both directions without biases", floats(4, 2), common=True)
+def rnn_relu() -> nn.Module:
+    cells = nn.RNN(2, 3, nonlinearity="relu", bias=False, bidirectional=True)
+    return Net(lambda net, x: torch.tanh(net.cells(x.transpose(0, 1))[0]).mean(0), cells=cells)
+
+
+@case("an LSTM cell, which returns two tensors, and an RNN cell", floats(3, 2), common=True)
+def lstm_cell() -> nn.Module:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        state, r = None, None
+        for t in range(x.shape[1]):
+            state = net.cell(x[:, t], state)
+            r = net.other(state[0], r)
+        return r
+
+    return Net(forward, cell=nn.LSTMCell(2, 3), other=nn.RNNCell(3, 2, bias=False))
+
+
+@case("a recurrent cell called per step", floats(3, 2), common=True)
 def gru_cell() -> nn.Module:
     def forward(net: Net, x: Tensor) -> Tensor:
         h = x.new_zeros(len(x), 3)

@@ -123,6 +123,31 @@ def mask_token() -> nn.Module:
     )  # fmt: skip
 
 
+@case(
+    "where as a method, a learned number on either side, and masked_fill in place",
+    both(floats(4), integers(2, 4)),
+    common=True,
+)
+def where_method() -> nn.Module:
+    def forward(net: Net, x: Tensor, mask: Tensor) -> Tensor:
+        h = torch.tanh(net.layer(x.where(mask.bool(), net.fill)))
+        h = torch.where(mask[:, :3].bool(), h, net.row).clone()
+        h.masked_fill_(mask[:, 1:].bool(), net.number)
+        return net.out(torch.tanh(h * net.row))
+
+    return Net(forward, fill=P(), row=P(3), number=P(), layer=nn.Linear(4, 3), out=nn.Linear(3, 2))
+
+
+@case("a learned token stacked with two of the samples", both(floats(4), floats(4)), common=True)
+def stacked_token() -> nn.Module:
+    def forward(net: Net, x: Tensor, y: Tensor) -> Tensor:
+        tokens = torch.stack([x, net.token.expand(len(x), -1), y], 1)
+        tokens = torch.concat([net.gates.tanh().repeat(len(x), 1)[..., None].expand(-1, -1, 4), tokens], dim=-2)
+        return net.mix(torch.tanh(tokens).transpose(1, 2)).flatten(1)
+
+    return Net(forward, token=P(4), gates=P(2), mix=nn.Linear(5, 1))
+
+
 @case("masked_fill with a learned number", both(floats(4), integers(2, 4)))
 def masked_fill() -> nn.Module:
     return Net(

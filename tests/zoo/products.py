@@ -23,6 +23,66 @@ def einsum_many() -> nn.Module:
     )
 
 
+@case("an ellipsis, a broadcast axis of length 1, and letters out of order", floats(2, 3, 4), common=True)
+def einsum_ellipsis() -> nn.Module:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        h = torch.einsum("...tc, dc -> ...dt", x, net.w)  # [n, 2, 5, 3]
+        h = torch.einsum("bkdt,kd->bt", torch.tanh(h), net.v)
+        return torch.einsum("bt,t,s", h, net.u, net.s)
+
+    return Net(forward, w=P(5, 4), v=P(2, 5), u=P(3), s=P(2))
+
+
+@case("projections to heads and back, in the orders that attention is written in", floats(3, 4), common=True)
+def einsum_heads() -> nn.Module:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        q = torch.einsum("btm,mhk->bhtk", x, net.q)
+        k = torch.einsum("btm,hkm->bthk", x, net.k)
+        a = torch.einsum("bhtk,bshk->bhts", q, k).softmax(-1)
+        return torch.einsum("bhts,bsm,hmo->bto", a, x, net.o).mean(1)
+
+    return Net(forward, q=P(4, 2, 3), k=P(2, 3, 4), o=P(2, 4, 3))
+
+
+@case("samples merged with positions in an einsum, last and first", floats(3, 4), common=True)
+def einsum_merged() -> nn.Module:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        n, t, c = x.shape
+        a = torch.einsum("pc,cd->pd", x.reshape(n * t, c), net.w).view(n, t, -1)
+        b = torch.einsum("cp,cd,d->pd", x.transpose(0, 1).reshape(t * n, c).t(), net.w, net.s).view(t, n, -1)
+        return torch.tanh(a.mean(1) + b.mean(0))
+
+    return Net(forward, w=P(4, 2), s=P(2))
+
+
+@case("an index of a parameter that is summed over in it alone; a diagonal", floats(3), common=True)
+def einsum_lonely_letters() -> nn.Module:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        return torch.tanh(torch.einsum("nc,cdk->nd", x, net.w)) + torch.einsum("nc,ccd->nd", x, net.v)
+
+    return Net(forward, w=P(3, 2, 4), v=P(3, 3, 2))
+
+
+@case("a batch of matrices broadcast against batches of samples, with axes of length 1", floats(2, 3, 4), common=True)
+def matmul_broadcast() -> nn.Module:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        h = torch.tanh(x @ net.heads)  # (n, 2, 3, 4) @ (2, 4, 3)
+        h = h + x @ net.one  # (1, 4, 3)
+        h = torch.tanh(net.left @ h)  # (1, 2, 5, 3) @ (n, 2, 3, 3)
+        return (net.vector @ h).sum(1) + (x @ net.last).sum((1, 2)).unsqueeze(-1)
+
+    return Net(forward, heads=P(2, 4, 3), one=P(1, 4, 3), left=P(1, 2, 5, 3), vector=P(5), last=P(4))
+
+
+@case("tensordot over listed axes and over none", floats(3, 4), common=True)
+def tensordot_axes() -> nn.Module:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        h = torch.tanh(torch.tensordot(x, net.w, dims=([2, -2], [0, 1])))
+        return torch.tensordot(h, net.v, dims=0).flatten(1)
+
+    return Net(forward, w=P(4, 3, 2), v=P(2))
+
+
 @case("slices of one big parameter", floats(3))
 def sliced_weight() -> nn.Module:
     return Net(
@@ -101,6 +161,16 @@ def radial_basis() -> nn.Module:
 @case("nn.Bilinear after linears", floats(3))
 def bilinear() -> nn.Module:
     return Net(lambda net, x: net.bilinear(torch.tanh(net.a(x)), x), a=nn.Linear(3, 2), bilinear=nn.Bilinear(2, 3, 2))
+
+
+@case("addcmul and lerp, each argument learned in turn", floats(3), common=True)
+def fused_elementwise() -> nn.Module:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        h = torch.addcmul(net.a, x, net.b, value=0.5).tanh()
+        h = h.addcmul(h, h.cos()) + torch.lerp(net.start, h, 0.3)
+        return torch.lerp(h, net.end, net.mix.sigmoid()) + torch.lerp(x, h.sin(), net.mix)
+
+    return Net(forward, a=P(3), b=P(3), start=P(3), end=P(3), mix=P(3))
 
 
 @case("complex weights from a real parameter, in Fourier space", floats(2, 6))

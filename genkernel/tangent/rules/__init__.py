@@ -6,11 +6,12 @@ of one argument. A function without a rule is differentiated per sample by ``gen
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from genkernel.tangent.rules.base import Rule
 
-__all__ = ["Rule", "find"]
+__all__ = ["Rule", "composite", "find"]
 
 _TABLE: dict[Any, Rule] = {}
 
@@ -18,11 +19,33 @@ _TABLE: dict[Any, Rule] = {}
 def find(func: Any) -> Rule | None:
     """The rule of a torch function, or None."""
     if not _TABLE:
-        from genkernel.tangent.rules import convolution, elementwise, embedding, linear, normalization
+        from genkernel.tangent.rules import (
+            attention,
+            convolution,
+            elementwise,
+            embedding,
+            joining,
+            linear,
+            normalization,
+            products,
+            selection,
+        )
 
-        for module in (linear, convolution, normalization, embedding, elementwise):
+        families = (linear, products, convolution, normalization, embedding, elementwise, selection, joining, attention)
+        for module in families:
             _TABLE.update(module.RULES)
     try:
         return _TABLE.get(func)
     except TypeError:  # an unhashable callable
         return None
+
+
+def composite(func: Any, args: tuple[Any, ...]) -> Callable[..., Any] | None:
+    """The same function written with simpler ones that have rules, or None."""
+    from genkernel.tangent.rules import recurrent
+
+    try:
+        found = recurrent.COMPOSITES.get(func)
+    except TypeError:
+        return None
+    return found if found is not None and recurrent.plain(args) else None

@@ -68,3 +68,11 @@ class Rule:
             The factor, or None when this call is outside the rule.
         """
         raise NotImplementedError
+
+    def own(self, use: Use, position: int, B: Tensor) -> Tensor | None:
+        """Gradient of an argument that has a slot for every sample, shaped like it.
+
+        Returns:
+            The gradient, or None to have it differentiated by autograd.
+        """
+        return None

@@ -1,4 +1,4 @@
-"""Elementwise scale and shift: a parameter added to, subtracted from, or multiplied with a sample."""
+"""Elementwise functions: a parameter added to a sample, multiplied with it, or interpolated towards."""
 
 from __future__ import annotations
 
@@ -87,6 +87,58 @@ class Quotient(Scale):
         return broadcast_sum(gradient, use.slots[position].shape, n, layout)
 
 
+class PReLU(Rule):
+    """max(x, 0) + w ∘ min(x, 0), one w for all channels or one for each."""
+
+    names = ("input", "weight")
+    keeps = frozenset({"input"})
+
+    def factor(self, use: Use, position: int, B: Tensor, n: int, layout: Layout) -> Factor | None:
+        arguments, shape = Arguments(use, self.names), use.slots[position].shape
+        if arguments.name_of(position) != "weight":
+            return None
+        gradient = B * arguments.get("input").clamp_max(0)
+        spread = shape if shape.numel() == 1 else torch.Size((*shape, *(1,) * (B.dim() - 2)))
+        found = broadcast_sum(gradient, spread, n, layout)
+        return None if found is None else Dense(found.dense().reshape(n, *shape))
+
+
+class AddProduct(Rule):
+    """input + value · a ∘ b (``addcmul``)."""
+
+    names = ("input", "tensor1", "tensor2")
+    keeps = frozenset({"tensor1", "tensor2"})
+
+    def factor(self, use: Use, position: int, B: Tensor, n: int, layout: Layout) -> Factor | None:
+        arguments = Arguments(use, self.names)
+        name, value = arguments.name_of(position), arguments.get("value", 1)
+        if name in ("tensor1", "tensor2"):
+            B = B * arguments.get("tensor2" if name == "tensor1" else "tensor1") * value
+        elif name != "input":
+            return None
+        return broadcast_sum(B, use.slots[position].shape, n, layout)
+
+
+class Interpolation(Rule):
+    """start + w ∘ (end − start) (``lerp``)."""
+
+    names = ("input", "end", "weight")
+    keeps = frozenset({"input", "end", "weight"})
+
+    def factor(self, use: Use, position: int, B: Tensor, n: int, layout: Layout) -> Factor | None:
+        arguments = Arguments(use, self.names)
+        name, w = arguments.name_of(position), arguments.get("weight")
+        if name == "input":
+            B = B * (1 - w)
+        elif name == "end":
+            B = B * w
+        elif name == "weight":
+            B = B * (arguments.get("end") - arguments.get("input"))
+        else:
+            return None
+        return broadcast_sum(B, use.slots[position].shape, n, layout)
+
+
 T = torch.Tensor
 _ADD, _ADD_, _SUB, _SUB_ = Shift((1, 1)), Shift((1, 1), True), Shift((1, -1)), Shift((1, -1), True)
 RULES: dict[Any, Rule] = {
@@ -98,4 +150,7 @@ RULES: dict[Any, Rule] = {
     **{f: Scale(True) for f in (T.mul_, T.__imul__)},
     **{f: Quotient() for f in (torch.div, T.div, T.__truediv__, torch.true_divide)},
     **{f: Quotient(True) for f in (T.div_, T.__itruediv__)},
+    **{f: PReLU() for f in (torch.prelu, T.prelu)},
+    **{f: AddProduct() for f in (torch.addcmul, T.addcmul)},
+    **{f: Interpolation() for f in (torch.lerp, T.lerp)},
 }
