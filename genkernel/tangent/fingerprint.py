@@ -68,6 +68,37 @@ def fingerprint_model(model: TangentModel) -> dict[str, str]:
     }
 
 
+def fingerprint_call(
+    model: TangentModel, x: Any, y: Any = None, *, model_y: TangentModel | None = None, **options: Any
+) -> dict[str, Any]:
+    """Everything that decides the numbers of one call, as the manifest of a tile store.
+
+    Args:
+        model, model_y: the model of each side; ``model_y`` None when it is the same.
+        x, y: batches; ``y`` None for a symmetric kernel.
+        options: further arguments that decide the numbers. Plain ones are kept as they are,
+            others by their digest, led by what their ``describe()`` says where they have one.
+
+    Returns:
+        dict: JSON values, named like the arguments, with ``code`` (:func:`fingerprint_code`).
+    """
+    entries: dict[str, Any] = dict(fingerprint_model(model))
+    if model_y is not None:
+        entries |= {f"{name} of model_y": value for name, value in fingerprint_model(model_y).items()}
+    entries["x"] = fingerprint_batch(x)
+    entries["y"] = None if y is None else fingerprint_batch(y)
+    for name, value in options.items():
+        if value is None or isinstance(value, (bool, int, float, str)):
+            entries[name] = value
+        elif isinstance(value, torch.dtype):
+            entries[name] = str(value).removeprefix("torch.")
+        else:
+            said = value.describe() if callable(getattr(value, "describe", None)) else ""
+            entries[name] = f"{said} {fingerprint(value)}".strip()
+    entries["code"] = fingerprint_code()
+    return entries
+
+
 def fingerprint_batch(batch: Any) -> str:
     """sha256 of a pytree: where each leaf sits, tensors by shape, dtype and bytes, other leaves by value."""
     leaves, _ = tree_flatten_with_path(batch)

@@ -411,8 +411,7 @@ def _short(value: Any) -> str:
     if value is None:
         return "none"
     text = value if isinstance(value, str) else json.dumps(value)
-    if re.fullmatch(r"[0-9a-f]{64}", text):
-        return f"{text[:8]}…"
+    text = re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1…", text)
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 

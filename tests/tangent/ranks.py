@@ -56,13 +56,14 @@ def torchrun(world: int, script: str, folder: Path, *arguments: str, seconds: fl
     file.write_text(script, encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", str(file)]
     root = str(Path(__file__).resolve().parents[2])
+    paths = filter(None, [os.environ.get("PYTHONPATH")])
     return subprocess.run(
         [*command, *arguments],
         capture_output=True,
         text=True,
         check=False,
         timeout=seconds,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([*paths, root])},
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +18,13 @@ from torch import Tensor, nn
 import genkernel as gk
 from genkernel.errors import InputError
 from genkernel.tangent import batches
-from genkernel.tangent.fingerprint import fingerprint, fingerprint_batch, fingerprint_code, fingerprint_model
+from genkernel.tangent.fingerprint import (
+    fingerprint,
+    fingerprint_batch,
+    fingerprint_call,
+    fingerprint_code,
+    fingerprint_model,
+)
 from tests.tangent.snapshot import Snapshot
 from tests.zoo import CASES, Case
 
@@ -215,6 +222,26 @@ said = str((fingerprint_model(model), fingerprint({"x", "y", "z"}), fingerprint_
     exec(probe, here)
     there = subprocess.run([sys.executable, "-c", f"{probe}print(said)"], capture_output=True, text=True, check=True)
     assert there.stdout.strip() == here["said"]
+
+
+def test_a_whole_call() -> None:
+    model, x = gk.TangentModel(net()), torch.randn(3, 2, 8, 8)
+    plain: dict[str, Any] = {"cotangents": gk.probes(2), "by": "layer", "dtype": torch.float64, "precondition": None}
+    entries = fingerprint_call(model, x, **plain)
+    assert entries == json.loads(json.dumps(entries)) == fingerprint_call(model, x.clone(), **plain)
+    assert (entries["dtype"], entries["by"], entries["precondition"], entries["y"]) == ("float64", "layer", None, None)
+    assert entries["cotangents"].startswith("2 rademacher probes, seed 0 ")
+
+    def changed(*args: Any, **options: Any) -> set[str]:
+        other = fingerprint_call(*args, **{**plain, **options})
+        return {name for name in {**entries, **other} if entries.get(name) != other.get(name)}
+
+    assert changed(model, x + 1) == {"x"}
+    assert changed(model, x, x) == {"y"}
+    assert changed(model, x, cotangents=gk.probes(2, seed=1)) == {"cotangents"}
+    assert changed(model, x, cotangents=gk.cotangent(lambda o: o)) == {"cotangents"}
+    assert changed(model, x, precondition={"0.weight": torch.ones(3, 2, 3, 3)}) == {"precondition"}
+    assert changed(model, x, model_y=gk.TangentModel(net(1))) >= {"weights of model_y"}
 
 
 def test_code() -> None:
