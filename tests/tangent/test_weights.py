@@ -20,7 +20,7 @@ from tests.tangent.snapshot import Snapshot
 # tied weights, packed weights, buffers, computed weights, parameters used twice, a denoiser
 CASES = [
     "mlp", "conv_bn_relu", "spectral_norm", "weight_norm_hook", "tied_transposed", "two_names", "aliased_memory",
-    "picked_by_glob", "mha_batch_first", "diffusers_unet",
+    "picked_by_glob", "mha_batch_first", "unet",
 ]  # fmt: skip
 
 
