@@ -45,43 +45,58 @@ _UNSUPPORTED = (NotImplementedError, RuntimeError, TypeError, ValueError, Attrib
 
 
 def pull_back(
-    model: TangentModel, tensors: dict[str, Tensor], batch: Any, vectors: Callable[[Tensor], Iterator[Tensor]]
+    model: TangentModel,
+    tensors: dict[str, Tensor],
+    batch: Any,
+    vectors: Callable[[Tensor], Iterator[Tensor]],
+    first: int | None = None,
 ) -> Iterator[Vector]:
     """Yield Jᵀw for every w: one forward pass, one backward pass per w.
 
     Args:
         tensors: what ``model.tensors()`` returned.
         vectors: ``vectors(outputs)`` yields tensors shaped like the outputs ``[n, *out]``.
+        first: number of the first sample, for messages.
 
     Raises:
         NonFiniteError: an output is NaN or infinite.
     """
-    leaves = [tensors[name] for name in model.parameter_names]
     with torch.enable_grad():
         out = model.run(tensors, batch)
-    require_finite(out)
+    require_finite(out, first)
     waiting = vectors(out.detach())
     w = next(waiting, None)
     while w is not None:
         after = next(waiting, None)
-        found: tuple[Tensor | None, ...] = (None,) * len(leaves)
-        if out.requires_grad:
-            found = torch.autograd.grad(out, leaves, w.to(out), retain_graph=after is not None, allow_unused=True)
-        yield {
-            name: torch.zeros_like(leaf.detach()) if g is None else (g.to_dense() if g.is_sparse else g).detach()
-            for name, leaf, g in zip(model.parameter_names, leaves, found, strict=True)
-        }
+        yield backward(model, tensors, out, w, retain=after is not None)
         w = after
 
 
-def require_finite(out: Tensor) -> None:
-    """Raise NonFiniteError for outputs that no derivative can be taken of."""
-    bad = (~torch.isfinite(out.detach())).reshape(len(out), -1).any(1)
-    if bool(bad.any()):
-        raise NonFiniteError(
-            f"the output is NaN or infinite for {int(bad.sum())} of {len(out)} samples: check those inputs, or the "
-            "weights"
-        )
+def backward(model: TangentModel, tensors: dict[str, Tensor], out: Tensor, w: Tensor, retain: bool = False) -> Vector:
+    """Jᵀw from outputs that carry their graph; zero where a parameter has no influence."""
+    leaves = [tensors[name] for name in model.parameter_names]
+    found: tuple[Tensor | None, ...] = (None,) * len(leaves)
+    if out.requires_grad:
+        found = torch.autograd.grad(out, leaves, w.to(out), retain_graph=retain, allow_unused=True)
+    return {
+        name: torch.zeros_like(leaf.detach()) if g is None else (g.to_dense() if g.is_sparse else g).detach()
+        for name, leaf, g in zip(model.parameter_names, leaves, found, strict=True)
+    }
+
+
+def require_finite(out: Tensor, first: int | None = None) -> None:
+    """Raise NonFiniteError where outputs are NaN or infinite; ``first`` is the number of the first sample."""
+    bad = (~torch.isfinite(out.detach())).reshape(len(out), -1).any(1).nonzero().flatten()
+    if len(bad):
+        where = f"{len(bad)} of {len(out)} samples" if first is None else f"sample {first + int(bad[0])}"
+        raise NonFiniteError(f"the output is NaN or infinite for {where}: check that input, or the weights")
+
+
+def require_finite_gradient(gradient: Vector) -> None:
+    """Raise NonFiniteError where a gradient is NaN or infinite."""
+    for name, value in gradient.items():
+        if not torch.isfinite(value).all():
+            raise NonFiniteError(f"the gradient of {name!r} is NaN or infinite: check the inputs, or the weights")
 
 
 class Route:
@@ -109,7 +124,7 @@ class Forward(Route):
     """Dual numbers."""
 
     name = "forward"
-    activations = 0.5
+    activations = 1.0
 
     def products(
         self, model: TangentModel, tensors: dict[str, Tensor], batch: Any, directions: list[Vector]
@@ -131,7 +146,7 @@ class DoubleBackward(Route):
     """The derivative of the backward pass with respect to its cotangent."""
 
     name = "double-backward"
-    activations = 4.0
+    activations = 6.0
 
     def products(
         self, model: TangentModel, tensors: dict[str, Tensor], batch: Any, directions: list[Vector]
@@ -170,7 +185,7 @@ class FiniteDifferences(Route):
     """
 
     name = "finite-differences"
-    activations = 0.5
+    activations = 2.0
 
     def __init__(self, dtype: torch.dtype, step: float):
         self.dtype, self.step = dtype, step
@@ -184,7 +199,7 @@ class FiniteDifferences(Route):
         with torch.no_grad():
             out = model.run(held, batch)
             for u in directions:
-                h = self.step * _norm({name: held[name] for name in u}) / max(_norm(u), torch.finfo(torch.float64).tiny)
+                h = self.step * norm({name: held[name] for name in u}) / max(norm(u), torch.finfo(torch.float64).tiny)
                 if h == 0:
                     raise InputError("finite differences need parameters that are not all zero")
                 ends = [
@@ -267,7 +282,8 @@ def adjoint_error(model: TangentModel, tensors: dict[str, Tensor], batch: Any, r
         yield probes[0]
 
     (gradient,) = pull_back(model, tensors, batch, random_cotangent)
-    typical = _norm(gradient) / max(1, len(gradient)) ** 0.5
+    require_finite_gradient(gradient)
+    typical = norm(gradient) / max(1, len(gradient)) ** 0.5
     random = {}
     for name, g in gradient.items():
         size = float(g.double().norm()) or typical  # every parameter counts alike
@@ -294,7 +310,8 @@ def _inner(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     return sum(float((a[name].double() * b[name].double()).sum()) for name in a)
 
 
-def _norm(u: Mapping[str, Tensor]) -> float:
+def norm(u: Mapping[str, Tensor]) -> float:
+    """Euclidean norm of a vector in parameter space, summed in float64."""
     return _inner(u, u) ** 0.5
 
 

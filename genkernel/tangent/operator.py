@@ -21,6 +21,7 @@ from genkernel.tangent import batches, spectral
 from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.jvp import METHODS, Vector
 from genkernel.tangent.model import TangentModel, as_tangent_model
+from genkernel.tangent.preconditioner import Preconditioner, as_preconditioner
 from genkernel.tangent.side import Pair, Side, prove
 from genkernel.tangent.spectral import Eigenpairs, SpectralDensity, Trace
 from genkernel.tangent.tiles import parse_memory
@@ -35,7 +36,7 @@ def operator(
     *,
     model_y: TangentModel | nn.Module | Any = None,
     cotangents: Cotangents | None = None,
-    precondition: Mapping[str, Tensor] | Any = None,
+    precondition: Preconditioner | Mapping[str, Tensor] | Any = None,
     dtype: torch.dtype | str | None = None,
     batch_size: int | None = None,
     memory: str | int = "8GiB",
@@ -52,8 +53,8 @@ def operator(
             shapes of the first's.
         cotangents: None for the kernel of all outputs, ``[n·O, m·O]`` with rows (sample, output) in
             this order; otherwise the kernel ``[n, m]`` that :func:`genkernel.kernel` gives for them.
-        precondition: P as non-negative diagonal tensors by parameter name (1 elsewhere), or any object
-            with ``apply(dict name → tensor [..., *shape]) -> dict``.
+        precondition: P: a :class:`Preconditioner`, non-negative diagonals by parameter name (1
+            elsewhere), or a torch optimizer.
         dtype: dtype of activations and gradients (the model's own by default).
         batch_size: samples that run together; follows from ``memory`` by default.
         memory: bound on activations and vectors in parameter space (``"8GiB"``, bytes).
@@ -87,7 +88,7 @@ def operator(
         _same_parameters(model, other)
     budget = parse_memory(memory)
     precision = _dtype(dtype) or model.dtype
-    action = _preconditioner(precondition, model)
+    action = _preconditioner(precondition, model, precision)
 
     proof = prove(model, x, precision, method, cotangents)
     left = Side(model, x, cotangents, precision, proof, batch_size, budget, progress)
@@ -135,6 +136,7 @@ class TangentOperator:
 
     # -------------------------------------------------------------------------------- products
 
+    @torch.inference_mode(False)
     def __matmul__(self, v: Tensor | np.ndarray) -> Any:
         """K v for a vector ``[columns]`` or a matrix ``[columns, c]``, torch or numpy.
 
@@ -142,7 +144,7 @@ class TangentOperator:
             InputError: v has the wrong shape or is not finite.
         """
         if isinstance(v, Tensor):
-            found = self._matrix(self._columns(v.detach(), self.shape[1]))
+            found = self._matrix(self._columns(_plain(v), self.shape[1]))
             wider = torch.promote_types(v.dtype, self.dtype)
             return found.reshape(self.shape[0], *v.shape[1:]).to(v.device, wider)
         array = np.asarray(v)
@@ -152,11 +154,13 @@ class TangentOperator:
         narrow = array.dtype == np.float32 and self.dtype != torch.float64
         return found.reshape(self.shape[0], *array.shape[1:]).numpy().astype(np.float32 if narrow else np.float64)
 
+    @torch.inference_mode(False)
     def __rmatmul__(self, v: Tensor | np.ndarray) -> Any:
         """vᵀ K for a vector ``[rows]`` or a matrix ``[c, rows]``."""
         v = v if isinstance(v, Tensor) else np.asarray(v)
         return (self.T @ v.T).T if v.ndim == 2 else self.T @ v
 
+    @torch.inference_mode(False)
     def jvp(self, u: Tensor | np.ndarray | Mapping[str, Tensor]) -> Tensor:
         """J(x) u, ``[n, *out]``: the change of the outputs along u, to first order.
 
@@ -169,6 +173,7 @@ class TangentOperator:
         """
         return self._left.jvp(self._direction(u))
 
+    @torch.inference_mode(False)
     def vjp(self, w: Tensor | np.ndarray, *, flat: bool = False) -> Any:
         """J(x)ᵀ w: the gradient of Σ ⟨w_i, f(x_i)⟩ by parameter name, or ``[P]`` when ``flat``.
 
@@ -178,7 +183,7 @@ class TangentOperator:
         Raises:
             InputError: w has the wrong number of entries.
         """
-        w = torch.as_tensor(w).detach()
+        w = _plain(torch.as_tensor(w))
         if w.numel() != self._left.n * self._left.outputs:
             raise InputError(
                 f"w has shape {tuple(w.shape)}, the outputs have {(self._left.n, *self._left.proof.shape)}"
@@ -217,6 +222,7 @@ class TangentOperator:
 
     # --------------------------------------------------------------------------------- spectra
 
+    @torch.inference_mode(False)
     def eigsh(self, k: int = 6, *, tol: float | None = None, seed: int = 0) -> Eigenpairs:
         """The k largest eigenvalues with their eigenvectors, by Lanczos; residual norms are the errors.
 
@@ -234,6 +240,7 @@ class TangentOperator:
         stop = 1e-10 if self.dtype == torch.float64 else 1e-5
         return spectral.eigenpairs(self._matrix, self.shape[0], k, seed=seed, tol=stop if tol is None else tol)
 
+    @torch.inference_mode(False)
     def trace(self, probes: int = 30, *, method: str = "hutch++", seed: int = 0) -> Trace:
         """The trace, with its standard error; exact when there are as many probes as rows.
 
@@ -250,6 +257,7 @@ class TangentOperator:
             raise InputError(f"only square operators have a trace; this one has shape {self.shape}")
         return spectral.trace(self._matrix, self._forms, self.shape[0], probes, method=method, seed=seed)
 
+    @torch.inference_mode(False)
     def spectral_density(
         self,
         probes: int = 8,
@@ -330,7 +338,7 @@ class TangentOperator:
     def _direction(self, u: Tensor | np.ndarray | Mapping[str, Tensor]) -> Vector:
         parameters = self._left.model.parameters
         if not isinstance(u, Mapping):
-            u = self.unflatten(torch.as_tensor(u).detach())
+            u = self.unflatten(torch.as_tensor(u))
         unknown = [name for name in u if name not in parameters]
         if unknown:
             raise InputError(f"u names {unknown[0]!r}, which is not among the selected parameters")
@@ -340,7 +348,7 @@ class TangentOperator:
             if value is not None and value.shape != p.shape:
                 raise InputError(f"u has shape {tuple(value.shape)} for {name!r}, the parameter has {tuple(p.shape)}")
             given = torch.zeros_like(p) if value is None else value
-            found[name] = given.detach().to(p.device, self.dtype)
+            found[name] = _plain(given).to(p.device, self.dtype)
         return found
 
     def _require_symmetric(self, what: str) -> None:
@@ -351,28 +359,17 @@ class TangentOperator:
             )
 
 
-def _preconditioner(given: Any, model: TangentModel) -> Callable[[Vector], Vector]:
+def _plain(v: Tensor) -> Tensor:
+    """Without a graph, and no inference tensor: those take no part in a derivative."""
+    return v.detach().clone() if v.is_inference() else v.detach()
+
+
+def _preconditioner(given: Any, model: TangentModel, dtype: torch.dtype) -> Callable[[Vector], Vector]:
     """The action of P on a vector in parameter space."""
     if given is None:
         return lambda u: u
-    if callable(getattr(given, "apply", None)):
-        return lambda u: {name: value.to(u[name]) for name, value in given.apply(u).items()}
-    if not isinstance(given, Mapping):
-        raise InputError("precondition is a dict of diagonal tensors by parameter name, or an object with apply()")
-    parameters = model.parameters
-    diagonals = {}
-    for name, diagonal in given.items():
-        if name not in parameters:
-            raise InputError(f"precondition names {name!r}, which is not among the selected parameters")
-        if diagonal.shape != parameters[name].shape:
-            raise InputError(
-                f"precondition of {name!r} has shape {tuple(diagonal.shape)}, the parameter has "
-                f"{tuple(parameters[name].shape)}"
-            )
-        diagonals[name] = diagonal.detach().to(parameters[name].device, torch.float64)
-        if not torch.isfinite(diagonals[name]).all() or bool((diagonals[name] < 0).any()):
-            raise InputError(f"precondition of {name!r} has to be finite and non-negative")
-    return lambda u: {name: (v * diagonals[name]).to(v) if name in diagonals else v for name, v in u.items()}
+    P = as_preconditioner(given, model).to(model.device, dtype)
+    return lambda u: {name: row[0] for name, row in P.apply({name: v[None] for name, v in u.items()}).items()}
 
 
 def _same_parameters(a: TangentModel, b: TangentModel) -> None:

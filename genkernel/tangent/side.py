@@ -16,13 +16,19 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from genkernel.errors import GenkernelError, InputError, NonFiniteError
+from genkernel.errors import (
+    BatchCouplingError,
+    CaptureError,
+    GenkernelError,
+    InputError,
+    NonFiniteError,
+    RandomOutputError,
+)
 from genkernel.tangent import batches, jvp
 from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.jvp import Route, Vector
 from genkernel.tangent.model import TangentModel
 from genkernel.tangent.precision import full_precision
-from genkernel.tangent.probe import examine
 from genkernel.tangent.restore import random_state_kept
 
 log = logging.getLogger("genkernel")
@@ -30,7 +36,8 @@ log = logging.getLogger("genkernel")
 Pair = tuple[int, int]  # (which cotangent, which column)
 T = TypeVar("T")
 
-_FEW = 3  # samples that a route to J·u is verified on
+_FEW = 3  # samples that a model and its route to J·u are verified on
+_COUPLING = {torch.float64: 1e-7, torch.float32: 1e-3}  # relative change that is no longer rounding
 
 
 @dataclass(frozen=True)
@@ -52,29 +59,115 @@ class Proof:
 
 
 def prove(model: TangentModel, batch: Any, dtype: torch.dtype, method: str, cotangents: Cotangents | None) -> Proof:
-    """Examine a model on samples of a batch, and choose and verify its route to J·u.
+    """Check a model on samples of a batch, and choose and verify its route to J·u.
 
     Raises:
         BatchCouplingError, RandomOutputError, CaptureError, NonFiniteError, InputError: as documented
             by :func:`genkernel.tangent.operator.operator`.
     """
     model.check_finite()
-    with session(model):
-        coverage = examine(model, batch, dtype)
     n = batches.size(batch)
-    few = batches.take(batch, sorted({round(i * (n - 1) / max(1, _FEW - 1)) for i in range(min(n, _FEW))}))
+    few = batches.take(batch, sorted({round(i * (n - 1) / (_FEW - 1)) for i in range(_FEW)}))
     few = batches.move(few, model.device, dtype)
     with session(model), model.evaluating():
         tensors = model.tensors(dtype)
-        with torch.no_grad():
-            out = model.run(tensors, few)
-        jvp.require_finite(out)
+        out, held = _check_independence(model, tensors, few)
         if cotangents is not None:
             cotangents.check(out, few)
-        route, error = jvp.choose(model, tensors, few, dtype, method)
+        try:
+            route, error = jvp.choose(model, tensors, few, dtype, method)
+        except CaptureError:
+            _refuse_random(model, tensors, few)
+            raise
     level = logging.WARNING if route.name == jvp.FiniteDifferences.name else logging.INFO
     log.log(level, f"J·u by {route.describe()}; it misses the adjoint identity by {error:.1e}")
-    return Proof(tuple(out.shape[1:]), route, error, coverage.bytes_per_sample, _weights(model))
+    return Proof(tuple(out.shape[1:]), route, error, held, _weights(model))
+
+
+def _check_independence(model: TangentModel, tensors: dict[str, Tensor], few: Any) -> tuple[Tensor, int]:
+    """Refuse a model whose output or gradient for one sample depends on its neighbours, or on chance.
+
+    The first sample runs twice: first among three, and second among two. Its Jacobian is compared along
+    one random cotangent.
+
+    Returns:
+        Outputs of the samples, and the bytes that a backward pass holds per sample.
+    """
+    last = batches.size(few) - 1
+    three, two = (batches.take(few, slots) for slots in ([0, min(1, last), min(2, last)], [min(1, last), 0]))
+    with torch.enable_grad():
+        with _activations(tensors) as held:
+            out = model.run(tensors, three)
+        other = model.run(tensors, two)
+    _refuse_foreign(out, tensors)
+    jvp.require_finite(out)
+    draw = torch.Generator().manual_seed(1)
+    w = torch.zeros_like(out.detach())
+    w[0] = torch.randn(out.shape[1:], generator=draw, dtype=torch.float64).to(out)
+    first, second = jvp.backward(model, tensors, out, w), jvp.backward(model, tensors, other, w[:2].flip(0))
+    jvp.require_finite_gradient(first)
+    out, other = out.detach(), other.detach()
+    tolerance = _COUPLING.get(out.dtype, 5e-2)
+    moved = float((out[0] - other[1]).abs().max()) > tolerance * float(out.abs().max())
+    turned = jvp.norm({name: first[name] - second[name] for name in first}) > tolerance * jvp.norm(first)
+    if moved or turned:
+        _refuse_random(model, tensors, three)
+        how = (
+            "use batch_norm='eval', or batch_norm='frozen' with a reference batch"
+            if model.batch_norm == "train"
+            else "remove the coupling (batch statistics, attention or sums over the batch axis), or fold the "
+            "coupled samples into one"
+        )
+        raise BatchCouplingError(
+            f"the {'output' if moved else 'gradient'} for one sample depends on the rest of its batch: {how}"
+        )
+    return out[: last + 1], held[0] // 3
+
+
+def _refuse_random(model: TangentModel, tensors: dict[str, Tensor], batch: Any) -> None:
+    with torch.no_grad():
+        first, *others = (model.run(tensors, batch) for _ in range(4))
+    tolerance = _COUPLING.get(first.dtype, 5e-2) * float(first.abs().max())
+    if any(float((other - first).abs().max()) > tolerance for other in others):
+        raise RandomOutputError(
+            "the model returns different outputs for the same input even in evaluation mode: "
+            "switch off what draws random numbers in its forward pass, or fix the draw inside call="
+        )
+
+
+def _refuse_foreign(out: Tensor, tensors: dict[str, Tensor]) -> None:
+    """A parameter from outside of the module would be left out in silence."""
+    ours = {id(t) for t in tensors.values()}
+    stack, seen = [out.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, torch.nn.Parameter) and id(leaf) not in ours:
+            raise CaptureError(
+                f"a parameter of shape {tuple(leaf.shape)} is used that does not belong to model.parameters(): "
+                "register it in the module, or pass the module that owns it"
+            )
+        stack.extend(parent for parent, _ in node.next_functions)
+
+
+@contextmanager
+def _activations(tensors: dict[str, Tensor]) -> Iterator[list[int]]:
+    """Count the bytes that autograd saves meanwhile, without the parameters and buffers."""
+    seen = {t.untyped_storage().data_ptr() for t in tensors.values()}
+    total = [0]
+
+    def pack(t: Tensor) -> Tensor:
+        storage = t.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            total[0] += storage.nbytes()
+        return t.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        yield total
 
 
 class Side:
@@ -143,7 +236,7 @@ class Side:
 
         def each(tensors: dict[str, Tensor], batch: Any, rows: slice) -> None:
             out, products = self.proof.route.products(self.model, tensors, batch, directions)
-            jvp.require_finite(out)
+            jvp.require_finite(out, rows.start)
             for k, v in self._cotangents(out, batch, pairs):
                 for place in _places(pairs, k):
                     values = products[place].to(torch.float64)
@@ -162,7 +255,7 @@ class Side:
 
         def each(tensors: dict[str, Tensor], batch: Any, rows: slice) -> None:
             out, (product,) = self.proof.route.products(self.model, tensors, batch, [u])
-            jvp.require_finite(out)
+            jvp.require_finite(out, rows.start)
             parts.append(product.to(self.dtype))
 
         self._stream(each, "J·u", 1, self.proof.route.activations, parts.clear)
@@ -201,18 +294,14 @@ class Side:
         def each(tensors: dict[str, Tensor], batch: Any, rows: slice) -> None:
             if not bool(touched[rows].any()):  # unit vectors touch one sample
                 return
-            found = jvp.pull_back(self.model, tensors, batch, lambda out: vectors(out, batch, rows))
+            found = jvp.pull_back(self.model, tensors, batch, lambda out: vectors(out, batch, rows), rows.start)
             for place, gradient in zip(order, found, strict=True):
                 for name, value in gradient.items():
                     totals[place][name] += value
 
-        self._stream(each, "Jᵀ·w", count, 1.5, clear)
+        self._stream(each, "Jᵀ·w", count, 1.0, clear)
         for total in totals:
-            for name, value in total.items():
-                if not torch.isfinite(value).all():
-                    raise NonFiniteError(
-                        f"the gradient of {name!r} is NaN or infinite: check the inputs, or the weights"
-                    )
+            jvp.require_finite_gradient(total)
         return totals
 
     def _stream(
