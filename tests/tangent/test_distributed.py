@@ -203,19 +203,19 @@ def test_the_users_group_is_left_alone() -> None:
     def work(rank: int) -> Any:
         import torch.distributed as dist
 
+        with current_workers(timeout=30) as workers:  # from the environment alone, and that does not initialise it
+            assert workers.gather(rank) == [0, 1]
+        assert not dist.is_initialized()
         with process_group(rank, 2):
             group, count = dist.group.WORLD, dist.distributed_c10d._world.group_count
             with current_workers(True, timeout=30) as workers:
                 assert workers.gather(rank) == [0, 1]
             assert dist.group.WORLD is group and dist.distributed_c10d._world.group_count == count
-        assert not dist.is_initialized()
-        with current_workers(timeout=30) as workers:  # from the environment alone, and that does not initialise it
-            assert workers.gather(rank) == [0, 1]
-        assert not dist.is_initialized()
-        with process_group(rank, 2), current_workers(timeout=30) as workers:
-            return workers.gather(rank)
+            step = torch.ones(1)
+            dist.all_reduce(step)
+            return float(step)
 
-    assert on_ranks(2, work) == [[0, 1], [0, 1]]
+    assert on_ranks(2, work) == [2, 2]
 
 
 def test_promised_processes_that_do_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
