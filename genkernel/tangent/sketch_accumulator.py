@@ -104,7 +104,7 @@ class _Places:
         """First coordinate of a contiguous run, or all coordinates."""
         try:
             run = pick(self._meta)
-            if run._base is not None and run.is_contiguous():
+            if run.untyped_storage()._cdata == self._meta.untyped_storage()._cdata and run.is_contiguous():
                 return int(run.storage_offset())
         except (RuntimeError, NotImplementedError):  # picks by an index tensor
             pass
