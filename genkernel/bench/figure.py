@@ -62,7 +62,7 @@ def _lines(panel: Any, name: str, axis: dict[str, Any], key: str, colors: dict[s
         kept = [(x, y / unit) for x, y in found if y]
         if kept:
             xs, ys = zip(*kept, strict=True)
-            panel.plot(xs, ys, "o-", color=color, label=contender, linestyle="--" if contender == "step" else "-")
+            panel.plot(xs, ys, "o--" if contender == "step" else "o-", color=color, label=contender)
     panel.set_xscale("log")
     panel.set_yscale("log")
 

@@ -7,6 +7,7 @@ import math
 import os
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -174,7 +175,8 @@ def interleave(
                 often.append(name)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     timings: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
-    with full_precision():
+    with full_precision(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peers warn, once per call
         for name in often:
             _timed(runs[name], problem.device)
         for turn in range(rounds):

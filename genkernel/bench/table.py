@@ -81,10 +81,12 @@ def _below(workload: dict[str, Any]) -> Iterator[str]:
         if row["status"] not in ("ok", "wrong"):
             yield f"{contender}: {row['status']}" + (f": {row['message']}" if row["message"] else "")
     if peer := workload.get("fastest_peer"):
-        said = f"the fastest other that is right is {peer['name']}: {peer['seconds_over_genkernel']:.2f} times genkernel's "
-        said += f"time, {peer['seconds_over_genkernel_float32']:.2f} times genkernel-float32's"
+        times, reduced = peer["seconds_over_genkernel"], peer["seconds_over_genkernel_float32"]
+        said = (
+            f"fastest of the others that are right: {peer['name']}, {times:.2f} × genkernel's time, {reduced:.2f} × f32"
+        )
         if "bytes_over_genkernel" in peer:
-            said += f", {peer['bytes_over_genkernel']:.2f} times its memory"
+            said += f", {peer['bytes_over_genkernel']:.2f} × its memory"
         yield said
     ideal, flops = workload["ideal_seconds"], workload["flops"]
     network, rest = flops["forward"] + flops["backward"], flops["gradients"] + flops["products"]

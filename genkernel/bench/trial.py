@@ -29,7 +29,13 @@ from genkernel.bench.workloads import WORKLOADS, Problem
 from genkernel.tangent import batches
 from genkernel.tangent.precision import full_precision
 
-IMPORTED = ["genkernel.bench.trial", "genkernel.tangent.engine", "torchvision.models.resnet", "diffusers.models"]
+IMPORTED = [
+    "genkernel.bench.trial",
+    "genkernel.bench.peers",
+    "genkernel.tangent.engine",
+    "torchvision.models.resnet",
+    "diffusers.models",
+]
 
 
 @dataclass
@@ -153,6 +159,7 @@ def best(
 
 
 def _answer(question: dict[str, Any], sender: Connection) -> None:
+    gc.freeze()  # what was imported is not to be collected again and again
     with _silence():
         found = _try(**question, begin=lambda: sender.send(None))
     sender.send(found)

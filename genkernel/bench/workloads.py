@@ -147,7 +147,7 @@ WORKLOADS: dict[str, Workload] = {
         Workload(
             "W4", "the UNet of google/ddpm-cifar10-32, random weights, on (x_t, t)", _ONE, _unet,
             full={"n": 32, "side": 32, "widths": (128, 256, 256, 256), "layers": 2},
-            quick={"n": 4, "side": 16, "widths": (32, 32, 32, 32), "layers": 1},
+            quick={"n": 3, "side": 16, "widths": (32, 32, 32, 32), "layers": 1},
         ),
         Workload(
             "W5", "a transformer of the size of DiT-S/2 on (x_t, t, class)", _ONE, _transformer,
