@@ -4,6 +4,7 @@
 #   make test-all  all tests that this machine can run
 #   make lint      ruff and mypy
 #   make bench     time the engine beside its alternatives: make bench ARGS=--quick
+#   make zoo       check the engine on every architecture and write docs/architectures.md
 # PYTHON=/path/to/python chooses the interpreter (3.11 or newer) for a new .venv.
 # ARGS="..." is passed on: make test ARGS="-x -k kernel"
 
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS :=
 
-.PHONY: demo test test-all lint format bench clean
+.PHONY: demo test test-all lint format bench zoo clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -36,6 +37,9 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/genkernel bench $(ARGS)
+
+zoo: $(STAMP)
+	$(BIN)/python scripts/check_architectures.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

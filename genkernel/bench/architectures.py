@@ -16,6 +16,7 @@ numbers, and running statistics are drawn: a kernel of zeros would prove nothing
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import time
 import warnings
 import zlib
@@ -28,9 +29,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
+from genkernel.errors import BatchCouplingError, RandomOutputError
 from genkernel.tangent import TangentModel, cotangent, kernel, reference
 from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.coverage import Coverage
+from genkernel.tangent.fingerprint import fingerprint_code
 from genkernel.tangent.result import Kernel
 
 TOLERANCE = 1e-9  # relative error allowed against the reference
@@ -41,11 +44,12 @@ SMALL_SHARE = 1e-6  # a parameter whose kernel is smaller than this part of the 
 
 #: modules that define ``architectures()``
 SOURCES = (
-    "genkernel.bench.torchvision_classifiers",
-    "genkernel.bench.diffusers_unets",
-    "genkernel.bench.diffusers_images",
-    "genkernel.bench.diffusers_videos",
-    "genkernel.bench.diffusers_autoencoders",
+    "genkernel.bench.zoo.classifiers",
+    "genkernel.bench.zoo.unets",
+    "genkernel.bench.zoo.images",
+    "genkernel.bench.zoo.videos",
+    "genkernel.bench.zoo.autoencoders",
+    "genkernel.bench.zoo.others",
 )
 
 BatchMaker = Callable[[int], Any]
@@ -89,7 +93,8 @@ class Row:
     """What was found for one architecture.
 
     Attributes:
-        status: ``"ok"``, ``"wrong"`` (error above the tolerance), ``"failed"`` (raised), ``"skipped"``.
+        status: ``"ok"``, ``"wrong"`` (error above the tolerance), ``"failed"`` (raised), ``"skipped"``
+            (not built), ``"refused"`` (its output for one sample depends on others, or on chance).
         note: input size, or what went wrong.
         error: ‖K − K_ref‖ / ‖K_ref‖ in the Frobenius norm.
         worst: the same for the worst single parameter with a share of at least ``SMALL_SHARE``.
@@ -97,6 +102,7 @@ class Row:
         functions: the functions taken call by call, with the number of uses.
         generic: parameters taken through the whole forward.
         seconds, reference_seconds: of the kernel, proof included, and of the reference.
+        versions, engine: of torch and the network's library; digest of the engine's code.
     """
 
     name: str
@@ -115,6 +121,7 @@ class Row:
     seconds: float = 0.0
     reference_seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
+    engine: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -129,12 +136,19 @@ def architectures(sources: Sequence[str] = SOURCES) -> dict[str, Architecture]:
     return found
 
 
+def versions(architecture: Architecture) -> dict[str, str]:
+    """What a row was computed with, as far as it decides what the network is."""
+    packages = ("torch", architecture.group) if architecture.group in ("torchvision", "diffusers") else ("torch",)
+    return {package: importlib.metadata.version(package) for package in packages}
+
+
 def check(architecture: Architecture) -> Row:
     """Build one architecture and compare its kernel with the reference.
 
     Nothing is raised: a network that cannot be built, or an engine that raises, is a row, too.
     """
-    row = Row(architecture.name, architecture.group, "failed")
+    row = Row(architecture.name, architecture.group, "failed", versions=versions(architecture))
+    row.engine = fingerprint_code()[:12]
     if architecture.build is None:
         row.status, row.note = "skipped", architecture.reason
         return row
@@ -146,6 +160,8 @@ def check(architecture: Architecture) -> Row:
             module = built.module.double().eval().requires_grad_(True)
             move_off_constants(module)
             _fill(row, architecture, built, module)
+    except (BatchCouplingError, RandomOutputError) as error:
+        row.status, row.note = "refused", str(error)
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         row.note = f"{type(error).__name__}: {lines[0][:300]}"

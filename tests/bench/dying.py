@@ -17,7 +17,7 @@ class Deadly(nn.Linear):
 
 def architectures() -> list[Architecture]:
     def build(kind: type[nn.Linear]) -> Built:
-        return Built(kind(3, 2), lambda n: torch.randn(n, 3))
+        return Built(kind(3, 2), lambda n: torch.randn(n, 3, dtype=torch.float64))
 
     return [
         Architecture("first", "test", lambda: build(nn.Linear), size=LARGE),

@@ -35,7 +35,9 @@ EVERY = architectures(SOURCES)
 
 
 def small(module: nn.Module, **options: object) -> Architecture:
-    return Architecture("net", "test", lambda: Built(module, lambda n: torch.randn(n, 3)), **options)  # type: ignore[arg-type]
+    return Architecture(
+        "net", "test", lambda: Built(module, lambda n: torch.randn(n, 3, dtype=torch.float64)), **options
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

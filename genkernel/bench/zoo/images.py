@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genkernel.bench.architectures import Architecture
-from genkernel.bench.tiny import floats, grid, integers, mask, missing, ones, times, tiny
+from genkernel.bench.zoo.tiny import floats, grid, integers, mask, missing, ones, times, tiny
 
 _DIT: dict[str, Any] = dict(num_attention_heads=2, attention_head_dim=8, num_layers=2)
 # rotary embeddings over (index, row, column): 4 + 4 + 8 = 16 entries of a head

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genkernel.bench.architectures import Architecture
-from genkernel.bench.tiny import floats, grid, integers, mask, missing, ones, times, tiny
+from genkernel.bench.zoo.tiny import floats, grid, integers, mask, missing, ones, times, tiny
 
 _VIDEO: dict[str, Any] = dict(hidden_states=floats(4, 2, 4, 4), timestep=times(), encoder_hidden_states=floats(3, 6))
 _LATTE: dict[str, Any] = dict(num_attention_heads=2, attention_head_dim=8, in_channels=4, out_channels=4, num_layers=1)

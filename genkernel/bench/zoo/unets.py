@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from genkernel.bench.architectures import Architecture
-from genkernel.bench.tiny import floats, integers, mask, missing, ones, times, tiny
+from genkernel.bench.zoo.tiny import floats, integers, mask, missing, ones, times, tiny
 
 _CROSS: dict[str, Any] = dict(
     block_out_channels=(8, 16),

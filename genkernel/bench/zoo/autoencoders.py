@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genkernel.bench.architectures import Architecture
-from genkernel.bench.tiny import floats, tiny
+from genkernel.bench.zoo.tiny import floats, tiny
 
 _KL: dict[str, Any] = dict(
     block_out_channels=(4, 8),
