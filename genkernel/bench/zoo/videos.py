@@ -99,6 +99,10 @@ def _kandinsky(module: Any, **inputs: Any) -> Any:
     return module(**inputs, visual_rope_pos=places, text_rope_pos=torch.arange(3))
 
 
+def _joy_plus(module: Any, hidden_states: Tensor, **inputs: Any) -> Any:
+    return module(hidden_states, shape_list=[[(1, 2, 2)]] * len(hidden_states), **inputs)
+
+
 def _ltx2(module: Any, **inputs: Any) -> Any:
     return module(**inputs, num_frames=2, height=2, width=2, audio_num_frames=4)
 
@@ -393,6 +397,47 @@ ARCHITECTURES = [
             rope_dim_list=[4, 4, 4],
         ),
         _VIDEO,
+    ),
+    tiny(
+        "JoyImageEditPlusTransformer3DModel",
+        dict(
+            in_channels=4,
+            hidden_size=24,
+            num_attention_heads=2,
+            text_dim=6,
+            mlp_width_ratio=2.0,
+            num_layers=1,
+            rope_dim_list=[4, 4, 4],
+        ),
+        dict(_VIDEO, hidden_states=floats(4, 4, 1, 2, 2), encoder_hidden_states_mask=mask(3)),
+        call=_joy_plus,
+    ),
+    tiny(
+        "WanAnimateTransformer3DModel",
+        dict(
+            _WAN,
+            inject_face_latents_blocks=1,
+            in_channels=12,
+            latent_channels=4,
+            image_dim=5,
+            added_kv_proj_dim=24,
+            motion_encoder_channel_sizes={"4": 4, "8": 4, "16": 4},
+            motion_encoder_size=16,
+            motion_style_dim=6,
+            motion_dim=3,
+            motion_encoder_dim=8,
+            face_encoder_hidden_dim=8,
+            face_encoder_num_heads=2,
+            motion_encoder_batch_size=64,
+        ),
+        dict(
+            _VIDEO,
+            hidden_states=floats(12, 3, 4, 4),
+            encoder_hidden_states=floats(512, 6),
+            encoder_hidden_states_image=floats(2, 5),
+            pose_hidden_states=floats(4, 2, 4, 4),
+            face_pixel_values=floats(3, 8, 16, 16),
+        ),
     ),
     missing("Kandinsky6SRTransformer3DModel", "its FlexAttention has no backward pass on a CPU"),
     missing(
