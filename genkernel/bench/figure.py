@@ -38,7 +38,8 @@ def scaling_figure(record: dict[str, Any]) -> Figure:
     for column, (name, axis) in enumerate(axes.items()):
         for row, key in enumerate(("seconds", "peak_bytes")):
             _lines(panels[row][column], name, axis, key, colors)
-        panels[0][column].set_title(axis["label"], fontsize=9.5)
+        fixed = ", ".join(f"{key} {value}" for key, value in axis["fixed"].items())
+        panels[0][column].set_title(", ".join(filter(None, (axis["workload"], fixed))), fontsize=9.5)
         panels[1][column].set_xlabel(axis["label"])
     panels[0][0].set_ylabel("time (s)")
     panels[1][0].set_ylabel("peak memory (MiB)")
@@ -49,8 +50,8 @@ def scaling_figure(record: dict[str, Any]) -> Figure:
     style.footer(
         figure,
         {"model": start["device"], "dtype": "float32 gradients"},
-        f"{start['threads']} threads, torch {start['versions']['torch']}, "
-        f"medians of {record['rounds']} calls in fresh processes",
+        f"threads: {start['threads']}, torch {start['versions']['torch']}, "
+        f"median of calls in fresh processes: {record['rounds']}",
     )
     return figure
 

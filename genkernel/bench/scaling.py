@@ -104,7 +104,7 @@ def _study(
                 given_up.add(name)
             say(f"{axis.label} = {value}: {name}: {_said(point['contenders'][name])}")
         points.append(point)
-    return {"label": axis.label, "workload": axis.workload, "fixed": axis.fixed, "points": points}
+    return {"label": axis.label, "workload": axis.workload, "fixed": {} if quick else axis.fixed, "points": points}
 
 
 def _point(first: Trial, good: list[Trial]) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def rates_line(record: dict[str, Any]) -> str:
     found, start = record["rates_flops_per_second"], record["provenance"]
     return (
         f"{start['device']} ({start['machine']['processor_model'] or start['machine']['processor']}), "
-        f"{start['threads']} threads, torch {start['versions']['torch']}: matrix products "
+        f"threads: {start['threads']}, torch {start['versions']['torch']}: matrix products "
         f"{found['float32'] / 1e9:.0f} GFLOP/s in float32, {found['float64'] / 1e9:.0f} in float64, "
         f"convolutions {found['convolution'] / 1e9:.0f}"
     )

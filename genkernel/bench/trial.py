@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import multiprocessing
 import os
 import time
@@ -36,6 +37,9 @@ IMPORTED = [
     "torchvision.models.resnet",
     "diffusers.models",
 ]
+
+#: seconds to build the network, import a peer and warm up
+START = 600
 
 
 @dataclass
@@ -100,6 +104,8 @@ def trial(
     sender.close()
     found: Trial | None = None
     try:
+        if not receiver.poll(START):
+            return Trial("failed", f"was not ready to begin after {START} s", setting)
         if (answer := receiver.recv()) is None:  # everything is in place, the call begins
             if not receiver.poll(limit + 1):
                 return Trial("over the time limit", f"more than {limit:.0f} s", setting)
@@ -132,10 +138,10 @@ def _context() -> Any:
 def best(
     contender: str, problem: Problem, workload: str, sizes: dict[str, Any], *, search: bool = True, **options: Any
 ) -> Trial:
-    """The trial with the fastest setting that is right; without one, the last that came furthest.
+    """The trial with the fastest setting that is right; without one, the one that came furthest.
 
-    Settings come smallest first; two in a row that are slower than the best end the search. Without ``search``
-    only the last one is tried.
+    Settings come smallest first; two in a row that are slower than the best, or too slow, end the search. Without
+    ``search`` only the last one is tried.
     """
     chosen = find(contender)
     if not installed(chosen):
@@ -147,8 +153,8 @@ def best(
         found = trial(contender, setting, workload, sizes, **options)
         good = [t.seconds for t in tried if t.status == "ok" and t.seconds is not None]
         tried.append(found)
-        if good:
-            slower = slower + 1 if found.status != "ok" or (found.seconds or 0) > min(good) else 0
+        worse = found.status != "ok" or (found.seconds or 0) > min(good, default=math.inf)
+        slower = slower + 1 if (good and worse) or found.status == "over the time limit" else 0
         if slower == 2:
             break
     order = ("ok", "wrong", "unsupported", "out of memory", "over the time limit", "failed")
