@@ -221,6 +221,16 @@ def rnn_relu() -> nn.Module:
     return Net(lambda net, x: torch.tanh(net.cells(x.transpose(0, 1))[0]).mean(0), cells=cells)
 
 
+@case("a packed sequence, which mixes the samples of each step", floats(3, 2))
+def gru_packed() -> nn.Module:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        lengths = 2 + (x[:, 0, 0] > 0).long()
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        return torch.tanh(net.cells(packed)[1][0] + x.sum((1, 2))[:, None])
+
+    return Net(forward, cells=nn.GRU(2, 3))
+
+
 @case("an LSTM cell, which returns two tensors, and an RNN cell", floats(3, 2), common=True)
 def lstm_cell() -> nn.Module:
     def forward(net: Net, x: Tensor) -> Tensor:

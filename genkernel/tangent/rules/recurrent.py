@@ -19,10 +19,11 @@ Step = Callable[[Tensor, State, Sequence[Tensor | None]], State]
 
 
 def plain(args: tuple[Any, ...]) -> bool:
-    """Neither packed sequences nor dropout: a cell, or (input, state, weights, bias, layers, dropout, train, …)."""
-    if len(args) < 7 or isinstance(args[3], Tensor):
-        return len(args) <= 6
-    return isinstance(args[3], bool) and not (args[6] and args[5])
+    """A cell; or a layer (input, state, weights, has_biases, layers, dropout, train, …) without dropout.
+
+    The arguments of packed sequences come in another order.
+    """
+    return len(args) <= 6 or (isinstance(args[3], bool) and not (args[5] and args[6]))
 
 
 def _gru(gates: Tensor, state: State, weights: Sequence[Tensor | None]) -> State:
