@@ -107,7 +107,7 @@ def trial(
         if not receiver.poll(START):
             return Trial("failed", f"was not ready to begin after {START} s", setting)
         if (answer := receiver.recv()) is None:  # everything is in place, the call begins
-            if not receiver.poll(limit + 1):
+            if not receiver.poll(limit):
                 return Trial("over the time limit", f"more than {limit:.0f} s", setting)
             answer = receiver.recv()
         found = answer
@@ -115,8 +115,8 @@ def trial(
         pass
     finally:
         receiver.close()
-        process.join(1)
-        process.kill()  # only what is still running
+        process.join(0.2 if found is None else 5)  # one that ended by itself is given the time to do so
+        process.kill()
         process.join()
     if found is None:
         killed = process.exitcode == -9

@@ -147,6 +147,16 @@ def test_scaling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         scaling_figure({"kind": "bench"})
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu(tmp_path: Path) -> None:
+    names = ["vmap", "vmap-tf32", "step-tf32"]
+    record = runner.compare(["W3"], names, rounds=2, quick=True, device="cuda", cache=tmp_path)
+    found = record["workloads"]["W3"]["contenders"]
+    assert {found[name]["status"] for name in ("genkernel", "genkernel-float32", "step", *names)} == {"ok"}
+    assert found["vmap"]["peak_bytes"] != found["vmap"]["host_bytes"]  # that of the device
+
+
 # ---------------------------------------------------------------------------- the command
 
 
