@@ -28,8 +28,8 @@ parameter is taken by a rule.
 random cotangent per sample, against `genkernel.tangent.reference` (one sample alone at a time, one `autograd.grad`
 each). *error* is ‖K − K_ref‖ / ‖K_ref‖ of the whole kernel, *worst* the same for the kernel of the worst single
 parameter. *by rule*, *by call*: uses of parameters whose per-sample gradient has a rule, or for which that one call is
-differentiated per sample; *generic*: parameters differentiated through the whole forward. *seconds* are those of
-`gk.kernel`, proof of capture included, on one thread of a machine that was doing other work.
+differentiated per sample; *generic*: parameters differentiated through the whole forward. *seconds* are processor time
+of `gk.kernel`, proof of capture included.
 
 **What the networks are.** Untrained. Every parameter that holds one number throughout (zeros of adaLN-zero and of zero
 convolutions, ones of norms, constants of layer scales) is moved by random numbers of standard deviation 0.02, and

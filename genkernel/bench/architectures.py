@@ -101,7 +101,7 @@ class Row:
         by_rule, by_call: uses (call and parameter) taken by a rule, and call by call.
         functions: the functions taken call by call, with the number of uses.
         generic: parameters taken through the whole forward.
-        seconds, reference_seconds: of the kernel, proof included, and of the reference.
+        seconds, reference_seconds: processor time of the kernel, proof included, and of the reference.
         versions, engine: of torch and the network's library; digest of the engine's code.
     """
 
@@ -174,16 +174,16 @@ def _fill(row: Row, architecture: Architecture, built: Built, module: nn.Module)
     row.samples = architecture.samples or (3 if row.parameters < LARGE else 2)
     row.note = built.note
     x = built.batch(row.samples)
-    started = time.perf_counter()
+    started = time.process_time()
     K = kernel(model, x, cotangents=phases(), by="parameter", memory="4GiB", progress=False)
-    row.seconds = time.perf_counter() - started
+    row.seconds = time.process_time() - started
     assert K.coverage is not None
     row.by_rule, row.functions = count_uses(K.coverage)
     row.by_call = sum(row.functions.values())
     row.generic, row.silent = list(K.coverage.generic), len(K.coverage.silent)
-    started = time.perf_counter()
+    started = time.process_time()
     true = _reference(model, x, phases())
-    row.reference_seconds = time.perf_counter() - started
+    row.reference_seconds = time.process_time() - started
     total = torch.stack(list(true.values())).sum(0)
     row.error = relative(K.values, total)
     size = float(total.norm())
