@@ -220,7 +220,7 @@ def choose(
 
     Args:
         batch: a few real samples, on the model's device and in the dtype of the run.
-        dtype: precision of the run; decides how exactly the identity has to hold.
+        dtype: coarsest precision in the network; decides how exactly the identity has to hold.
         method: one of ``METHODS``; anything but ``"auto"`` allows that route alone.
 
     Raises:

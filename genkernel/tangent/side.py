@@ -71,33 +71,37 @@ def prove(model: TangentModel, batch: Any, dtype: torch.dtype, method: str, cota
     few = batches.move(few, model.device, dtype)
     with session(model), model.evaluating():
         tensors = model.tensors(dtype)
-        out, held = _check_independence(model, tensors, few)
+        out, held, precision = _check_independence(model, tensors, few, dtype)
         if cotangents is not None:
             cotangents.check(out, few)
         try:
-            route, error = jvp.choose(model, tensors, few, dtype, method)
+            route, error = jvp.choose(model, tensors, few, precision, method)
         except CaptureError:
-            _refuse_random(model, tensors, few)
+            _refuse_random(model, tensors, few, precision)
             raise
     level = logging.WARNING if route.name == jvp.FiniteDifferences.name else logging.INFO
     log.log(level, f"J·u by {route.describe()}; it misses the adjoint identity by {error:.1e}")
     return Proof(tuple(out.shape[1:]), route, error, held, _weights(model))
 
 
-def _check_independence(model: TangentModel, tensors: dict[str, Tensor], few: Any) -> tuple[Tensor, int]:
+def _check_independence(
+    model: TangentModel, tensors: dict[str, Tensor], few: Any, dtype: torch.dtype
+) -> tuple[Tensor, int, torch.dtype]:
     """Refuse a model whose output or gradient for one sample depends on its neighbours, or on chance.
 
     The first sample runs twice: first among three, and second among two. Its Jacobian is compared along
     one random cotangent.
 
     Returns:
-        Outputs of the samples, and the bytes that a backward pass holds per sample.
+        Outputs of the samples, the bytes that a backward pass holds per sample, and the coarsest precision
+        that the network computes in (some parts of some networks are float32 whatever the rest is).
     """
     last = batches.size(few) - 1
     three, two = (batches.take(few, slots) for slots in ([0, min(1, last), min(2, last)], [min(1, last), 0]))
     with torch.enable_grad():
         with _activations(tensors) as held:
             out = model.run(tensors, three)
+        precision = max({dtype, out.dtype, *held}, key=lambda kind: torch.finfo(kind).eps)
         other = model.run(tensors, two)
     _refuse_foreign(out, tensors)
     jvp.require_finite(out)
@@ -107,11 +111,11 @@ def _check_independence(model: TangentModel, tensors: dict[str, Tensor], few: An
     first, second = jvp.backward(model, tensors, out, w), jvp.backward(model, tensors, other, w[:2].flip(0))
     jvp.require_finite_gradient(first)
     out, other = out.detach(), other.detach()
-    tolerance = _COUPLING.get(out.dtype, 5e-2)
+    tolerance = _COUPLING.get(precision, 5e-2)
     moved = float((out[0] - other[1]).abs().max()) > tolerance * float(out.abs().max())
     turned = jvp.norm({name: first[name] - second[name] for name in first}) > tolerance * jvp.norm(first)
     if moved or turned:
-        _refuse_random(model, tensors, three)
+        _refuse_random(model, tensors, three, precision)
         how = (
             "use batch_norm='eval', or batch_norm='frozen' with a reference batch"
             if model.batch_norm == "train"
@@ -121,13 +125,13 @@ def _check_independence(model: TangentModel, tensors: dict[str, Tensor], few: An
         raise BatchCouplingError(
             f"the {'output' if moved else 'gradient'} for one sample depends on the rest of its batch: {how}"
         )
-    return out[: last + 1], held[0] // 3
+    return out[: last + 1], sum(held.values()) // 3, precision
 
 
-def _refuse_random(model: TangentModel, tensors: dict[str, Tensor], batch: Any) -> None:
+def _refuse_random(model: TangentModel, tensors: dict[str, Tensor], batch: Any, precision: torch.dtype) -> None:
     with torch.no_grad():
         first, *others = (model.run(tensors, batch) for _ in range(4))
-    tolerance = _COUPLING.get(first.dtype, 5e-2) * float(first.abs().max())
+    tolerance = _COUPLING.get(precision, 5e-2) * float(first.abs().max())
     if any(float((other - first).abs().max()) > tolerance for other in others):
         raise RandomOutputError(
             "the model returns different outputs for the same input even in evaluation mode: "
@@ -154,16 +158,16 @@ def _refuse_foreign(out: Tensor, tensors: dict[str, Tensor]) -> None:
 
 
 @contextmanager
-def _activations(tensors: dict[str, Tensor]) -> Iterator[list[int]]:
-    """Count the bytes that autograd saves meanwhile, without the parameters and buffers."""
+def _activations(tensors: dict[str, Tensor]) -> Iterator[dict[torch.dtype, int]]:
+    """Count the bytes that autograd saves meanwhile by floating dtype, without parameters and buffers."""
     seen = {t.untyped_storage().data_ptr() for t in tensors.values()}
-    total = [0]
+    total: dict[torch.dtype, int] = {}
 
     def pack(t: Tensor) -> Tensor:
         storage = t.untyped_storage()
-        if storage.data_ptr() not in seen:
+        if t.is_floating_point() and storage.data_ptr() not in seen:
             seen.add(storage.data_ptr())
-            total[0] += storage.nbytes()
+            total[t.dtype] = total.get(t.dtype, 0) + storage.nbytes()
         return t.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
