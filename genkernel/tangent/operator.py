@@ -299,7 +299,8 @@ class TangentOperator:
         left, right = self._left, self._right
         found = torch.zeros(self.shape[0], V.shape[1], dtype=torch.float64)
         for pairs in self._portions(V.shape[1]):
-            directions = [self._precondition(u) for u in right.adjoint(pairs, V)]
+            gradients = right.adjoint(pairs, V)
+            directions = [self._precondition(gradients.pop(0)) for _ in pairs]  # one copy of each at a time
             products = left.forward(pairs, directions)
             for place, (_, column) in enumerate(pairs):
                 found[:, column] += products[:, place]
