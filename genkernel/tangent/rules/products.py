@@ -163,13 +163,15 @@ class MatMul(Product):
 def matmul_spec(use: Use, a: int, b: int, scale: float = 1.0) -> Spec:
     """Letters of the matrix product of two leaves of a call."""
     left, right = use.leaf_shapes[a], use.leaf_shapes[b]
-    depth = max(len(left), len(right)) - 2
-    batch = [_BATCH + depth - 1 - d for d in range(depth)] if depth > 0 else []
+    depth = max(len(left), len(right), 2) - 2
+    batch = list(range(_BATCH + depth - 1, _BATCH - 1, -1))
+    longest = torch.broadcast_shapes(left[:-2], right[:-2])
 
     def letters(shape: torch.Size, last: list[int]) -> Letters:
-        own = batch[len(batch) - (len(shape) - 2) :] if len(shape) > 2 else []
-        # an axis of length 1 is broadcast, or as long as the other's: either way nothing to index
-        return [None if size == 1 else letter for size, letter in zip(shape, own, strict=False)] + last
+        lead = shape[:-2]
+        own = batch[depth - len(lead) :]
+        sizes = longest[depth - len(lead) :]
+        return [*(x if size == whole else None for size, whole, x in zip(lead, sizes, own, strict=True)), *last]
 
     factors = {
         a: letters(left, [_ROW, _SUM] if len(left) > 1 else [_SUM]),
