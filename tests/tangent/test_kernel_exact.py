@@ -115,7 +115,18 @@ def test_budgets_between_one_tile_and_single_samples() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
-@pytest.mark.parametrize("name", ["mlp", "conv_bn_relu", "unet", "transformer_tokens_first", "merged_time_first"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mlp",
+        "conv_bn_relu",
+        "unet",
+        "transformer_tokens_first",
+        "merged_time_first",
+        "matmul_broadcast",
+        "merged_in_between",
+    ],
+)
 def test_any_number_of_samples(name: str, n: int) -> None:
     case = next(c for c in CASES if c.name == name)
     model, x = case.model(), case.batch(n)

@@ -53,6 +53,8 @@ def product_gradient(
         factor has samples of its own or a letter is repeated.
     """
     sample = out[layout.axis]
+    # beside one sample alone, an axis of length 1 that is broadcast looks like a sample axis
+    W = [None if letter == sample and size == 1 else letter for letter, size in zip(W, shape, strict=True)]
     if sample is None or sample in W:
         return None
     B, letters = _squeezed(B, out)
