@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from genkernel.errors import InputError
+
 
 @contextmanager
 def full_precision() -> Iterator[None]:
@@ -47,3 +49,19 @@ def _answers(home: Any, name: str) -> bool:
         return isinstance(getattr(home, name), str)
     except (AttributeError, AssertionError, RuntimeError):
         return False
+
+
+def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """A floating point dtype from itself or its name; None stays None.
+
+    Raises:
+        InputError: there is no such dtype, or it is none of floating point.
+    """
+    if isinstance(dtype, str):
+        found = getattr(torch, dtype.removeprefix("torch."), None)
+        if not isinstance(found, torch.dtype):
+            raise InputError(f"dtype {dtype!r} is unknown: use 'float32' or 'float64'")
+        dtype = found
+    if dtype is not None and not dtype.is_floating_point:
+        raise InputError(f"dtype {dtype} is not a floating point type")
+    return dtype

@@ -89,7 +89,7 @@ class Projection:
         """Add the projection of some coordinates of one parameter.
 
         Args:
-            out: ``[n, dim]``, floating point; added to in place.
+            out: ``[n, dim]``, added to in place, in float32 or float64.
             parameter: its name, part of the hash.
             which: index of the cotangent. Different cotangents get independent signs, so that their
                 errors are uncorrelated, and sums over them are sketches of the concatenated gradients.
@@ -98,15 +98,14 @@ class Projection:
             block: ``[n, p]`` gradients at those coordinates.
             size: number of coordinates of the parameter.
         """
-        if block.dtype in (torch.float16, torch.bfloat16):
-            block = block.float()
+        block = block.to(out.dtype)
         if self.kind == "rademacher":
             self._add_dense(out, parameter, which, at, block)
             return
         width = self.dim // self.nonzeros
         for j in range(self.nonzeros):
-            part = _Part(self.seed, parameter, which, j, width, size)
-            out[:, j * width : (j + 1) * width].add_(part.project(at, block), alpha=self.nonzeros**-0.5)
+            part = _Part(self.seed, parameter, which, j, width, size, self.nonzeros**-0.5)
+            part.project(out[:, j * width : (j + 1) * width], at, block)
 
     def _add_dense(self, out: Tensor, parameter: str, which: int, at: int | Tensor, block: Tensor) -> None:
         words = -(-self.dim // _WORD)
@@ -128,35 +127,32 @@ class _Part:
     fixed on every device, which it would not be with atomic additions.
     """
 
-    def __init__(self, seed: int, parameter: str, which: int, block: int, width: int, size: int):
-        self.width, self.mask, self.size = width, width - 1, size
+    def __init__(self, seed: int, parameter: str, which: int, block: int, width: int, size: int, scale: float):
+        self.width, self.mask, self.size, self.scale = width, width - 1, size, scale
         self.bits = self.mask.bit_length()
         self.half = (self.bits + 1) // 2  # x ^= x >> half undoes itself
         self.places = _key(seed, parameter, "place", block)
         self.signs = _key(seed, parameter, "sign", block, which)
         self.turn = _key(seed, "", "turn", block, which) & self.mask
 
-    def project(self, at: int | Tensor, block: Tensor) -> Tensor:
-        """``[n, p]`` at the coordinates ``at`` → ``[n, width]``."""
+    def project(self, out: Tensor, at: int | Tensor, block: Tensor) -> None:
+        """Add ``[n, p]`` at the coordinates ``at`` to ``out`` ``[n, width]``."""
         n, p = block.shape
-        block = block.contiguous()
-        out = block.new_zeros(n, self.width)
+        tile = max(1, _TILE.get(block.device.type, _TILE_ELSEWHERE) // n)
         if isinstance(at, Tensor):
-            self._scatter(out, at, block * self._signs(at, block.dtype), unique=False)
-            return out
+            for start in range(0, p, tile):
+                stop = min(p, start + tile)
+                self._scatter(out, at[start:stop], block[:, start:stop], unique=False)
+            return
         head = min(p, -at % self.width)
         tail = head + (p - head) // self.width * self.width
         for start, stop in ((0, head), (tail, p)):
             if stop > start:
                 coordinates = torch.arange(at + start, at + stop, device=block.device)
-                self._scatter(
-                    out, coordinates, block[:, start:stop] * self._signs(coordinates, block.dtype), unique=True
-                )
-        tile = _TILE.get(block.device.type, _TILE_ELSEWHERE)
-        step = max(1, tile // (n * self.width)) * self.width
+                self._scatter(out, coordinates, block[:, start:stop], unique=True)
+        block, step = block.contiguous(), max(1, tile // self.width) * self.width
         for start in range(head, tail, step):
             self._fold(out, at, block, start, min(tail, start + step))
-        return out
 
     def _fold(self, out: Tensor, at: int, block: Tensor, start: int, stop: int) -> None:
         """Add the whole chunks in the columns ``start`` to ``stop`` of a block that begins at coordinate ``at``."""
@@ -165,8 +161,8 @@ class _Part:
         signs = self._signs(column + at, block.dtype)
         out += block.index_select(1, column.reshape(-1)).view(len(block), *column.shape).mul_(signs).sum(1)
 
-    def _scatter(self, out: Tensor, coordinates: Tensor, signed: Tensor, unique: bool) -> None:
-        entries = self._entries(coordinates)
+    def _scatter(self, out: Tensor, coordinates: Tensor, block: Tensor, unique: bool) -> None:
+        entries, signed = self._entries(coordinates), block * self._signs(coordinates, block.dtype)
         if unique or not out.is_cuda:
             out.index_add_(1, entries, signed)
         else:  # atomic additions come in any order; this one sorts
@@ -199,8 +195,9 @@ class _Part:
         return _constants(self.places, ((self.size - 1) >> self.bits) + 1, self.mask, device)
 
     def _signs(self, coordinates: Tensor, dtype: torch.dtype) -> Tensor:
+        """±scale for each coordinate."""
         words = _hash(self.signs, coordinates >> 6)
-        return (((words >> (coordinates & 63)) & 1) * 2 - 1).to(dtype)
+        return (((words >> (coordinates & 63)) & 1) * 2 - 1).to(dtype).mul_(self.scale)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -12,11 +12,15 @@ from genkernel.tangent.derivation import Geometry
 from genkernel.tangent.factors import Factor, Pick
 from genkernel.tangent.projection import Projection
 
-SLICE = 1 << 21  # gradient entries projected at once
+SLICE = 1 << 21  # gradient entries projected at once on a CPU, where they should stay in its caches
+SLICE_ELSEWHERE = 1 << 25  # and on a device that has to be kept busy
+EVERYTHING = slice(None)
 
 
 class SketchAccumulator:
-    """Projects per-sample gradients as they arrive, factor by factor.
+    """Projects per-sample gradients as they arrive, factor by factor: a sink of :class:`GradientPass`.
+
+    The pieces of one parameter are summed in the dtype of its gradients (float32 at least), parameters in float64.
 
     Args:
         projection: the random map.
@@ -31,6 +35,8 @@ class SketchAccumulator:
         rows: ``[n, layers, probes, dim]`` float64 on the device.
         norms: ``[n, layers, probes]`` float64, the squared norms of the gradients themselves.
         layers: names along the second axis; None without ``layer_of``.
+
+    A sink of one batch as it is; with ``rows``, of some of the samples at a time.
     """
 
     def __init__(
@@ -50,17 +56,13 @@ class SketchAccumulator:
         count = 1 if self.layers is None else len(self.layers)
         self.rows = torch.zeros(n, count, probes, projection.dim, dtype=torch.float64, device=device)
         self.norms = torch.zeros(n, count, probes, dtype=torch.float64, device=device)
-        self._sizes: dict[str, Tensor] = {}  # summed squared norms by parameter, to name one that is not finite
 
-    def finite(self) -> bool:
-        """Everything added so far is."""
-        return bool(torch.isfinite(self.norms).all()) and bool(torch.isfinite(self.rows).all())
+    def begin(self, rows: slice = EVERYTHING) -> None:
+        """Forget what was added for some samples."""
+        self.rows[rows] = 0
+        self.norms[rows] = 0
 
-    def broken(self) -> str:
-        """The first parameter whose gradients are not finite; the last one of all if each is."""
-        return next((p for p, size in self._sizes.items() if not bool(torch.isfinite(size))), [*self._sizes][-1])
-
-    def add(self, which: int, parameter: str, factor: Factor, view: Geometry | None, rows: slice) -> None:
+    def add(self, which: int, parameter: str, factor: Factor, view: Geometry | None, rows: slice = EVERYTHING) -> None:
         """Add the gradients of some samples for one parameter and one cotangent; each once.
 
         Args:
@@ -71,20 +73,25 @@ class SketchAccumulator:
         """
         layer = self._place[self.layer_of[parameter]] if self.layer_of is not None else 0
         probe = which if self.probes > 1 else 0
-        out, norms = self.rows[rows, layer, probe], self.norms[rows, layer, probe]
-        places = _Places(factor, view)
-        root = self.root(parameter)
-        size = norms.new_zeros(())
-        for pick, block in factor.pieces(SLICE):
+        places, root = _Places(factor, view), self.root(parameter)
+        total: Tensor | None = None
+        norms = self.norms[rows, layer, probe]
+        for pick, block in factor.pieces(SLICE if self.rows.device.type == "cpu" else SLICE_ELSEWHERE):
             at = places.of(pick, block.device)
             if root is not None:
                 flat = root.reshape(-1)
                 block = block * (flat[at : at + block.shape[1]] if isinstance(at, int) else flat[at]).to(block)
-            squares = torch.linalg.vecdot(block, block).to(norms)
-            norms += squares
-            size += squares.sum()
-            self.projection.add(out, parameter, which, at, block, places.size)
-        self._sizes[parameter] = self._sizes.get(parameter, 0.0) + size
+            block = block.to(torch.promote_types(block.dtype, torch.float32))
+            if total is None:
+                total = block.new_zeros(len(block), self.projection.dim)
+            norms += torch.linalg.vecdot(block, block)
+            self.projection.add(total, parameter, which, at, block, places.size)
+        if total is not None:
+            self.rows[rows, layer, probe] += total
+
+    def finite(self, rows: slice = EVERYTHING) -> bool:
+        """Everything added for some samples is."""
+        return bool(torch.isfinite(self.norms[rows]).all()) and bool(torch.isfinite(self.rows[rows]).all())
 
 
 class _Places:

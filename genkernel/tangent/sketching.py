@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from genkernel.errors import InputError, NonFiniteError
-from genkernel.tangent import batches, engine
-from genkernel.tangent.assembly import Assembly, UnprovedError
-from genkernel.tangent.capture import Tape
+from genkernel.errors import InputError
+from genkernel.tangent import batches
 from genkernel.tangent.cotangents import Cotangents, probes
-from genkernel.tangent.coverage import Coverage
-from genkernel.tangent.derivation import Geometry
-from genkernel.tangent.engine import _dtype, _guarded
-from genkernel.tangent.factors import Dense, Factor
 from genkernel.tangent.fingerprint import fingerprint_batch, fingerprint_code, fingerprint_model
 from genkernel.tangent.model import TangentModel, as_tangent_model
-from genkernel.tangent.preconditioner import as_preconditioner
-from genkernel.tangent.probe import examine
+from genkernel.tangent.passes import GradientPass, guarded
+from genkernel.tangent.precision import parse_dtype
+from genkernel.tangent.preconditioner import Preconditioner, as_preconditioner
 from genkernel.tangent.projection import Projection
 from genkernel.tangent.sketch_accumulator import SLICE, SketchAccumulator
 from genkernel.tangent.sketch_store import RowStore, Sizes
 from genkernel.tangent.sketches import Sketch
-from genkernel.tangent.tiles import parse_memory
+from genkernel.tangent.plan import parse_memory
 
 log = logging.getLogger("genkernel")
 
@@ -99,10 +94,10 @@ def sketch(
         cotangents or probes(),
         precondition,
         by,
-        _dtype(dtype),
+        parse_dtype(dtype),
         parse_memory(memory),
     )
-    with _guarded(model):
+    with guarded(model):
         return job.run(store, progress)
 
 
@@ -139,22 +134,20 @@ class _Job:
 
     def run(self, store: str | Path | None, progress: bool | None) -> Sketch:
         model = self.model
-        model.check_finite()
-        gradients = _Gradients(model, self.x, self.cotangents, self.dtype)
+        gradients = GradientPass(model, batches.take(self.x, _spread(self.n, 16)), self.dtype)
         few = batches.move(batches.take(self.x, _spread(self.n, 4)), model.device, self.dtype)
-        with model.evaluating(), torch.no_grad():
-            out = model.run(gradients.tensors, few)
+        out = gradients.outputs(few)
         self.cotangents.check(out, few)
         shape = tuple(out.shape[1:])
         probes = self.cotangents.count(shape) if self.cotangents.random else 1
         layers = list(dict.fromkeys(self.layer_of.values())) if self.layer_of is not None else None
-        batch = self._batch(gradients.bytes_per_sample, probes, len(layers or [None]))
+        batch = self._batch(gradients.coverage.bytes_per_sample, probes, len(layers or [None]))
         kept = torch.float64 if (self.dtype or model.dtype) == torch.float64 else torch.float32
         sizes = Sizes.of(self.n, len(layers or [None]), probes, self.projection.dim, kept)
         plan = {"batch": batch, "threads": torch.get_num_threads()}
-        settings = self._settings(layers, self.cotangents.scale(shape) if self.cotangents.random else 1.0)
+        what = settings(model, self.x, self.projection, self.cotangents, self.P, layers, shape, self.dtype)
 
-        rows = RowStore.open(store, settings, sizes, plan) if store is not None else None
+        rows = RowStore.open(store, what, sizes, plan) if store is not None else None
         if rows is not None:
             plan = rows.plan
         values = torch.empty(0 if rows else self.n, sizes.layers, sizes.probes, sizes.dim, dtype=kept)
@@ -173,24 +166,20 @@ class _Job:
                 bar.update(1)
         if rows is not None:
             return Sketch.read(rows)
-        return Sketch.made(values, norms, settings)
+        return Sketch.made(values, norms, what)
 
-    def _project(self, gradients: _Gradients, part: slice, probes: int) -> SketchAccumulator:
+    def _project(self, gradients: GradientPass, part: slice, probes: int) -> SketchAccumulator:
         """The sketches of a few samples."""
-        batch = batches.move(batches.take(self.x, part), self.model.device, self.dtype)
-        n = part.stop - part.start
-
-        def empty() -> SketchAccumulator:
-            return SketchAccumulator(
-                self.projection, n, probes=probes, layer_of=self.layer_of, root=self.P.diagonal_root,
-                device=self.model.device,
-            )  # fmt: skip
-
-        into = gradients.run(batch, empty, part.start)
-        if not into.finite():
-            name = into.broken()
-            _check_finite(into.norms, f"gradient of {name!r}", part.start)
-            raise NonFiniteError(f"the sketch of {name!r} overflows: its gradients are too large for float32")
+        into = SketchAccumulator(
+            self.projection,
+            part.stop - part.start,
+            probes=probes,
+            layer_of=self.layer_of,
+            root=self.P.diagonal_root,
+            device=self.model.device,
+        )
+        batch = batches.take(self.x, part)
+        gradients.run(batch, self.cotangents, into, where=lambda i: f"sample {part.start + i}")
         return into
 
     def _done(self, rows: RowStore | None) -> set[tuple[int, int]]:
@@ -214,86 +203,45 @@ class _Job:
             log.warning(f"one sample takes more than memory={self.budget} bytes: they run one at a time")
         return max(1, min(self.n, LARGEST_BATCH, most))
 
-    def _settings(self, layers: list[str] | None, scale: float) -> dict[str, Any]:
-        """Everything that decides the numbers, for the manifest and for refusing to mix sketches."""
-        model = self.model
-        return {
-            "projection": self.projection.settings,
-            "cotangents": self.cotangents.describe(),
-            "layers": layers,
-            "parameters": {name: list(p.shape) for name, p in model.parameters.items()},
-            "random": self.cotangents.random,
-            "scale": scale,
-            "cotangents_digest": self.cotangents.fingerprint(),
-            "precondition": self.P.describe(),
-            "precondition_digest": self.P.fingerprint(),
-            "dtype": str(self.dtype or model.dtype).removeprefix("torch."),
-            "device": model.device.type,
-            "model": fingerprint_model(model),
-            "inputs": fingerprint_batch(self.x),
-            "code": fingerprint_code(),
-        }
 
+def settings(
+    model: TangentModel,
+    x: Any,
+    projection: Projection,
+    cotangents: Cotangents,
+    P: Preconditioner,
+    layers: list[str] | None,
+    shape: tuple[int, ...],
+    dtype: torch.dtype | None,
+) -> dict[str, Any]:
+    """Everything that decides the rows, for manifests and for :meth:`Sketch.made`; JSON-ready.
 
-class _Gradients:
-    """Forwards and backwards that hand out per-sample gradients parameter by parameter."""
-
-    def __init__(self, model: TangentModel, x: Any, cotangents: Cotangents, dtype: torch.dtype | None):
-        self.model, self.cotangents = model, cotangents
-        self._engine = engine._Job(model, x, None, cotangents, None, None, dtype, "float64", 1)
-        coverage = examine(model, batches.take(x, _spread(batches.size(x), 16)), dtype)
-        self._engine._coverages = [coverage]
-        self.bytes_per_sample = coverage.bytes_per_sample
-        with model.evaluating():
-            self.tensors = model.tensors(dtype)
-
-    def run(self, batch: Any, sink: Callable[[], SketchAccumulator], first: int) -> SketchAccumulator:
-        unproved: set[str] = set()
-        with self.model.evaluating():
-            while True:
-                tape, out, coverage = self._engine._forward(self.tensors, batch, unproved)
-                try:
-                    return self._backward(tape, out, coverage, batch, sink(), first)
-                except UnprovedError as found:
-                    unproved |= found.parameters
-                finally:
-                    tape.close()
-
-    def _backward(
-        self, tape: Tape, out: Tensor, coverage: Coverage, batch: Any, into: SketchAccumulator, first: int
-    ) -> SketchAccumulator:
-        _check_finite(out.detach(), "output", first)
-        n, which = batches.size(batch), 0
-
-        def emit(parameter: str, factor: Factor, view: Geometry | None) -> None:
-            into.add(which, parameter, factor, view, slice(0, n))
-
-        assembly = Assembly(tape, coverage.plans, n, emit)
-        tape.deliver = assembly.receive
-        total = self.cotangents.count(tuple(out.shape[1:]))
-        for k, v in enumerate(self.cotangents.vectors(out.detach().clone(), batches.copy(batch))):
-            which = k
-            assembly.keep_inputs = k + 1 < total
-            assembly.begin()
-            if tape.leaves and out.requires_grad:
-                torch.autograd.grad(out, tape.leaves, v, retain_graph=k + 1 < total, allow_unused=True)
-            assembly.flush()
-            for parameter, rows in self._engine._through_forward(self.tensors, batch, v, coverage.generic):
-                emit(parameter, Dense(rows), None)
-        return into
+    Args:
+        layers: names along the axis of layers of the rows; None for one sketch of all parameters.
+        shape: of one sample's output.
+        dtype: of activations and gradients; None for the model's own.
+    """
+    return {
+        "projection": projection.settings,
+        "cotangents": cotangents.describe(),
+        "layers": layers,
+        "parameters": {name: list(p.shape) for name, p in model.parameters.items()},
+        "random": cotangents.random,
+        "scale": cotangents.scale(shape) if cotangents.random else 1.0,
+        "cotangents_digest": cotangents.fingerprint(),
+        "precondition": P.describe(),
+        "precondition_digest": P.fingerprint(),
+        "dtype": str(dtype or model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "model": fingerprint_model(model),
+        "inputs": fingerprint_batch(x),
+        "code": fingerprint_code(),
+    }
 
 
 def _spread(n: int, most: int) -> list[int]:
     """At most ``most`` samples, evenly over the batch."""
     return sorted({round(i * (n - 1) / max(1, most - 1)) for i in range(most)})
-
-
-def _check_finite(values: Tensor, what: str, first: int) -> None:
-    bad = (~torch.isfinite(values)).reshape(len(values), -1).any(1).nonzero().flatten()
-    if len(bad):
-        raise NonFiniteError(
-            f"the {what} is NaN or infinite for sample {first + int(bad[0])}: check that input, or the weights"
-        )
 
 
 @contextmanager
