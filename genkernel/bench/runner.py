@@ -41,6 +41,7 @@ def compare(
     memory_only: bool = False,
     cache: Path | None = None,
     say: Say = lambda message: None,
+    keep: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> dict[str, Any]:
     """Run the benchmark and return its record, which JSON can hold.
 
@@ -54,6 +55,7 @@ def compare(
         memory_only: stop after the trials, which give accuracy and peak memory.
         cache: folder for the float64 kernels; by default genkernel/bench in the user's cache.
         say: told what is going on.
+        keep: given the record after every workload, so that a run that is stopped leaves what it has.
 
     Raises:
         InputError: a name is unknown, or an option makes no sense.
@@ -86,7 +88,8 @@ def compare(
         record["workloads"][workload.name] = _one(
             workload, chosen, rounds, quick, place, limit, memory_only, cache or _cache(), found, say
         )
-    record["provenance"]["load_average_at_end"] = provenance(place)["load_average"]
+        record["provenance"]["load_average_at_end"] = provenance(place)["load_average"]
+        keep(record)
     return record
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +52,12 @@ def scale(
     limit: float = 120.0,
     axes: Iterable[Axis] = AXES,
     say: Say = lambda message: None,
+    keep: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> dict[str, Any]:
     """Seconds and peak bytes of every contender along each axis, each call in a fresh process.
 
-    A contender that fails or takes too long at one size is not tried at larger ones of that axis.
+    A contender that fails or takes too long at one size is not tried at larger ones of that axis. ``keep`` is given
+    the record after every axis.
     """
     if rounds < 1:
         raise InputError(f"a scaling study needs at least one round, not {rounds}")
@@ -72,6 +74,7 @@ def scale(
     }
     for axis in axes:
         record["axes"][axis.name] = _study(axis, chosen, rounds, quick, place, limit, say)
+        keep(record)
     return record
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,13 +88,15 @@ def bench(
     if out is not None and not out.parent.is_dir():
         raise OutputError(f"cannot write {out}: its folder does not exist")
     options: dict[str, Any] = {"rounds": rounds, "quick": quick, "device": device, "limit": limit, "say": note}
+    if out is not None:
+        options["keep"] = partial(_write, out=out)
     with quiet_stdout():
         if scaling:
             record = scale(_split(contenders), **options)
         else:
             record = compare(_split(workloads), _split(contenders), memory_only=memory_only, **options)
     if out is not None:
-        _write(record, out)
+        _finish(record, out)
     if as_json:
         print_json(record)
     else:
@@ -110,6 +113,11 @@ def _write(record: dict[str, Any], out: Path) -> None:
     from genkernel.runs import write_atomic
 
     write_atomic(out, json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _finish(record: dict[str, Any], out: Path) -> None:
+    from genkernel.runs import write_atomic
+
     note(f"record: {out}")
     if record["kind"] == "bench-scaling":
         from genkernel.bench.figure import scaling_figure

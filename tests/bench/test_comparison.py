@@ -165,6 +165,8 @@ def test_command(record: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_pa
 
     def compare(workloads: Any, names: Any, **options: Any) -> dict[str, Any]:
         asked.update(options, workloads=workloads, names=names)
+        if "keep" in options:
+            options["keep"](record)
         return record
 
     monkeypatch.setattr(runner, "compare", compare)
