@@ -76,7 +76,7 @@ class SketchAccumulator:
         places, root = _Places(factor, view), self.root(parameter)
         total: Tensor | None = None
         norms = self.norms[rows, layer, probe]
-        for pick, block in factor.pieces(SLICE if self.rows.device.type == "cpu" else SLICE_ELSEWHERE):
+        for pick, block in factor.pieces(slice_of(self.rows.device)):
             at = places.of(pick, block.device)
             if root is not None:
                 flat = root.reshape(-1)
@@ -92,6 +92,11 @@ class SketchAccumulator:
     def finite(self, rows: slice = EVERYTHING) -> bool:
         """Everything added for some samples is."""
         return bool(torch.isfinite(self.norms[rows]).all()) and bool(torch.isfinite(self.rows[rows]).all())
+
+
+def slice_of(device: torch.device) -> int:
+    """Gradient entries that are projected at once."""
+    return SLICE if device.type == "cpu" else SLICE_ELSEWHERE
 
 
 class _Places:

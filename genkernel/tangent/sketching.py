@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from genkernel.errors import InputError
 from genkernel.tangent import batches
@@ -17,13 +17,14 @@ from genkernel.tangent.cotangents import Cotangents, probes
 from genkernel.tangent.fingerprint import fingerprint_batch, fingerprint_code, fingerprint_model
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.passes import GradientPass, guarded
+from genkernel.tangent.plan import parse_memory
 from genkernel.tangent.precision import parse_dtype
 from genkernel.tangent.preconditioner import Preconditioner, as_preconditioner
 from genkernel.tangent.projection import Projection
-from genkernel.tangent.sketch_accumulator import SLICE, SketchAccumulator
+from genkernel.tangent.shortage import out_of_memory
+from genkernel.tangent.sketch_accumulator import SketchAccumulator, slice_of
 from genkernel.tangent.sketch_store import RowStore, Sizes
 from genkernel.tangent.sketches import Sketch
-from genkernel.tangent.plan import parse_memory
 
 log = logging.getLogger("genkernel")
 
@@ -160,16 +161,16 @@ class _Job:
                 part = slice(start, min(self.n, start + batch))
                 found = self._project(gradients, part, probes)
                 if rows is not None:
-                    rows.put(start, found.rows.to("cpu", kept), found.norms.cpu())
+                    rows.put(start, found[0].to(kept), found[1])
                 else:
-                    values[part], norms[part] = found.rows.to("cpu", kept), found.norms.cpu()
+                    values[part], norms[part] = found
                 bar.update(1)
         if rows is not None:
             return Sketch.read(rows)
         return Sketch.made(values, norms, what)
 
-    def _project(self, gradients: GradientPass, part: slice, probes: int) -> SketchAccumulator:
-        """The sketches of a few samples."""
+    def _project(self, gradients: GradientPass, part: slice, probes: int) -> tuple[Tensor, Tensor]:
+        """Rows and norms of a few samples, float64 on the CPU; in halves where memory turns out short."""
         into = SketchAccumulator(
             self.projection,
             part.stop - part.start,
@@ -179,8 +180,21 @@ class _Job:
             device=self.model.device,
         )
         batch = batches.take(self.x, part)
-        gradients.run(batch, self.cotangents, into, where=lambda i: f"sample {part.start + i}")
-        return into
+        try:
+            gradients.run(batch, self.cotangents, into, where=lambda i: f"sample {part.start + i}")
+            return into.rows.cpu(), into.norms.cpu()
+        except (MemoryError, RuntimeError) as error:
+            if into.n == 1 or not out_of_memory(error):
+                raise
+        del into  # and, the exception being over, all that its frames held
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        middle = (part.start + part.stop) // 2
+        log.warning(f"out of memory with {part.stop - part.start} samples at once: going on with half as many")
+        halves = [
+            self._project(gradients, half, probes) for half in (slice(part.start, middle), slice(middle, part.stop))
+        ]
+        return torch.cat([rows for rows, _ in halves]), torch.cat([norms for _, norms in halves])
 
     def _done(self, rows: RowStore | None) -> set[tuple[int, int]]:
         if rows is None:
@@ -196,7 +210,7 @@ class _Job:
         """Samples that run together."""
         itemsize = (self.dtype or self.model.dtype).itemsize
         sums = layers * probes * (self.projection.dim + 1) * 8 * 2  # float64, and the copy that is kept
-        scratch = SLICE * (3 * itemsize + 16)
+        scratch = slice_of(self.model.device) * (3 * itemsize + 16)
         copies = sum(p.numel() for p in self.model.parameters.values()) * itemsize * (self.dtype is not None)
         most = (self.budget - scratch - copies) // max(1, bytes_per_sample + sums)
         if most < 1:
