@@ -164,6 +164,7 @@ class _Job:
                     rows.put(start, found[0].to(kept), found[1])
                 else:
                     values[part], norms[part] = found
+                del found  # the next batch needs its memory
                 bar.update(1)
         if rows is not None:
             return Sketch.read(rows)
@@ -212,7 +213,8 @@ class _Job:
         sums = layers * probes * (self.projection.dim + 1) * 8 * 2  # float64, and the copy that is kept
         scratch = slice_of(self.model.device) * (3 * itemsize + 16)
         copies = sum(p.numel() for p in self.model.parameters.values()) * itemsize * (self.dtype is not None)
-        most = (self.budget - scratch - copies) // max(1, bytes_per_sample + sums)
+        activations = bytes_per_sample * 5 // 4  # allocators leave gaps
+        most = (self.budget - scratch - copies) // max(1, activations + sums)
         if most < 1:
             log.warning(f"one sample takes more than memory={self.budget} bytes: they run one at a time")
         return max(1, min(self.n, LARGEST_BATCH, most))
