@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     rows = fill(args.rows, sources, args.only, again=args.again, isolated=not args.inline, progress=True)
     if args.out is not None:
-        page = markdown(rows, fingerprint_code()[:12])
+        page = markdown(rows, fingerprint_code())
         if args.out.suffix == ".json":
             page = json.dumps([row.to_json() for row in rows], indent=1) + "\n"
         print(f"saved {write_atomic(args.out, page)}")

@@ -148,7 +148,7 @@ def check(architecture: Architecture) -> Row:
     Nothing is raised: a network that cannot be built, or an engine that raises, is a row, too.
     """
     row = Row(architecture.name, architecture.group, "failed", versions=versions(architecture))
-    row.engine = fingerprint_code()[:12]
+    row.engine = fingerprint_code()
     if architecture.build is None:
         row.status, row.note = "skipped", architecture.reason
         return row
