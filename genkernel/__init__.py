@@ -23,6 +23,13 @@ _HOMES = {
     "exact_trace": "genkernel.tangent",
     "probes": "genkernel.tangent",
     "cotangent": "genkernel.tangent",
+    "loss": "genkernel.tangent",
+    "residual": "genkernel.tangent",
+    "blocks": "genkernel.tangent",
+    "Preconditioner": "genkernel.tangent",
+    "operator": "genkernel.tangent",
+    "sketch": "genkernel.tangent",
+    "Sketch": "genkernel.tangent",
     "load_images": "genkernel.data",
     "Denoiser": "genkernel.diffusion",
     "NoiseSchedule": "genkernel.diffusion",
@@ -41,7 +48,23 @@ if TYPE_CHECKING:
     from genkernel.data import load_images
     from genkernel.diffusion import Denoiser, NoiseSchedule
     from genkernel.errors import GenkernelError
-    from genkernel.tangent import Kernel, TangentModel, cotangent, exact_trace, kernel, output, probes, total
+    from genkernel.tangent import (
+        Kernel,
+        Preconditioner,
+        Sketch,
+        TangentModel,
+        blocks,
+        cotangent,
+        exact_trace,
+        kernel,
+        loss,
+        operator,
+        output,
+        probes,
+        residual,
+        sketch,
+        total,
+    )
     from genkernel.workflows import Report, doctor, load, locality, open_run, wrap
 
 

@@ -63,17 +63,25 @@ class Assembly:
         n: number of samples.
         emit: called as ``emit(parameter, factor, view)``; with a view, the factor's coordinates
             are those of that view of the parameter.
+        wanted: the parameters to hand out (and those that share a derivation with them); None for all.
     """
 
-    def __init__(self, tape: Tape, plans: list[UsePlan | None], n: int, emit: Emit):
+    def __init__(self, tape: Tape, plans: list[UsePlan | None], n: int, emit: Emit, wanted: set[str] | None = None):
         self.tape, self.plans, self.n, self.emit = tape, plans, n, emit
         self.groups = group_parameters(plans)
+        if wanted is not None:
+            self.groups = [group for group in self.groups if wanted.intersection(group.parameters)]
         self._of_use: dict[int, list[int]] = {}
         for g, group in enumerate(self.groups):
             for u in group.uses:
                 self._of_use.setdefault(u, []).append(g)
         self.keep_inputs = True
         self.begin()
+
+    @property
+    def awaited(self) -> set[int]:
+        """The uses whose output-gradients are needed."""
+        return set(self._of_use)
 
     def begin(self) -> None:
         """Start a new cotangent."""

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
@@ -70,6 +71,7 @@ class Tape(TorchFunctionMode):
         self.uses: list[Use] = []
         self.opaque: list[Opaque] = []
         self.leaves: list[Tensor] = []  # where the graph of output-gradients begins
+        self._edges: list[GradientEdge] = []  # the output of each use in that graph
         self._ours: set[int] = {id(p) for p in parameters.values()}
         # storage -> (is parameter-derived, weak reference that keeps the key from being reused)
         self._known: dict[int, tuple[bool, StorageWeakRef]] = {}
@@ -83,7 +85,7 @@ class Tape(TorchFunctionMode):
     def close(self) -> None:
         """Let go of everything held; hooks keep the tape alive as long as the graph."""
         self.deliver = None
-        for held in (self.uses, self.opaque, self.leaves, self._held, self._known):
+        for held in (self.uses, self.opaque, self.leaves, self._edges, self._held, self._known):
             held.clear()
 
     # ------------------------------------------------------------------ classes
@@ -244,7 +246,12 @@ class Tape(TorchFunctionMode):
             self.leaves.append(leaf)
             out = leaf.clone()
         out.register_hook(lambda gradient, use=use: self._deliver(use, gradient))
+        self._edges.append(get_gradient_edge(out))
         return out
+
+    def ends(self, uses: set[int]) -> list[GradientEdge]:
+        """Where a backward pass may stop when the output-gradients of these uses are all it is for."""
+        return [self._edges[u] for u in sorted(uses)]
 
     def _deliver(self, use: Use, gradient: Tensor) -> None:
         if self.deliver is not None:

@@ -1,7 +1,7 @@
-"""Gram products of factors: K[r, c] += Σ_p G_rp P_p G_cp, by the cheaper of two routes.
+"""Gram products of factors: K[r, c] += Σ_p G_rp P_p G_cp, by the cheapest of the exact routes.
 
-* **ghost**: Σ_{t,s} (A_it·A_js)(B_it·B_js), never forming G; for few positions T;
-* **materialise**: G in slices of a few million entries, one GEMM per slice.
+* **ghost**: from pairs of positions, never forming G (:mod:`genkernel.tangent.ghost`);
+* **materialised**: G in slices of a few million entries, one matrix product per slice.
 
 Products are accumulated in float64 by default: a float32 Gram product of float32 gradients
 invents rank that is not there (docs/engine.md).
@@ -9,31 +9,39 @@ invents rank that is not there (docs/engine.md).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from genkernel.tangent import costs, ghost
 from genkernel.tangent.factors import Convolution, Factor, Outer
+from genkernel.tangent.products import dot
 
 #: entries of one materialised slice: large enough for GEMM, small enough for cache and scratch
 SLICE = 1 << 21
-#: entries of the position products in one ghost block
-GHOST = 1 << 22
 #: from this many samples on, symmetric products compute the lower triangle only
-TRIANGLE = 256
+TRIANGLE = 48
+
+#: route → (product ``[r, c]``, squared norms ``[n]``)
+_GHOSTS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "ghost": (ghost.outer, ghost.outer_squares),
+    "shifted ghost": (ghost.shifted, ghost.shifted_squares),
+}
 
 
 @dataclass
 class Block:
-    """One rectangle of the kernel while its tile runs.
+    """One rectangle of the kernel while its samples run.
 
     Args:
-        rows, cols: which samples of the tile are on the two sides.
+        rows, cols: which of the samples are on the two sides.
+        samples: how many there are.
         count: number of separately kept totals (one per probe, or one).
         layer_of: parameter → layer, or None to keep totals only.
         accumulate: dtype of products and sums.
-        norms: also keep the squared norm of every sample of the tile.
+        norms: also keep the squared norm of every sample.
     """
 
     rows: slice
@@ -47,24 +55,30 @@ class Block:
     totals: Tensor = field(init=False)
     layers: dict[str, Tensor] = field(init=False)
     squares: Tensor | None = field(init=False)
+    routes: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
         """Start from zero."""
-        r, c = self.rows.stop - self.rows.start, self.cols.stop - self.cols.start
+        r, c = self._sides
         self.totals = torch.zeros(self.count, r, c, dtype=torch.float64, device=self.device)
         self.layers = {}
         self.squares = (
             torch.zeros(self.count, self.samples, dtype=torch.float64, device=self.device) if self.norms else None
         )
+        self.routes = {}
+
+    @property
+    def _sides(self) -> tuple[int, int]:
+        return self.rows.stop - self.rows.start, self.cols.stop - self.cols.start
 
     @property
     def symmetric(self) -> bool:
         return self.rows == self.cols
 
-    def add(self, which: int, parameter: str, factor: Factor, root: Tensor | None) -> None:
+    def add(self, which: int, parameter: str, factor: Factor, root: Tensor | None = None) -> None:
         """Add the contribution of one parameter under one cotangent.
 
         Args:
@@ -72,20 +86,29 @@ class Block:
             parameter: name, for the layer.
             factor: per-sample gradients of the parameter, or of a view of it.
             root: square root of the diagonal preconditioner in the factor's coordinates.
-
-        Raises:
-            FloatingPointError: a sample's gradient is not finite.
         """
-        if isinstance(factor, Convolution) and root is None and self._prefers_ghost(_shape_only(factor)):
-            factor = factor.outer()
-        if isinstance(factor, Outer) and root is None and self._prefers_ghost(factor):
-            product = self._ghost(factor)
-            squares = self._ghost_squares(factor) if self.squares is not None else None
+        route, factor = self.route(factor, root)
+        self.routes[route] = self.routes.get(route, 0) + 1
+        if route in _GHOSTS:
+            pairs, diagonal = _GHOSTS[route]
+            product = pairs(factor, self.rows, self.cols, self.accumulate)
+            squares = diagonal(factor, self.accumulate) if self.squares is not None else None
         else:
             product, squares = self._materialised(factor, root)
-        # a sample's NaN or infinity always reaches its own squared norm
-        if not torch.isfinite(squares if squares is not None else product.diagonal()).all():
-            raise FloatingPointError(parameter)
+        self._keep(which, parameter, product, squares)
+
+    def add_pair(self, which: int, parameter: str, left: Tensor, right: Tensor) -> None:
+        """Add ``left @ rightᵀ`` for rows of gradients ``[samples, p]`` and the same rows times P."""
+        product = torch.zeros(self._sides, dtype=torch.float64, device=self.device)
+        step = max(1, SLICE // max(1, self.samples))
+        for start in range(0, left.shape[1], step):
+            a = left[self.rows, start : start + step].to(self.accumulate)
+            b = right[self.cols, start : start + step].to(self.accumulate)
+            self._accumulate(product, a, b)
+        squares = (left * right).sum(1, dtype=torch.float64) if self.squares is not None else None
+        self._keep(which, parameter, product, squares)
+
+    def _keep(self, which: int, parameter: str, product: Tensor, squares: Tensor | None) -> None:
         self.totals[which] += product
         if self.squares is not None and squares is not None:
             self.squares[which] += squares
@@ -96,6 +119,11 @@ class Block:
             else:
                 self.layers[layer] = product
 
+    def broken(self) -> bool:
+        """True when some sample's gradient was not finite: that always reaches its own squared norm."""
+        diagonal = self.squares if self.squares is not None else self.totals.diagonal(dim1=1, dim2=2)
+        return not bool(torch.isfinite(diagonal).all())
+
     def mirror(self) -> None:
         """Fill the upper triangle of a symmetric block, once, after the last contribution."""
         if self.symmetric:
@@ -104,26 +132,35 @@ class Block:
 
     # ------------------------------------------------------------------- routes
 
-    def _prefers_ghost(self, factor: Outer | _Shape) -> bool:
-        r, c = self.rows.stop - self.rows.start, self.cols.stop - self.cols.start
-        T, a, b, n = factor.T, factor.a, factor.b, factor.n
-        materialised = 2 * n * T * a * b + 2 * r * c * a * b
-        ghost = r * c * T * T * (2 * (a + b) + 20)
-        return ghost < materialised
+    def route(self, factor: Factor, root: Tensor | None = None) -> tuple[str, Factor]:
+        """The cheapest route, and the form of the factor that it takes."""
+        if root is not None or not isinstance(factor, (Outer, Convolution)):
+            return "materialised", factor
+        size = costs.Rectangle(*self._sides, self.samples, self.symmetric, self.accumulate)
+        candidates: dict[str, float] = {"materialised": costs.materialised(factor, size)}
+        if isinstance(factor, Outer):
+            candidates["ghost"] = costs.ghost(factor, size)
+        elif factor.groups == 1:
+            candidates["shifted ghost"] = costs.shifted_ghost(factor, size)
+            candidates["ghost"] = costs.unfolded_ghost(factor, size)
+        best = min(candidates, key=lambda route: candidates[route])
+        if best == "ghost" and isinstance(factor, Convolution):
+            return best, factor.outer()
+        return best, factor
 
     def _materialised(self, factor: Factor, root: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        r, c = self.rows.stop - self.rows.start, self.cols.stop - self.cols.start
-        product = torch.zeros(r, c, dtype=torch.float64, device=self.device)
+        r, _ = self._sides
+        product = torch.zeros(self._sides, dtype=torch.float64, device=self.device)
         squares = torch.zeros(self.samples, dtype=torch.float64, device=self.device) if self.norms else None
-        triangle = self.symmetric and r >= TRIANGLE
+        stride = max(32, min(512, r // 4))
         for part in factor.slices(SLICE, root):
-            part = part.to(self.accumulate)
+            part = part.to(self.device, self.accumulate)
             left, right = part[self.rows], part[self.cols]
             if squares is not None:
                 squares += part.square().sum(1)
-            if triangle:
-                for start in range(0, r, TRIANGLE // 2):
-                    stop = min(r, start + TRIANGLE // 2)
+            if self.symmetric and r >= TRIANGLE:
+                for start in range(0, r, stride):
+                    stop = min(r, start + stride)
                     self._accumulate(product[start:stop, :stop], left[start:stop], right[:stop])
             else:
                 self._accumulate(product, left, right)
@@ -133,41 +170,4 @@ class Block:
         if left.dtype == product.dtype:
             product.addmm_(left, right.T)
         else:
-            product += left @ right.T
-
-    def _ghost(self, factor: Outer) -> Tensor:
-        A, B, T = factor.A.to(self.accumulate), factor.B.to(self.accumulate), factor.T
-        Ar, Br, Ac, Bc = A[self.rows], B[self.rows], A[self.cols], B[self.cols]
-        if T == 1:
-            return ((Ar[:, 0] @ Ac[:, 0].T) * (Br[:, 0] @ Bc[:, 0].T)).to(torch.float64)
-        r, c = len(Ar), len(Ac)
-        Ac, Bc = Ac.reshape(c * T, -1), Bc.reshape(c * T, -1)
-        step = max(1, GHOST // (c * T * T))
-        blocks = []
-        for start in range(0, r, step):
-            a, b = Ar[start : start + step].reshape(-1, factor.a), Br[start : start + step].reshape(-1, factor.b)
-            both = (a @ Ac.T).mul_(b @ Bc.T)
-            blocks.append(both.view(-1, T, c, T).sum((1, 3), dtype=torch.float64))
-        return torch.cat(blocks)
-
-    def _ghost_squares(self, factor: Outer) -> Tensor:
-        A, B = factor.A.to(self.accumulate), factor.B.to(self.accumulate)
-        return (torch.bmm(A, A.transpose(1, 2)) * torch.bmm(B, B.transpose(1, 2))).sum((1, 2), dtype=torch.float64)
-
-
-@dataclass
-class _Shape:
-    n: int
-    T: int
-    a: int
-    b: int
-
-
-def _shape_only(factor: Convolution) -> _Shape:
-    """What ``factor.outer()`` would be; one that never prefers the ghost route when grouped."""
-    small = factor.A if factor.transposed else factor.B
-    positions = small.shape[2:].numel()
-    if factor.groups > 1:
-        return _Shape(factor.n, 1 << 20, 1, 1)
-    wide = factor.shape[0]
-    return _Shape(factor.n, positions, torch.Size(factor.shape[1:]).numel(), wide)
+            product += dot(left, right)

@@ -11,6 +11,7 @@ from torch import Tensor
 from genkernel.tangent.assembly import UsePlan, use_parameters
 from genkernel.tangent.capture import Tape
 from genkernel.tangent.derivation import geometry, parameters_of
+from genkernel.tangent.factors import Factor
 
 
 @dataclass
@@ -27,6 +28,8 @@ class Coverage:
         dtype: precision of the comparison.
         bytes_per_sample: memory held per sample in the run's dtype: activations, and gradients
             that cannot be contracted in slices.
+        seconds_per_sample: one forward and one backward, measured.
+        footprints: the form of each parameter's gradient, for one sample and without data.
     """
 
     plans: list[UsePlan | None]
@@ -37,6 +40,8 @@ class Coverage:
     error: float = 0.0
     dtype: torch.dtype = torch.float64
     bytes_per_sample: int = 0
+    seconds_per_sample: float = 0.0
+    footprints: dict[str, Factor] = field(default_factory=dict)
 
     @property
     def uses(self) -> dict[str, int]:

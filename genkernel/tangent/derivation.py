@@ -111,9 +111,7 @@ def pull_back_own(
     collected: dict[str, list[Tensor]] = {}
     for i in range(n):
         row = torch.zeros_like(gradient)
-        slot = torch.arange(i * layout.inner, (i + 1) * layout.inner, device=row.device)
-        if not layout.major:
-            slot = torch.arange(i, row.shape[layout.axis], n, device=row.device)
+        slot = layout.slots(i, n, row.device)
         row.index_copy_(layout.axis, slot, gradient.index_select(layout.axis, slot))
         for name, g in pull_back(derived, row[None], names, aliases).items():
             collected.setdefault(name, []).append(g[0])

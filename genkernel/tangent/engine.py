@@ -1,39 +1,47 @@
-"""``kernel()``: K = J(x) P J(y)ᵀ for chosen cotangents, tile by tile.
+"""``kernel()``: K = J(x) P J(y)ᵀ for chosen cotangents.
 
-One forward per tile on frozen aliases of the parameters, one backward per cotangent that
-propagates output-gradients only; each parameter is contracted as soon as its last use has
-its output-gradient, and the n × P matrix of gradients never exists.
+The arguments are checked, the model is proved, a plan is made and said, its tasks are run (or
+read from a store, or given to other workers), and their results are added in the plan's order.
 """
 
 from __future__ import annotations
 
 import logging
+import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from genkernel.errors import GenkernelError, InputError, NonFiniteError
+from genkernel.errors import InputError
 from genkernel.tangent import batches
-from genkernel.tangent.assembly import Assembly, UnprovedError
-from genkernel.tangent.capture import Tape
 from genkernel.tangent.contraction import Block
+from genkernel.tangent.contractor import Contractor
 from genkernel.tangent.cotangents import Cotangents, probes
 from genkernel.tangent.coverage import Coverage
-from genkernel.tangent.derivation import Geometry
-from genkernel.tangent.factors import Dense, Factor
+from genkernel.tangent.distributed import Workers, current_workers, share
+from genkernel.tangent.fingerprint import fingerprint_call
+from genkernel.tangent.matrices import Matrices, pack
 from genkernel.tangent.model import TangentModel, as_tangent_model
-from genkernel.tangent.precision import full_precision
-from genkernel.tangent.probe import examine, tape_for
-from genkernel.tangent.restore import random_state_kept
+from genkernel.tangent.passes import GradientPass, guarded
+from genkernel.tangent.plan import Plan, Sizes, Task, make_plan, parse_memory
+from genkernel.tangent.precision import parse_dtype
+from genkernel.tangent.preconditioner import Preconditioner, as_preconditioner
 from genkernel.tangent.result import Kernel
-from genkernel.tangent.tiles import Tile, Tiling, parse_memory, plan_tiles
+from genkernel.tangent.shortage import out_of_memory
+from genkernel.tangent.stash import Collector, Stash
+
+if TYPE_CHECKING:
+    from genkernel.tangent.store import TileStore
 
 log = logging.getLogger("genkernel")
+
+Grouping = str | Callable[[str], str] | Mapping[str, str] | None
 
 
 def kernel(
@@ -41,12 +49,16 @@ def kernel(
     x: Any,
     y: Any = None,
     *,
+    model_y: TangentModel | nn.Module | None = None,
     cotangents: Cotangents | None = None,
-    precondition: Mapping[str, Tensor] | None = None,
-    by: str | None = "layer",
+    precondition: Preconditioner | Mapping[str, Tensor] | Any = None,
+    by: Grouping = "layer",
     dtype: torch.dtype | str | None = None,
     accumulate: str = "float64",
     memory: str | int = "8GiB",
+    store: str | Path | None = None,
+    distributed: bool | None = None,
+    coverage: Coverage | None = None,
     progress: bool | None = None,
 ) -> Kernel:
     """The tangent kernel between two batches, or of one batch with itself.
@@ -54,26 +66,36 @@ def kernel(
     Args:
         model: a :class:`TangentModel`, a module, or a domain wrapper that has one.
         x: batch of n samples: a pytree of tensors with a leading sample axis.
-        y: batch of m samples; None for the symmetric kernel of x.
+        y: batch of m samples; None for x again.
+        model_y: the model on the side of y (the two-time kernel J_s(x) P J_t(y)ᵀ, THEORY §1): the same
+            parameters with other values, such as ``model.at(weights)``; None for ``model``.
         cotangents: which scalar of the output is differentiated; 8 shared Rademacher probes by
-            default, an unbiased estimate of the trace kernel with standard errors.
-        precondition: diagonal P as non-negative tensors by parameter name, shaped like the
-            parameters (parameters without an entry have P = 1).
-        by: keep partial kernels per ``"layer"``, per ``"parameter"``, or none (None).
+            default, an unbiased estimate of the trace kernel with standard errors. With
+            ``blocks()`` the values are ``[n, m, O, O]``.
+        precondition: P: a :class:`Preconditioner`, a torch optimizer or its ``state_dict()``, or
+            non-negative diagonals by parameter name (1 for parameters without an entry).
+        by: keep partial kernels per ``"layer"``, per ``"parameter"``, per group (a function or mapping
+            from parameter names to group names), or none (None).
         dtype: dtype of activations and gradients (the model's own by default).
         accumulate: ``"float64"``, or ``"float32"`` for float32 products summed in float64.
-        memory: bound on memory for activations and scratch (``"8GiB"``, bytes). The numbers
-            do not depend on it, up to rounding.
-        progress: show a progress bar (by default when the work takes a while in a terminal).
+        memory: bound on the memory of the run (``"8GiB"``, bytes). The numbers do not depend on it, up to
+            rounding.
+        store: a folder that keeps finished parts, so that a run that was killed goes on where it was.
+        distributed: share the work with the other ranks of ``torch.distributed`` or torchrun, which make the
+            same call and get the same result: None when there are any, False never.
+        coverage: ``K.coverage`` of an earlier call: spares the proof. Only for a model that has not changed since.
+        progress: show the plan and a progress bar (by default when the work takes a while in a terminal).
 
     Returns:
         Kernel: values ``[n, m]`` = scale · Σ_k ⟨J(x_i)ᵀ v_ik, P J(y_j)ᵀ v_jk⟩.
 
     Raises:
-        InputError: empty or mismatched batches, unknown options, P of the wrong shape.
+        InputError: empty or mismatched batches, unknown options, P of the wrong shape, a store of another call.
         BatchCouplingError, RandomOutputError: the output is no function of one sample.
         NonFiniteError: NaN or infinity in weights, outputs or gradients, with where.
         CaptureError: a parameter from outside the module is used.
+        OutputError: the store cannot be written; what is finished is kept.
+        DistributedError: another rank failed, or made another call.
 
     Example:
         >>> import torch, genkernel as gk
@@ -82,277 +104,383 @@ def kernel(
         >>> K.values.shape, sorted(K.layers)
         (torch.Size([5, 5]), ['0', '2'])
     """
+    started = time.perf_counter()
     model = as_tangent_model(model)
-    job = _Job(model, x, y, cotangents or probes(), precondition, by, _dtype(dtype), accumulate, memory)
-    with _guarded(model):
-        return job.run(progress)
+    other = None if model_y is None else as_tangent_model(model_y)
+    chosen = cotangents or probes()
+    job = _Job(model, other, x, y, chosen, precondition, by, parse_dtype(dtype), accumulate, memory)
+    with ExitStack() as stack:
+        device = model.device if model.device.type == "cuda" else None
+        workers = stack.enter_context(current_workers(distributed, device))
+        shelf = None
+        if store is not None or workers.world > 1:
+            manifest = fingerprint_call(
+                model, x, y, model_y=other, cotangents=chosen, precondition=job.metric, by=by, dtype=job.dtype,
+                accumulate=accumulate,
+            )  # fmt: skip
+            workers.agree(manifest)
+            if store is not None:
+                shelf = stack.enter_context(workers.open_store(store, manifest))
+        stack.enter_context(guarded(model))
+        return job.run(workers, shelf, coverage, progress, started)
 
 
 class _Job:
-    """Arguments checked once, then shared by all tiles."""
+    """Arguments checked once, then shared by all tasks."""
 
     def __init__(
         self,
         model: TangentModel,
+        model_y: TangentModel | None,
         x: Any,
         y: Any,
         cotangents: Cotangents,
-        precondition: Mapping[str, Tensor] | None,
-        by: str | None,
+        precondition: Any,
+        by: Grouping,
         dtype: torch.dtype | None,
         accumulate: str,
         memory: str | int,
     ):
         if accumulate not in ("float64", "float32"):
             raise InputError(f"accumulate is 'float64' or 'float32', not {accumulate!r}")
-        if by not in ("layer", "parameter", None):
-            raise InputError(f"by is 'layer', 'parameter' or None, not {by!r}")
         if not isinstance(cotangents, Cotangents):
-            raise InputError("cotangents is one of total(), output(i), exact_trace(), probes(k), cotangent(fn)")
-        self.model, self.cotangents, self.dtype = model, cotangents, dtype
+            raise InputError(
+                "cotangents is one of total(), output(i), exact_trace(), blocks(), probes(k), loss(fn), residual(fn), "
+                "cotangent(fn)"
+            )
+        self.model, self.model_y, self.cotangents, self.dtype = model, model_y, cotangents, dtype
         self.accumulate = torch.float64 if accumulate == "float64" else torch.float32
         self.budget = parse_memory(memory)
-        self.n, self.m = batches.size(x), batches.size(y) if y is not None else 0
+        if model_y is not None:
+            _check_pair(model, model_y)
+            y = x if y is None else y
         self.x, self.y = x, y
+        self.n, self.m = batches.size(x), batches.size(y) if y is not None else 0
         if y is not None:
             batches.concatenate(batches.take(x, [0]), batches.take(y, [0]))  # structures agree
         self.by = by
-        self.layer_of = None
-        if by is not None:
-            names = model.parameter_names
-            self.layer_of = {name: name if by == "parameter" else model.layer_of(name) for name in names}
-        self.roots = _roots(model, precondition, dtype or model.dtype)
-        self._coverages: list[Coverage] = []
+        self.group_of = _groups(model, by)
+        self.metric = None if precondition is None else as_preconditioner(precondition, model)
+        self.shapes = {name: tuple(p.shape) for name, p in model.parameters.items()}
 
-    def run(self, progress: bool | None) -> Kernel:
-        model, device = self.model, self.model.device
-        started = time.perf_counter()
-        model.check_finite()
+    @property
+    def symmetric(self) -> bool:
+        return self.m == 0
+
+    def run(
+        self,
+        workers: Workers,
+        store: TileStore | None,
+        coverage: Coverage | None,
+        progress: bool | None,
+        started: float,
+    ) -> Kernel:
         both = self.x if self.y is None else batches.concatenate(_spread(self.x), _spread(self.y))
-        coverage = examine(model, both, self.dtype)
-        self._coverages = [coverage]
-        few = batches.move(batches.take(_spread(self.x), slice(0, 4)), device, self.dtype)
-        with model.evaluating():
-            tensors = model.tensors(self.dtype)
-            with torch.no_grad():
-                out = model.run(tensors, few)
+        self.left = GradientPass(self.model, both, self.dtype, coverage)
+        self.right = self.left if self.model_y is None else GradientPass(self.model_y, both, self.dtype)
+        few = batches.move(batches.take(_spread(self.x), slice(0, 4)), self.model.device, self.dtype)
+        out = self.left.outputs(few)
         self.cotangents.check(out, few)
         shape = tuple(out.shape[1:])
-        count = self.cotangents.count(shape)
-        kept = count if self.cotangents.random else 1
-        scale = self.cotangents.scale(shape)
-        tiling = self._tiling(coverage, kept)
-        log.log(logging.WARNING if tiling.expected > tiling.budget else logging.INFO, tiling.describe())
+        self.count = self.cotangents.count(shape)
+        self.outputs = self.count if self.cotangents.blocks else 1
+        self.kept = self.count if self.cotangents.random else 1
+        device, itemsize = self.model.device, (self.dtype or self.model.dtype)
+        self.working = None if self.metric is None else self.metric.to(device, itemsize)
 
-        n, m = self.n, self.m or self.n
-        symmetric = self.y is None
-        totals = torch.zeros(kept, n, m, dtype=torch.float64)
-        layers: dict[str, Tensor] = {}
-        squares_x = torch.zeros(kept, n, dtype=torch.float64)
-        squares_y = torch.zeros(kept, m, dtype=torch.float64)
-
-        for tile, block in self._tiles(tensors, tiling, count, kept, progress):
-            r, c = tile.rows, tile.cols
-            totals[:, r, c] = block.totals.cpu()
-            if symmetric and not tile.symmetric:
-                totals[:, c, r] = block.totals.transpose(1, 2).cpu()
-            for name, values in block.layers.items():
-                whole = layers.setdefault(name, torch.zeros(n, m, dtype=torch.float64))
-                whole[r, c] = values.cpu() * scale
-                if symmetric and not tile.symmetric:
-                    whole[c, r] = whole[r, c].T
-            if not symmetric:
-                assert block.squares is not None
-                squares_x[:, r] = block.squares[:, block.rows].cpu()
-                squares_y[:, c] = block.squares[:, block.cols].cpu()
-        if symmetric:
-            squares_x = squares_y = totals.diagonal(dim1=1, dim2=2).clone()
-        if self.layer_of is not None:
-            order = list(dict.fromkeys(self.layer_of.values()))
-            zero = torch.zeros(n, m, dtype=torch.float64)
-            layers = {name: layers.get(name, zero.clone()) for name in order}
-        said = coverage.merge(self._coverages[1:])
-        return Kernel(
-            values=totals.sum(0) * scale,
-            norms_x=squares_x.sum(0) * scale,
-            norms_y=squares_y.sum(0) * scale,
-            layers=layers,
-            per_probe=totals if self.cotangents.random else None,
-            per_probe_norms_x=squares_x if self.cotangents.random else None,
-            per_probe_norms_y=squares_y if self.cotangents.random else None,
-            symmetric=symmetric,
-            meta=self._meta(said, tiling, shape, started),
-            coverage=said,
-        )
+        stored = workers.lead(lambda: store.plan if store is not None else None)
+        plan = Plan.read(stored) if stored else workers.lead(lambda: make_plan(self._sizes(), self.budget))
+        if store is not None:
+            store.keep_plan(plan.record())
+        say(plan.describe(), logging.WARNING if plan.bytes > plan.budget else logging.INFO, progress, plan.seconds)
+        layers = [] if self.group_of is None else list(dict.fromkeys(self.group_of.values()))
+        n, m = self.n * self.outputs, (self.m or self.n) * self.outputs
+        matrices = Matrices(self.kept, n, m, self.symmetric, layers)
+        with _threads(plan.threads if stored else torch.get_num_threads()):
+            for task, result in self._results(plan, workers, store, progress):
+                matrices.add(task, result, self.outputs)
+        matrices.finish()
+        if store is not None and workers.is_leader:
+            store.finish()
+        return self._kernel(matrices, plan, shape, started)
 
     # -------------------------------------------------------------------- planning
 
-    def _tiling(self, coverage: Coverage, kept: int) -> Tiling:
+    def _sizes(self) -> Sizes:
+        coverage = self.left.coverages[0]
+        itemsize = (self.dtype or self.model.dtype).itemsize
         parameters = self.model.parameters
         numel = sum(p.numel() for p in parameters.values())
-        itemsize = (self.dtype or self.model.dtype).itemsize
-        copies = numel * itemsize if self.dtype not in (None, self.model.dtype) else 0
-        return plan_tiles(
-            self.n,
-            self.m,
+        copied = self.dtype not in (None, self.model.dtype) or bool(self.model.weights)
+        entries = {}
+        for name, parameter in parameters.items():
+            factor = coverage.footprints.get(name)
+            parts = sum(p[0].numel() for p in factor.parts().values()) if factor is not None else parameter.numel()
+            entries[name] = (parts, parameter.numel())
+        blocks = self.metric.blocks if self.metric is not None else []
+        return Sizes(
+            n=self.n,
+            m=self.m,
+            count=self.count,
+            outputs=self.outputs,
+            matrices=self.kept + (len(set(self.group_of.values())) if self.group_of is not None else 0),
             bytes_per_sample=coverage.bytes_per_sample,
-            weight_bytes=copies,
-            matrices=kept + (len(set(self.layer_of.values())) if self.layer_of is not None else 0),
-            budget=self.budget,
+            weight_bytes=(numel * itemsize if copied else 0) * (1 if self.model_y is None else 2),
             itemsize=itemsize,
+            entries=entries,
+            factors=coverage.footprints,
+            coupled=blocks,
+            seconds_per_sample=coverage.seconds_per_sample,
+            apart=self.model_y is not None,
+            accumulate=self.accumulate,
         )
 
-    def _meta(self, coverage: Coverage, tiling: Tiling, shape: tuple[int, ...], started: float) -> dict[str, Any]:
-        parameters = self.model.parameters
+    # --------------------------------------------------------------------- running
+
+    def _results(
+        self, plan: Plan, workers: Workers, store: TileStore | None, progress: bool | None
+    ) -> Iterator[tuple[Task, Mapping[str, Tensor]]]:
+        """Every task with its result, in the plan's order, on every rank."""
+        tasks = {task.name: task for task in plan.tasks}
+        done = workers.lead(store.done) if store is not None else set()
+        owners = share({name: task.cost for name, task in tasks.items() if name not in done}, workers.world)
+        held: dict[str, Mapping[str, Tensor]] = {}
+        mine = [tasks[name] for name, rank in owners.items() if rank == workers.rank]
+        if workers.world == 1 and store is None:
+            with self._bar(mine, plan, progress) as tick:
+                for task in mine:
+                    yield task, self._compute(task, plan, tick)
+            return
+        with self._bar(mine, plan, progress) as tick:
+            for task in mine:
+                workers.check()
+                result = self._compute(task, plan, tick)
+                if store is not None:
+                    store.put(task.name, result)
+                else:
+                    held[task.name] = result
+        workers.together(lambda: None)
+        if store is None:
+            for name, result in workers.in_order(owners, held.__getitem__):
+                yield tasks[name], result
+            return
+        for task in plan.tasks:
+            result = store.get(task.name) or {}
+            if not result:  # damaged since it was written: every rank finds the same, and the leader keeps it
+                result = self._compute(task, plan, lambda: None)
+                if workers.is_leader:
+                    store.put(task.name, result)
+            yield task, result
+
+    @contextmanager
+    def _bar(self, tasks: list[Task], plan: Plan, progress: bool | None) -> Iterator[Callable[[], object]]:
+        from tqdm.auto import tqdm
+
+        hidden = None if progress is None else not progress  # None: tqdm hides it outside a terminal
+        batches_per_task = -(-(self.n + self.m) // plan.batch) if plan.passes else 1
+        total = sum((len(t.which) if t.which is not None else self.count) * batches_per_task for t in tasks)
+        with tqdm(total=total, desc="kernel", unit="pass", disable=hidden, delay=1.0, leave=False) as bar:
+            yield lambda: bar.update(1)
+
+    def _compute(self, task: Task, plan: Plan, tick: Callable[[], object]) -> Mapping[str, Tensor]:
+        return self._pass(task, plan, tick) if task.parameters is not None else self._tile(task, tick)
+
+    def _block(self, task: Task, rows: slice, cols: slice, samples: int) -> Block:
+        count = self.kept if task.which is None or self.kept == 1 else len(task.which)
+        return Block(
+            rows, cols, samples, count, self.group_of, self.accumulate, self.model.device, norms=not self.symmetric
+        )  # fmt: skip
+
+    def _contractor(self, task: Task, block: Block) -> Contractor:
+        order = None if task.which is None else {k: i for i, k in enumerate(task.which)}
+        return Contractor(
+            block, self.working, self.shapes, lambda k: 0 if block.count == 1 else k if order is None else order[k]
+        )
+
+    def _tile(self, task: Task, tick: Callable[[], object]) -> dict[str, Tensor]:
+        """Rows and columns in one batch, contracted as gradients arrive; in quarters when memory runs out."""
+        a = batches.take(self.x, slice(*task.rows))
+        r, c = task.rows[1] - task.rows[0], task.cols[1] - task.cols[0]
+        if task.same:
+            batch, rows, cols = a, slice(0, r), slice(0, r)
+        else:
+            batch = batches.concatenate(a, batches.take(self.x if self.y is None else self.y, slice(*task.cols)))
+            rows, cols = slice(0, r), slice(r, r + c)
+        block = self._block(task, rows, cols, batches.size(batch))
+        try:
+            self.left.run(batch, self.cotangents, self._contractor(task, block), where=self._namer(task), done=tick)
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error) or r + c <= 2:
+                raise
+        else:
+            block.mirror()
+            squares = None if block.squares is None else (block.squares[:, rows], block.squares[:, cols])
+            return pack(block.totals, block.layers, squares)
+        del block, batch, a
+        say(f"out of memory with {r + (0 if task.same else c)} samples: halving", logging.WARNING, True, 0.0)
+        return self._quarters(task, tick)
+
+    def _quarters(self, task: Task, tick: Callable[[], object]) -> dict[str, Tensor]:
+        """The same tile from smaller ones."""
+        r, c = task.rows[1] - task.rows[0], task.cols[1] - task.cols[0]
+        halves_r = [(0, r // 2), (r // 2, r)] if r > 1 else [(0, r)]
+        halves_c = [(0, c // 2), (c // 2, c)] if c > 1 else [(0, c)]
+        layers = list(dict.fromkeys(self.group_of.values())) if self.group_of is not None else []
+        whole = Matrices(self.kept, r, c, task.same and self.symmetric, layers)
+        for rows in halves_r:
+            for cols in halves_c:
+                if task.same and cols > rows:
+                    continue
+                part = Task(
+                    task.name,
+                    (task.rows[0] + rows[0], task.rows[0] + rows[1]),
+                    (task.cols[0] + cols[0], task.cols[0] + cols[1]),
+                    task.same and rows == cols,
+                )
+                whole.add(Task("", rows, cols, part.same), self._tile(part, tick))
+        squares = None if self.symmetric else (whole.squares_x, whole.squares_y)
+        return pack(whole.totals, whole.layers, squares)
+
+    def _pass(self, task: Task, plan: Plan, tick: Callable[[], object]) -> dict[str, Tensor]:
+        """All samples in batches for one group of parameters, multiplied at the end."""
+        total = (self.n + self.m) * self.outputs
+        columns = None if task.columns is None else slice(*task.columns)
+        stash = Stash(total, self.shapes, self.model.device, columns)
+        self._collect(self.left, self.x, 0, stash, task, plan.batch, tick)
+        if self.y is not None:
+            self._collect(self.right, self.y, self.n, stash, task, plan.batch, tick)
+        rows = slice(0, self.n * self.outputs)
+        cols = rows if self.symmetric else slice(rows.stop, total)
+        block = self._block(task, rows, cols, total)
+        contractor = self._contractor(task, block)
+        with self.left.watch("contraction"):
+            contractor.begin()
+            for which, parameter, factor, view in stash.release():
+                contractor.add(which, parameter, factor, view, columns)
+            contractor.finish()
+        block.mirror()
+        squares = None if block.squares is None else (block.squares[:, rows], block.squares[:, cols])
+        return pack(block.totals, block.layers, squares)
+
+    def _collect(
+        self,
+        run: GradientPass,
+        samples: Any,
+        offset: int,
+        stash: Stash,
+        task: Task,
+        batch: int,
+        tick: Callable[[], object],
+    ) -> None:
+        n, start = batches.size(samples), 0
+        side = "x" if offset == 0 else "y"
+        while start < n:
+            part = batches.take(samples, slice(start, start + batch))
+            sink = Collector(stash, offset + start, self.outputs if self.outputs > 1 else None)
+            try:
+                run.run(
+                    part, self.cotangents, sink, which=task.which, parameters=task.parameters,
+                    where=partial(_name, side, start), done=tick,
+                )  # fmt: skip
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or batch <= 1:
+                    raise
+                batch = max(1, batch // 2)
+                say(f"out of memory: going on with {batch} samples at a time", logging.WARNING, True, 0.0)
+                continue
+            start += batches.size(part)
+
+    def _namer(self, task: Task) -> Callable[[int], str]:
+        r = task.rows[1] - task.rows[0]
+        other = "x" if self.y is None else "y"
+
+        def name(i: int) -> str:
+            return f"sample {task.rows[0] + i} of x" if i < r else f"sample {task.cols[0] + i - r} of {other}"
+
+        return name
+
+    # ---------------------------------------------------------------------- result
+
+    def _kernel(self, matrices: Matrices, plan: Plan, shape: tuple[int, ...], started: float) -> Kernel:
+        scale = self.cotangents.scale(shape)
+        said = self.left.coverage if self.model_y is None else self.left.coverage.merge(self.right.coverages)
+        random, each = self.cotangents.random, self.outputs
+
+        def unfold(values: Tensor) -> Tensor:
+            """``[n·O, m·O]`` → ``[n, m, O, O]``."""
+            return (
+                values
+                if O == 1 and not self.cotangents.blocks
+                else values.unflatten(0, (-1, each)).unflatten(2, (-1, each)).transpose(1, 2).contiguous()
+            )
+
+        def norms(values: Tensor) -> Tensor:
+            return values.view(-1, each) if self.cotangents.blocks else values
+
+        return Kernel(
+            values=unfold(matrices.totals.sum(0) * scale),
+            norms_x=norms(matrices.squares_x.sum(0) * scale),
+            norms_y=norms(matrices.squares_y.sum(0) * scale),
+            layers={name: unfold(values * scale) for name, values in matrices.layers.items()},
+            per_probe=matrices.totals if random else None,
+            per_probe_norms_x=matrices.squares_x if random else None,
+            per_probe_norms_y=matrices.squares_y if random else None,
+            symmetric=self.symmetric,
+            meta=self._meta(said, plan, shape, started),
+            coverage=said,
+        )
+
+    def _meta(self, coverage: Coverage, plan: Plan, shape: tuple[int, ...], started: float) -> dict[str, Any]:
+        watches = {id(w): w for w in (self.left.watch, self.right.watch)}.values()
+        timing: dict[str, float] = {}
+        for watch in watches:
+            for section, seconds in watch.seconds.items():
+                timing[section] = timing.get(section, 0.0) + seconds
         return {
             "cotangents": self.cotangents.describe(),
             "dtype": str(self.dtype or self.model.dtype).removeprefix("torch."),
             "accumulate": str(self.accumulate).removeprefix("torch."),
             "device": str(self.model.device),
-            "parameters": sum(p.numel() for p in parameters.values()),
-            "by": self.by,
+            "parameters": sum(p.numel() for p in self.model.parameters.values()),
+            "by": self.by if isinstance(self.by, str) or self.by is None else "group",
             "parameter_order": list(self.model.parameter_names),
             "output_shape": list(shape),
             "batch_norm": self.model.batch_norm,
-            "preconditioned": bool(self.roots),
-            "tiling": tiling.describe(),
-            "tiles": len(tiling),
+            "preconditioned": False if self.metric is None else self.metric.describe(),
+            "two_models": self.model_y is not None,
+            "plan": plan.describe(),
+            "tasks": len(plan.tasks),
+            "expected": {"seconds": plan.seconds, "bytes": plan.bytes},
+            "peak_bytes_seen": max(watch.peak for watch in watches),
+            "timing": timing,
             "coverage": coverage.summary(),
             "seconds": time.perf_counter() - started,
             "torch": torch.__version__,
         }
 
-    # --------------------------------------------------------------------- running
 
-    def _tiles(
-        self, tensors: dict[str, Tensor], tiling: Tiling, count: int, kept: int, progress: bool | None
-    ) -> Iterator[tuple[Tile, Block]]:
-        from tqdm.auto import tqdm
+def say(text: str, level: int, progress: bool | None, seconds: float) -> None:
+    """Log a sentence, and print it where a progress bar would be shown."""
+    log.log(level, text)
+    if progress or (progress is None and seconds > 1.0 and sys.stderr.isatty()):
+        print(f"genkernel: {text}", file=sys.stderr)
 
-        hidden = None if progress is None else not progress  # None: tqdm hides it outside a terminal
-        with tqdm(total=len(tiling) * count, desc="kernel", unit="pass", disable=hidden, delay=1.0, leave=False) as bar:
-            for tile in tiling:
-                a = batches.take(self.x, tile.rows)
-                r = tile.rows.stop - tile.rows.start
-                if tile.symmetric:
-                    batch, rows, cols = a, slice(0, r), slice(0, r)
-                else:
-                    batch = batches.concatenate(a, batches.take(self.x if self.y is None else self.y, tile.cols))
-                    rows, cols = slice(0, r), slice(r, r + tile.cols.stop - tile.cols.start)
-                block = Block(
-                    rows, cols, batches.size(batch), kept, self.layer_of, self.accumulate, self.model.device,
-                    norms=self.y is not None,
-                )  # fmt: skip
-                self._run_tile(tensors, batches.move(batch, self.model.device, self.dtype), block, bar, tile)
-                block.mirror()
-                yield tile, block
 
-    def _run_tile(self, tensors: dict[str, Tensor], batch: Any, block: Block, bar: Any, tile: Tile) -> None:
-        with self.model.evaluating():
-            unproved: set[str] = set()
-            while True:
-                tape, out, coverage = self._forward(tensors, batch, unproved)
-                try:
-                    self._contract(tape, out, coverage, tensors, batch, block, bar, tile)
-                    return
-                except UnprovedError as found:
-                    unproved |= found.parameters
-                    block.clear()
-                finally:
-                    tape.close()
+def _name(side: str, start: int, i: int) -> str:
+    return f"sample {start + i} of {side}"
 
-    def _contract(
-        self,
-        tape: Tape,
-        out: Tensor,
-        coverage: Coverage,
-        tensors: dict[str, Tensor],
-        batch: Any,
-        block: Block,
-        bar: Any,
-        tile: Tile,
-    ) -> None:
-        """One backward pass per cotangent, every parameter contracted as it completes."""
-        _check_finite(out.detach(), "output", tile)
-        which = 0
 
-        def emit(parameter: str, factor: Factor, view: Geometry | None) -> None:
-            root = self.roots.get(parameter)
-            if root is not None and view is not None:
-                root = view.of(root)
-            try:
-                block.add(which, parameter, factor, root)
-            except FloatingPointError:
-                _check_finite(factor.dense(), f"gradient of {parameter!r}", tile)
-                raise NonFiniteError(
-                    f"the kernel of {parameter!r} overflows: its gradients are too large for {self.accumulate}"
-                ) from None
-
-        assembly = Assembly(tape, coverage.plans, batches.size(batch), emit)
-        tape.deliver = assembly.receive
-        total = self.cotangents.count(tuple(out.shape[1:]))
-        for k, v in enumerate(self.cotangents.vectors(out.detach().clone(), batches.copy(batch))):
-            which = k if block.count > 1 else 0
-            assembly.keep_inputs = k + 1 < total
-            assembly.begin()
-            if tape.leaves and out.requires_grad:
-                torch.autograd.grad(out, tape.leaves, v, retain_graph=k + 1 < total, allow_unused=True)
-            assembly.flush()
-            for parameter, rows in self._through_forward(tensors, batch, v, coverage.generic):
-                emit(parameter, Dense(rows), None)
-            bar.update(1)
-
-    def _forward(self, tensors: dict[str, Tensor], batch: Any, unproved: set[str]) -> tuple[Tape, Tensor, Coverage]:
-        """One captured forward, with a coverage that holds for what was captured.
-
-        Args:
-            unproved: parameters whose uses turned out to matter only in this batch.
-        """
-        if not unproved:
-            for coverage in self._coverages:
-                tape, out = self._record(tensors, batch, coverage)
-                if coverage.matches(tape, out, batches.size(batch)):
-                    return tape, out, coverage
-                tape.close()
-        # this batch takes another branch of the model: prove that one, too
-        coverage = examine(self.model, batch, self.dtype)
-        coverage.give_up(unproved)
-        tape, out = self._record(tensors, batch, coverage)
-        if not coverage.matches(tape, out, batches.size(batch)):
-            coverage = replace(
-                coverage, plans=[None] * len(tape.uses), calls=[], generic=list(self.model.parameter_names)
-            )
-        self._coverages.append(coverage)
-        return tape, out, coverage
-
-    def _record(self, tensors: dict[str, Tensor], batch: Any, coverage: Coverage) -> tuple[Tape, Tensor]:
-        with torch.enable_grad():
-            tape = tape_for(self.model, tensors, keep_all=coverage.keep_all)
-            with tape:
-                return tape, self.model.run(tensors, batch)
-
-    def _through_forward(
-        self, tensors: dict[str, Tensor], batch: Any, v: Tensor, names: list[str]
-    ) -> Iterator[tuple[str, Tensor]]:
-        """Gradients of uncaptured parameters, one sample at a time through the user's forward."""
-        if not names:
-            return
-        rows: dict[str, list[Tensor]] = {name: [] for name in names}
-        wanted = set(names)
-        frozen = {name: t if name in wanted else t.detach() for name, t in tensors.items()}
-        for i in range(batches.size(batch)):
-            with torch.enable_grad():
-                out = self.model.run(frozen, batches.take(batch, [i]))
-                grads = (
-                    torch.autograd.grad(out, [tensors[name] for name in names], v[i : i + 1], allow_unused=True)
-                    if out.requires_grad
-                    else [None] * len(names)
-                )
-            for name, g in zip(names, grads, strict=True):
-                g = torch.zeros_like(tensors[name]) if g is None else g
-                rows[name].append((g.to_dense() if g.is_sparse else g).detach())
-        for name in names:
-            yield name, torch.stack(rows.pop(name))
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Run with ``count`` CPU threads: sums depend on it in their last bits."""
+    before = torch.get_num_threads()
+    if count != before:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if count != before:
+            torch.set_num_threads(before)
 
 
 def _spread(batch: Any, most: int = 16) -> Any:
@@ -361,54 +489,33 @@ def _spread(batch: Any, most: int = 16) -> Any:
     return batches.take(batch, sorted({round(i * (n - 1) / (most - 1)) for i in range(most)}))
 
 
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    if isinstance(dtype, str):
-        found = getattr(torch, dtype.removeprefix("torch."), None)
-        if not isinstance(found, torch.dtype):
-            raise InputError(f"dtype {dtype!r} is unknown: use 'float32' or 'float64'")
-        dtype = found
-    if dtype is not None and not dtype.is_floating_point:
-        raise InputError(f"dtype {dtype} is not a floating point type")
-    return dtype
+def _groups(model: TangentModel, by: Grouping) -> dict[str, str] | None:
+    """Parameter → the name its partial kernel is kept under."""
+    if by is None:
+        return None
+    if by == "layer":
+        return {name: model.layer_of(name) for name in model.parameter_names}
+    if by == "parameter":
+        return {name: name for name in model.parameter_names}
+    if isinstance(by, Mapping):
+        missing = [name for name in model.parameter_names if name not in by]
+        if missing:
+            raise InputError(f"by names no group for parameter {missing[0]!r}: a mapping has to name one for each")
+        return {name: str(by[name]) for name in model.parameter_names}
+    if callable(by):
+        return {name: str(by(name)) for name in model.parameter_names}
+    raise InputError(f"by is 'layer', 'parameter', None, or a function or mapping of parameter names, not {by!r}")
 
 
-def _roots(model: TangentModel, precondition: Mapping[str, Tensor] | None, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Square roots of the diagonal preconditioner by parameter."""
-    roots = {}
-    parameters = model.parameters
-    for name, diagonal in (precondition or {}).items():
-        if name not in parameters:
-            raise InputError(f"precondition names {name!r}, which is not among the selected parameters")
-        if diagonal.shape != parameters[name].shape:
-            raise InputError(
-                f"precondition of {name!r} has shape {tuple(diagonal.shape)}, the parameter has "
-                f"{tuple(parameters[name].shape)}"
-            )
-        diagonal = diagonal.detach().to(model.device, torch.float64)
-        if not torch.isfinite(diagonal).all() or bool((diagonal < 0).any()):
-            raise InputError(f"precondition of {name!r} has to be finite and non-negative")
-        roots[name] = diagonal.sqrt().to(dtype).contiguous()
-    return roots
-
-
-def _check_finite(values: Tensor, what: str, tile: Tile) -> None:
-    bad = (~torch.isfinite(values)).reshape(len(values), -1).any(1).nonzero().flatten()
-    if len(bad):
-        rows = tile.rows.stop - tile.rows.start
-        index = int(bad[0])
-        where = (
-            f"sample {tile.rows.start + index} of x"
-            if index < rows
-            else f"sample {tile.cols.start + index - rows} of {'x' if tile.symmetric else 'the second side'}"
+def _check_pair(model: TangentModel, other: TangentModel) -> None:
+    """The two models of a two-time kernel have the same parameters."""
+    one = {name: tuple(p.shape) for name, p in model.parameters.items()}
+    two = {name: tuple(p.shape) for name, p in other.parameters.items()}
+    if one != two:
+        names = sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
+        raise InputError(
+            f"model and model_y differ in {len(names)} parameters ({names[0]!r}: {one.get(names[0])} and "
+            f"{two.get(names[0])}): a two-time kernel needs the same parameters with other values"
         )
-        raise NonFiniteError(f"the {what} is NaN or infinite for {where}: check that input, or the weights")
-
-
-@contextmanager
-def _guarded(model: TangentModel) -> Iterator[None]:
-    """Deterministic precision, and the user's random state kept as it was."""
-    devices = [model.device] if model.device.type == "cuda" else []
-    if torch.is_autocast_enabled(model.device.type):
-        raise GenkernelError("kernels are not computed under autocast: leave the autocast region, or pass dtype=")
-    with torch.inference_mode(False), torch.random.fork_rng(devices=devices), random_state_kept(), full_precision():
-        yield
+    if model.device != other.device:
+        raise InputError(f"model is on {model.device} and model_y on {other.device}: move them to one device")

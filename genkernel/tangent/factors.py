@@ -1,16 +1,29 @@
 """Per-sample gradients of one tensor, in the form that its use gives them.
 
-A factor stands for G ``[n, *shape]``, row i the gradient for sample i. ``slices`` walks a
-fixed partition of the coordinates, so that Gram products never need all of G at once.
+A factor stands for G ``[n, *shape]``, row i the gradient for sample i. ``pieces`` walks a
+partition of the coordinates, so that products and projections never need all of G at once;
+``parts`` are the tensors it is made of, which are often far smaller than G.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
+
+from genkernel.tangent.products import batched
+
+#: the coordinates of a piece: maps a tensor shaped like the parameter to their values, flat
+Pick = Callable[[Tensor], Tensor]
+
+# Windows of more entries are taken tap by tap instead of unfolded whole; up to NARROW channels
+# one grouped library call beats both, given enough positions (measured on CPUs, docs/engine.md).
+UNFOLD_WIDTH = 96
+NARROW = 64
+FEW_POSITIONS = 64
 
 
 class Factor:
@@ -23,18 +36,41 @@ class Factor:
         """The gradients themselves, ``[n, *shape]``."""
         raise NotImplementedError
 
-    def slices(self, limit: int, root: Tensor | None = None) -> Iterator[Tensor]:
-        """Yield ``[n, p]`` blocks of about ``limit`` entries that partition the coordinates.
+    def pieces(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
+        """Yield ``(pick, block)``: blocks ``[n, p]`` of about ``limit`` entries that partition the coordinates."""
+        yield from _leading(self.dense().reshape(self.n, -1), limit)
 
-        ``root`` (shaped like the tensor) multiplies the coordinates: the square root of a
-        diagonal preconditioner.
+    def slices(self, limit: int, root: Tensor | None = None) -> Iterator[Tensor]:
+        """The blocks alone; ``root`` (shaped like the tensor) multiplies the coordinates.
+
+        It is the square root of a diagonal preconditioner.
         """
-        flat = self.dense().reshape(self.n, -1)
-        if root is not None:
-            flat = flat * root.reshape(1, -1)
-        step = max(1, limit // self.n)
-        for start in range(0, flat.shape[1], step):
-            yield flat[:, start : start + step]
+        for pick, block in self.pieces(limit):
+            yield block if root is None else block * pick(root)
+
+    def parts(self) -> dict[str, Tensor]:
+        """The tensors ``[n, ...]`` that make up this factor."""
+        raise NotImplementedError
+
+    def like(self, parts: dict[str, Tensor]) -> Factor:
+        """The same kind of factor made of other samples' parts."""
+        raise NotImplementedError
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What has to agree between batches for their parts to be stacked."""
+        return (type(self), self.shape)
+
+
+def _leading(flat: Tensor, limit: int) -> Iterator[tuple[Pick, Tensor]]:
+    step = max(1, limit // max(1, flat.shape[0]))
+    for start in range(0, flat.shape[1], step):
+        part = slice(start, start + step)
+        yield _flat_pick(part), flat[:, part]
+
+
+def _flat_pick(part: slice) -> Pick:
+    return lambda t: t.reshape(-1)[part]
 
 
 class Dense(Factor):
@@ -47,6 +83,12 @@ class Dense(Factor):
 
     def dense(self) -> Tensor:
         return self.gradient
+
+    def parts(self) -> dict[str, Tensor]:
+        return {"gradient": self.gradient}
+
+    def like(self, parts: dict[str, Tensor]) -> Dense:
+        return Dense(parts["gradient"])
 
 
 class Outer(Factor):
@@ -72,18 +114,25 @@ class Outer(Factor):
 
     def dense(self) -> Tensor:
         left, right = self.rows
-        return torch.bmm(left.transpose(1, 2), right).reshape(self.n, *self.shape)
+        return batched(left.transpose(1, 2), right.transpose(1, 2)).reshape(self.n, *self.shape)
 
-    def slices(self, limit: int, root: Tensor | None = None) -> Iterator[Tensor]:
+    def pieces(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
         left, right = self.rows
-        width = right.shape[2]
+        height, width = left.shape[2], right.shape[2]
         step = max(1, limit // (self.n * width))
-        weights = root.reshape(left.shape[2], width) if root is not None else None
-        for start in range(0, left.shape[2], step):
-            block = torch.bmm(left[:, :, start : start + step].transpose(1, 2), right)
-            if weights is not None:
-                block = block * weights[start : start + step]
-            yield block.reshape(self.n, -1)
+        for start in range(0, height, step):
+            block = batched(left[:, :, start : start + step].transpose(1, 2), right.transpose(1, 2))
+            yield _flat_pick(slice(start * width, min(height, start + step) * width)), block.reshape(self.n, -1)
+
+    def parts(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def like(self, parts: dict[str, Tensor]) -> Outer:
+        return Outer(parts["A"], parts["B"], self.shape, self.transposed)
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        return (Outer, self.shape, self.T, self.a, self.b, self.transposed)
 
 
 class Rows(Factor):
@@ -105,16 +154,37 @@ class Rows(Factor):
         table = self.B.new_zeros(self.n, *self.shape)
         return table.scatter_add_(1, self.index[..., None].expand_as(self.B), self.B)
 
-    def slices(self, limit: int, root: Tensor | None = None) -> Iterator[Tensor]:
+    def pieces(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
         # only rows that some sample touches can contribute
         touched, place = self.index.unique(return_inverse=True)
-        compact = self.B.new_zeros(self.n, len(touched), self.d)
-        compact.scatter_add_(1, place[..., None].expand_as(self.B), self.B)
-        yield from Dense(compact).slices(limit, None if root is None else root[touched])
+        step = max(1, limit // (self.n * self.d))
+        for start in range(0, len(touched), step):
+            stop = min(len(touched), start + step)
+            compact = self.B.new_zeros(self.n, stop - start + 1, self.d)  # the last row takes what is elsewhere
+            here = torch.where((place >= start) & (place < stop), place - start, stop - start)
+            compact.scatter_add_(1, here[..., None].expand_as(self.B), self.B)
+            yield _row_pick(touched[start:stop]), compact[:, :-1].reshape(self.n, -1)
+
+    def parts(self) -> dict[str, Tensor]:
+        return {"index": self.index, "B": self.B}
+
+    def like(self, parts: dict[str, Tensor]) -> Rows:
+        return Rows(parts["index"], parts["B"], self.shape)
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        return (Rows, self.shape, self.T)
+
+
+def _row_pick(rows: Tensor) -> Pick:
+    return lambda t: t[rows].reshape(-1)
 
 
 class Convolution(Factor):
-    """Weight gradient of a convolution, one library call for all samples (groups = n · groups).
+    """Weight gradient of a convolution.
+
+    ``large`` and ``small`` are its two images: input and output-gradient, or the other way round
+    for a transposed convolution. The weight is ``[C_small, C_large / groups, *kernel]`` in both cases.
 
     Args:
         A: inputs ``[n, C_in, *spatial]`` (already padded where padding is not symmetric zeros).
@@ -141,25 +211,53 @@ class Convolution(Factor):
         self.groups, self.transposed = groups, transposed
         self.output_padding = tuple(output_padding)
 
+    @property
+    def large(self) -> Tensor:
+        return self.B if self.transposed else self.A
+
+    @property
+    def small(self) -> Tensor:
+        return self.A if self.transposed else self.B
+
+    @property
+    def positions(self) -> int:
+        """Positions T of the small image."""
+        return self.small.shape[2:].numel()
+
     def dense(self) -> Tensor:
         return self._gradient(self.A, self.B)
 
-    def slices(self, limit: int, root: Tensor | None = None) -> Iterator[Tensor]:
-        rows, width = self.shape[0], math.prod(self.shape[1:])
-        step = max(1, limit // (self.n * width)) if self.groups == 1 else rows
-        for start in range(0, rows, step):
-            stop = min(rows, start + step)
-            if self.groups > 1:
-                block = self._gradient(self.A, self.B)
-            elif self.transposed:
-                block = self._gradient(self.A[:, start:stop], self.B)
-            else:
-                block = self._gradient(self.A, self.B[:, start:stop])
-            if root is not None:
-                block = block * root[start:stop]
-            yield block.reshape(self.n, -1)
+    def pieces(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
+        if self.groups > 1:
+            yield from _leading(self.dense().reshape(self.n, -1), limit)
+            return
+        widest, width = max(self.shape[:2]), math.prod(self.shape[1:])
+        if width <= UNFOLD_WIDTH:
+            yield from self.outer().pieces(limit)
+        elif widest <= NARROW and self.positions >= FEW_POSITIONS:
+            step = max(1, limit // (self.n * width))
+            for start in range(0, self.shape[0], step):
+                stop = min(self.shape[0], start + step)
+                some = (self.A[:, start:stop], self.B) if self.transposed else (self.A, self.B[:, start:stop])
+                yield _flat_pick(slice(start * width, stop * width)), self._gradient(*some).reshape(self.n, -1)
+        else:
+            yield from self._by_taps(limit)
+
+    def _by_taps(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
+        """One batched product per kernel tap: a window is copied while it is in the cache."""
+        small, channels = self.small.flatten(2), self.large.shape[1]
+        step = max(1, limit // (self.n * channels))
+        window = small.new_empty(self.n, *self.small.shape[2:], channels)
+        taps = windows(self.large, self.shape[2:], self.stride, self.padding, self.dilation, self.small.shape[2:])
+        for tap, view in zip(itertools.product(*map(range, self.shape[2:])), taps, strict=True):
+            window.copy_(view)
+            for start in range(0, self.shape[0], step):
+                stop = min(self.shape[0], start + step)
+                block = batched(small[:, start:stop], window.view(self.n, -1, channels).transpose(1, 2))
+                yield _tap_pick(start, stop, tap), block.view(self.n, -1)
 
     def _gradient(self, A: Tensor, B: Tensor) -> Tensor:
+        """One library call for all samples (groups = n · groups)."""
         n, kernel = self.n, self.shape[2:]
         wide, narrow = (A.shape[1], B.shape[1]) if self.transposed else (B.shape[1], A.shape[1])
         weight = A.new_empty(1).expand(n * wide, narrow // self.groups, *kernel)  # only its shape is read
@@ -180,9 +278,64 @@ class Convolution(Factor):
 
     def outer(self) -> Outer:
         """The same gradient by unfolding (im2col); for one group only."""
-        large, small = (self.B, self.A) if self.transposed else (self.A, self.B)
-        windows = unfold(large, self.shape[2:], self.stride, self.padding, self.dilation, small.shape[2:])
-        return Outer(windows, small.flatten(2).transpose(1, 2), self.shape)
+        unfolded = unfold(self.large, self.shape[2:], self.stride, self.padding, self.dilation, self.small.shape[2:])
+        return Outer(unfolded, self.small.flatten(2).transpose(1, 2), self.shape)
+
+    def parts(self) -> dict[str, Tensor]:
+        return {"A": self.A, "B": self.B}
+
+    def like(self, parts: dict[str, Tensor]) -> Convolution:
+        return Convolution(
+            parts["A"], parts["B"], self.shape, self.stride, self.padding, self.dilation,
+            self.groups, self.transposed, self.output_padding,
+        )  # fmt: skip
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        return (
+            Convolution, self.shape, self.A.shape[1:], self.B.shape[1:], self.stride, self.padding, self.dilation,
+            self.groups, self.transposed, self.output_padding,
+        )  # fmt: skip
+
+
+def _tap_pick(start: int, stop: int, tap: tuple[int, ...]) -> Pick:
+    index: tuple[slice | int, ...] = (slice(start, stop), slice(None), *tap)
+    return lambda t: t[index].reshape(-1)
+
+
+def _padded(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    out: Sequence[int],
+) -> Tensor:
+    """``x`` with zeros around it, as far as its windows reach."""
+    if any(padding):
+        x = torch.nn.functional.pad(x, [p for side in reversed(padding) for p in (side, side)])
+    need = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, stride, kernel, dilation, strict=True)]
+    short = [max(0, want - have) for want, have in zip(need, x.shape[2:], strict=True)]
+    if any(short):
+        x = torch.nn.functional.pad(x, [p for extra in reversed(short) for p in (0, extra)])
+    return x
+
+
+def windows(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    out: Sequence[int],
+) -> Iterator[Tensor]:
+    """Per kernel tap, in row-major order, the view ``[n, *out, C]`` of what it multiplies."""
+    x = _padded(x, kernel, stride, padding, dilation, out).movedim(1, -1).contiguous()
+    for tap in itertools.product(*map(range, kernel)):
+        index: tuple[slice, ...] = tuple(
+            slice(t * d, t * d + (o - 1) * s + 1, s) for t, d, o, s in zip(tap, dilation, out, stride, strict=True)
+        )
+        yield x[(slice(None), *index)]
 
 
 def unfold(
@@ -198,13 +351,7 @@ def unfold(
     One strided copy, in any number of spatial dimensions; ``F.unfold`` is about ten times
     slower on a CPU and two-dimensional only.
     """
-    if any(padding):
-        x = torch.nn.functional.pad(x, [p for side in reversed(padding) for p in (side, side)])
-    need = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, stride, kernel, dilation, strict=True)]
-    short = [max(0, want - have) for want, have in zip(need, x.shape[2:], strict=True)]
-    if any(short):
-        x = torch.nn.functional.pad(x, [p for extra in reversed(short) for p in (0, extra)])
-    x = x.contiguous()
+    x = _padded(x, kernel, stride, padding, dilation, out).contiguous()
     n, channels = x.shape[:2]
     steps = x.stride()[2:]
     view = x.as_strided(

@@ -308,7 +308,7 @@ def _plan(
 
 def _like(found: Layout | None, out: Layout) -> Layout | None:
     """Inputs merge the samples in the same order as the output does."""
-    return None if found is None else Layout(found.axis, found.inner, out.major or found.inner == 1)
+    return None if found is None else out.like(found)
 
 
 # --------------------------------------------------------------------- comparison
@@ -346,6 +346,8 @@ def _compare(
             }
 
         def collect(name: str, factor: Any, view: Any) -> None:
+            parts = {key: torch.empty_like(part[:1], device="meta") for key, part in factor.parts().items()}
+            coverage.footprints[name] = factor.like(parts)
             rows = factor.dense()
             rows = rows.reshape(PROBE, -1) if view is None else view.scatter(rows, tensors[name].numel())
             assembled[name] = (w.to(rows.dtype)[:, None] * rows).sum(0)

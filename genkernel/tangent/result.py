@@ -24,15 +24,16 @@ class Kernel:
     """A tangent kernel ``[n, m]`` in float64 on the CPU.
 
     Attributes:
-        values: ``[n, m]``.
-        norms_x, norms_y: squared tangent norms k(x, x) ``[n]``, k(y, y) ``[m]``.
-        layers: layer (or parameter) → ``[n, m]``; they sum to ``values``.
+        values: ``[n, m]``; ``[n, m, O, O]`` with full blocks, entry (i, j, a, b) = ⟨∇f_a(x_i), P ∇f_b(y_j)⟩.
+        norms_x, norms_y: squared tangent norms k(x, x) ``[n]``, k(y, y) ``[m]``; with full blocks those of every
+            output, ``[n, O]``, ``[m, O]``.
+        layers: layer (or parameter, or group) → the same shape as ``values``, to which they sum.
         per_probe: ``[q, n, m]``, the kernel of each probe alone; ``values`` is their mean.
             None unless the cotangents are random.
         per_probe_norms_x, per_probe_norms_y: the squared norms of each probe ``[q, n]``, ``[q, m]``.
         symmetric: x and y are the same samples.
         is_normalized: entries are cosines.
-        meta: parameters, cotangents, dtypes, tiling, coverage: everything JSON can hold.
+        meta: parameters, cotangents, dtypes, plan, timing, coverage: everything JSON can hold.
     """
 
     values: Tensor
@@ -174,5 +175,10 @@ class Kernel:
 
 def _cosine(values: Tensor, norms_x: Tensor, norms_y: Tensor) -> Tensor:
     """k / √(k_x k_y), 0 where a norm is 0."""
-    size = (norms_x.clamp_min(0)[:, None] * norms_y.clamp_min(0)[None, :]).sqrt()
+    left, right = norms_x.clamp_min(0), norms_y.clamp_min(0)
+    if values.dim() == 4:  # full blocks: norms [n, O] and [m, O]
+        left, right = left[:, None, :, None], right[None, :, None, :]
+    else:
+        left, right = left[:, None], right[None, :]
+    size = (left * right).sqrt()
     return torch.where(size > 0, values / torch.where(size > 0, size, torch.ones_like(size)), torch.zeros_like(size))

@@ -63,7 +63,7 @@ def prove(model: TangentModel, batch: Any, dtype: torch.dtype, method: str, cota
 
     Raises:
         BatchCouplingError, RandomOutputError, CaptureError, NonFiniteError, InputError: as documented
-            by :func:`genkernel.tangent.operator.operator`.
+            by :func:`genkernel.tangent.operators.operator`.
     """
     model.check_finite()
     n = batches.size(batch)

@@ -244,7 +244,7 @@ def _check_times(timesteps: Sequence[float] | None) -> None:
 
 
 def _check_memory(memory: str | int) -> None:
-    from genkernel.tangent.tiles import parse_memory
+    from genkernel.tangent.plan import parse_memory
 
     parse_memory(memory)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import inspect
 import logging
 import os
 import random
@@ -20,10 +19,6 @@ import genkernel as gk
 from genkernel.errors import InputError, OutputError
 from tests.tangent.killable import TIGHT, compute, finish, inputs, model, numbers, same_bits, start
 from tests.tangent.ranks import torchrun
-
-pytestmark = pytest.mark.skipif(
-    "store" not in inspect.signature(gk.kernel).parameters, reason="kernel() does not take store= yet"
-)
 
 
 def files(store: Path) -> dict[str, tuple[int, int]]:

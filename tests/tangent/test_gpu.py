@@ -116,5 +116,5 @@ def test_peak_memory_stays_within_the_budget() -> None:
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
         K = kernel(net, x, cotangents=gk.total(), memory=budget)
-        assert torch.cuda.max_memory_allocated() - held <= budget, K.meta["tiling"]
-        assert K.meta["tiles"] > 1
+        assert torch.cuda.max_memory_allocated() - held <= budget, K.meta["plan"]
+        assert K.meta["tasks"] > 1

@@ -83,15 +83,15 @@ def test_any_budget_gives_the_same_numbers(case: Case) -> None:
     model, x, y = shared_model(case.name), case.batch(3, seed=11), case.batch(2, seed=12)
     whole = kernel(model, x, cotangents=KINDS["probes"], memory="64GiB")
     tiles = kernel(model, x, cotangents=KINDS["probes"], memory=1)
-    assert whole.meta["tiles"] == 1
-    assert tiles.meta["tiles"] == 6  # one sample against one
+    assert whole.meta["tasks"] == 1
+    assert tiles.meta["tasks"] == 6  # one sample against one
     assert relative_error(tiles, whole) < SAME
     assert relative_error(tiles.per_probe, whole.per_probe) < SAME
     for name, values in whole.layers.items():
         assert float((tiles.layers[name] - values).norm()) <= SAME * float(whole.values.norm()), name
     crossed = kernel(model, x, y, cotangents=KINDS["residual"], memory="64GiB")
     blocks = kernel(model, x, y, cotangents=KINDS["residual"], memory=1)
-    assert (crossed.meta["tiles"], blocks.meta["tiles"]) == (1, 6)
+    assert (crossed.meta["tasks"], blocks.meta["tasks"]) == (1, 6)
     size = math.sqrt(float(crossed.norms_x.norm() * crossed.norms_y.norm()))
     assert float((blocks.values - crossed.values).norm()) <= SAME * size
 
@@ -102,15 +102,15 @@ def test_budgets_between_one_tile_and_single_samples() -> None:
     model, x, y = case.model(), case.batch(11), case.batch(7, seed=3)
     for second in (None, y):
         true = kernel(model, x, second, cotangents=gk.total(), memory="64GiB")
-        fewest, most = true.meta["tiles"], kernel(model, x, second, cotangents=gk.total(), memory=1).meta["tiles"]
+        fewest, most = true.meta["tasks"], kernel(model, x, second, cotangents=gk.total(), memory=1).meta["tasks"]
         assert fewest == 1 < most
         small, large, seen = 1, 2**36, set()
         while large - small > max(1, small // 1000):
             middle = (small + large) // 2
             found = kernel(model, x, second, cotangents=gk.total(), memory=middle)
             assert relative_error(found, true) < SAME
-            seen.add(found.meta["tiles"])
-            small, large = (small, middle) if found.meta["tiles"] == 1 else (middle, large)
+            seen.add(found.meta["tasks"])
+            small, large = (small, middle) if found.meta["tasks"] == 1 else (middle, large)
         assert len(seen) > 2, seen
 
 

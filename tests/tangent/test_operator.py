@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from genkernel.errors import CaptureError, GenkernelError, InputError, NonFiniteError
 from genkernel.tangent import TangentModel, batches, exact_trace, jvp, kernel, probes, reference, spectral, total
-from genkernel.tangent.operator import TangentOperator, operator
+from genkernel.tangent.operators import TangentOperator, operator
 from genkernel.tangent.preconditioner import Preconditioner
 from tests.tangent.compare import BY_NAME, KINDS, relative_error
 from tests.tangent.snapshot import Snapshot

@@ -53,7 +53,7 @@ def merged_pixels() -> nn.Module:
     return Net(forward, conv=nn.Conv1d(2, 3, 3, padding=1))
 
 
-@case("windows: attention among pixels of a window, samples merged with windows", floats(4, 4, 4))
+@case("windows: attention among pixels of a window, samples merged with windows", floats(4, 4, 4), common=True)
 def windows() -> nn.Module:
     def forward(net: Net, x: Tensor) -> Tensor:
         n = x.shape[0]
@@ -62,6 +62,21 @@ def windows() -> nn.Module:
         return w.view(n, 2, 2, 2, 2, 4).permute(0, 1, 3, 2, 4, 5).reshape(n, 4, 4, 4).mean((1, 2))
 
     return Net(forward, attention=nn.MultiheadAttention(4, 2, batch_first=True), norm=nn.LayerNorm(4))
+
+
+@case("frames merged with samples, then tokens first: samples in the middle of an axis", floats(2, 3, 4), common=True)
+def merged_in_between() -> nn.Module:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        n, frames, t, c = x.shape
+        h = net.layer(x.reshape(n * frames, t, c).transpose(0, 1)) + net.shift  # (t, n · frames, c)
+        h = net.norm(h.reshape(t * n * frames, c)) * net.scale
+        h = net.conv(h[:, :, None])[..., 0]
+        return torch.tanh(h).view(t, n, frames, 2).mean((0, 2))
+
+    return Net(
+        forward, layer=nn.TransformerEncoderLayer(4, 2, 6), norm=nn.LayerNorm(4), shift=P(4), scale=P(4),
+        conv=nn.Conv1d(4, 2, 1),
+    )  # fmt: skip
 
 
 @case("two views of a sample stacked along the batch axis (as in SimCLR or guidance)", floats(3), common=True)

@@ -14,11 +14,6 @@ from genkernel.tangent.rules.base import Arguments, Rule
 if TYPE_CHECKING:
     from genkernel.tangent.use import Use
 
-# Above this width one batched product on unfolded input beats the grouped library call on a
-# CPU; below 64 positions the call has too little to do per group (measured, docs/engine.md).
-WIDE = 128
-FEW_POSITIONS = 64
-
 
 class Conv(Rule):
     """``F.conv{1,2,3}d`` and ``F.conv_transpose{1,2,3}d``; bias sums over positions."""
@@ -50,8 +45,7 @@ class Conv(Rule):
         if padding == "same":
             A, padding = self._pad_same(A, shape[2:], dilation), 0
         padding = self._expand(padding)
-        kernel, positions = shape[2:], B.shape[2:] if not self.transposed else A.shape[2:]
-        pointwise = all(k == 1 for k in kernel) and all(s == 1 for s in stride) and not any(padding) and groups == 1
+        pointwise = all(k == 1 for k in shape[2:]) and all(s == 1 for s in stride) and not any(padding) and groups == 1
         if pointwise and not self.transposed:
             found = Outer(A.flatten(2).transpose(1, 2), B.flatten(2).transpose(1, 2), shape)
             return _merge(found, n, layout)
@@ -59,13 +53,11 @@ class Conv(Rule):
             A, B, shape, stride, padding, dilation, groups, self.transposed,
             self._expand(arguments.get("output_padding", 0)),
         )  # fmt: skip
-        count = positions.numel()
-        unfolds = groups == 1 and (max(shape[:2]) > WIDE or count < FEW_POSITIONS or layout.inner > 1)
-        if unfolds:
+        if layout.inner == 1:
+            return whole
+        if groups == 1:
             return _merge(whole.outer(), n, layout)
-        if layout.inner > 1:
-            return Dense(_regroup(whole.dense(), n, layout).sum(1))
-        return whole
+        return Dense(layout.split(whole.dense(), n).sum(1))
 
     def _expand(self, value: Any) -> tuple[int, ...]:
         values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
@@ -80,18 +72,11 @@ class Conv(Rule):
         return F.pad(A, pads)
 
 
-def _regroup(x: Tensor, n: int, layout: Layout) -> Tensor:
-    """``[n · inner, ...]`` → ``[n, inner, ...]``."""
-    if layout.major:
-        return x.unflatten(0, (n, layout.inner))
-    return x.unflatten(0, (layout.inner, n)).transpose(0, 1)
-
-
 def _merge(factor: Outer, n: int, layout: Layout) -> Outer:
     """Fold a merged sample axis into the positions."""
     if layout.inner == 1:
         return factor
-    A, B = (_regroup(x, n, layout).flatten(1, 2) for x in (factor.A, factor.B))
+    A, B = (layout.split(x, n).flatten(1, 2) for x in (factor.A, factor.B))
     return Outer(A, B, factor.shape, factor.transposed)
 
 

@@ -21,10 +21,11 @@ from genkernel.tangent import batches, spectral
 from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.jvp import METHODS, Vector
 from genkernel.tangent.model import TangentModel, as_tangent_model
+from genkernel.tangent.plan import parse_memory
+from genkernel.tangent.precision import parse_dtype
 from genkernel.tangent.preconditioner import Preconditioner, as_preconditioner
 from genkernel.tangent.side import Pair, Side, prove
 from genkernel.tangent.spectral import Eigenpairs, SpectralDensity, Trace
-from genkernel.tangent.tiles import parse_memory
 
 __all__ = ["Eigenpairs", "SpectralDensity", "TangentOperator", "Trace", "operator"]
 
@@ -87,7 +88,7 @@ def operator(
     if other is not model:
         _same_parameters(model, other)
     budget = parse_memory(memory)
-    precision = _dtype(dtype) or model.dtype
+    precision = parse_dtype(dtype) or model.dtype
     action = _preconditioner(precondition, model, precision)
 
     proof = prove(model, x, precision, method, cotangents)
@@ -378,14 +379,3 @@ def _same_parameters(a: TangentModel, b: TangentModel) -> None:
     if left != right:
         odd = next(iter({*left.items()} ^ {*right.items()}))[0]
         raise InputError(f"the two models do not have the same parameters: they differ in {odd!r}")
-
-
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    if isinstance(dtype, str):
-        found = getattr(torch, dtype.removeprefix("torch."), None)
-        if not isinstance(found, torch.dtype):
-            raise InputError(f"dtype {dtype!r} is unknown: use 'float32' or 'float64'")
-        dtype = found
-    if dtype is not None and not dtype.is_floating_point:
-        raise InputError(f"dtype {dtype} is not a floating point type")
-    return dtype

@@ -1,0 +1,260 @@
+"""Forward and backward passes of one proved model, handing out per-sample gradients.
+
+One forward per batch on frozen aliases of the parameters, one backward per cotangent that
+propagates output-gradients only. As soon as the last use of a parameter has its output-gradient,
+its per-sample gradient goes to a :class:`Sink` as a factor, and what it was made of is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from genkernel.errors import GenkernelError, NonFiniteError
+from genkernel.tangent import batches
+from genkernel.tangent.assembly import Assembly, UnprovedError
+from genkernel.tangent.capture import Tape
+from genkernel.tangent.cotangents import Cotangents
+from genkernel.tangent.coverage import Coverage
+from genkernel.tangent.derivation import Geometry
+from genkernel.tangent.factors import Dense, Factor
+from genkernel.tangent.model import TangentModel
+from genkernel.tangent.precision import full_precision
+from genkernel.tangent.probe import examine, tape_for
+from genkernel.tangent.restore import random_state_kept
+from genkernel.tangent.stopwatch import Stopwatch
+
+
+class Sink(Protocol):
+    """What receives the per-sample gradients of a batch."""
+
+    def begin(self) -> None:
+        """A batch starts, or starts again: forget what it gave so far."""
+
+    def add(self, which: int, parameter: str, factor: Factor, view: Geometry | None) -> None:
+        """The gradients of one parameter under one cotangent, complete.
+
+        With a ``view`` the coordinates of the factor are those of that view of the parameter, no
+        entry twice. Parameters that are not handed out have zero gradients.
+        """
+
+    def finite(self) -> bool:
+        """False when some sample's gradient turned out NaN or infinite."""
+
+
+class GradientPass:
+    """One model, proved on a few samples, ready to run batches.
+
+    Args:
+        model: the model.
+        sample: a batch to prove the model on; a few of its samples are used.
+        dtype: dtype of activations and gradients (None: the model's own).
+        coverage: a proof made before for the unchanged model; None to make one.
+
+    Raises:
+        BatchCouplingError, RandomOutputError, CaptureError, NonFiniteError: see :func:`examine`.
+    """
+
+    def __init__(
+        self, model: TangentModel, sample: Any, dtype: torch.dtype | None = None, coverage: Coverage | None = None
+    ):
+        self.model, self.dtype = model, dtype
+        self.watch = Stopwatch(model.device)
+        model.check_finite()
+        with self.watch("proof"):
+            self.coverages = [examine(model, sample, dtype) if coverage is None else coverage]
+        with model.evaluating():
+            self.tensors = model.tensors(dtype)
+
+    @property
+    def coverage(self) -> Coverage:
+        """The proof, with what later batches added to it."""
+        return self.coverages[0].merge(self.coverages[1:])
+
+    def outputs(self, batch: Any) -> Tensor:
+        """Outputs ``[n, *out]`` in the dtype of the pass."""
+        with self.model.evaluating(), torch.no_grad():
+            return self.model.run(self.tensors, batches.move(batch, self.model.device, self.dtype))
+
+    def run(
+        self,
+        batch: Any,
+        cotangents: Cotangents,
+        sink: Sink,
+        *,
+        which: Collection[int] | None = None,
+        parameters: Collection[str] | None = None,
+        where: Callable[[int], str] = lambda i: f"sample {i}",
+        done: Callable[[], object] = lambda: None,
+    ) -> None:
+        """One forward, one backward per cotangent.
+
+        Args:
+            batch: n samples.
+            cotangents: which scalars of the output are differentiated.
+            sink: takes the gradients; its ``which`` counts the cotangents.
+            which: the cotangents to run; None for all.
+            parameters: hand out these only; None for all.
+            where: how an error names sample ``i`` of the batch.
+            done: called after each backward.
+
+        Raises:
+            NonFiniteError: NaN or infinity in outputs or gradients, with where.
+        """
+        batch = batches.move(batch, self.model.device, self.dtype)
+        wanted = None if parameters is None else set(parameters)
+        unproved: set[str] = set()
+        with self.model.evaluating():
+            while True:
+                sink.begin()
+                with self.watch("forward"):
+                    tape, out, coverage = self._forward(batch, unproved)
+                try:
+                    self._contract(tape, out, coverage, batch, cotangents, sink, which, wanted, where, done)
+                    break
+                except UnprovedError as found:
+                    unproved |= found.parameters
+                finally:
+                    tape.close()
+            if not sink.finite():
+                self._blame(batch, cotangents, which, where)
+
+    def _contract(
+        self,
+        tape: Tape,
+        out: Tensor,
+        coverage: Coverage,
+        batch: Any,
+        cotangents: Cotangents,
+        sink: Sink,
+        which: Collection[int] | None,
+        wanted: set[str] | None,
+        where: Callable[[int], str],
+        done: Callable[[], object],
+    ) -> None:
+        check_finite(out.detach(), "output", where)
+        current = 0
+
+        def emit(parameter: str, factor: Factor, view: Geometry | None) -> None:
+            if wanted is None or parameter in wanted:
+                with self.watch("contraction"):
+                    sink.add(current, parameter, factor, view)
+
+        assembly = Assembly(tape, coverage.plans, batches.size(batch), emit, wanted)
+        tape.deliver = assembly.receive
+        last = max(which) if which is not None else cotangents.count(tuple(out.shape[1:])) - 1
+        generic = [name for name in coverage.generic if wanted is None or name in wanted]
+        # without a choice of parameters the graph is followed to where it begins
+        ends = tape.leaves if wanted is None else tape.ends(assembly.awaited)
+        for k, v in enumerate(cotangents.vectors(out.detach().clone(), batches.copy(batch))):
+            if k > last:
+                break
+            if which is not None and k not in which:
+                continue
+            current = k
+            assembly.keep_inputs = k < last
+            assembly.begin()
+            with self.watch("backward"):
+                if ends and out.requires_grad:
+                    torch.autograd.grad(out, ends, v, retain_graph=k < last, allow_unused=True)
+                assembly.flush()
+                for parameter, rows in self._through_forward(batch, v, generic):
+                    emit(parameter, Dense(rows), None)
+            done()
+
+    def _forward(self, batch: Any, unproved: set[str]) -> tuple[Tape, Tensor, Coverage]:
+        """One captured forward, with a coverage that holds for what was captured.
+
+        Args:
+            unproved: parameters whose uses turned out to matter only in this batch.
+        """
+        if not unproved:
+            for coverage in self.coverages:
+                tape, out = self._record(batch, coverage)
+                if coverage.matches(tape, out, batches.size(batch)):
+                    return tape, out, coverage
+                tape.close()
+        # this batch takes another branch of the model: prove that one, too
+        coverage = examine(self.model, batch, self.dtype)
+        coverage.give_up(unproved)
+        tape, out = self._record(batch, coverage)
+        if not coverage.matches(tape, out, batches.size(batch)):
+            coverage = replace(
+                coverage, plans=[None] * len(tape.uses), calls=[], generic=list(self.model.parameter_names)
+            )
+        self.coverages.append(coverage)
+        return tape, out, coverage
+
+    def _record(self, batch: Any, coverage: Coverage) -> tuple[Tape, Tensor]:
+        with torch.enable_grad():
+            tape = tape_for(self.model, self.tensors, keep_all=coverage.keep_all)
+            with tape:
+                return tape, self.model.run(self.tensors, batch)
+
+    def _through_forward(self, batch: Any, v: Tensor, names: list[str]) -> Iterator[tuple[str, Tensor]]:
+        """Gradients of uncaptured parameters, one sample at a time through the user's forward."""
+        if not names:
+            return
+        rows: dict[str, list[Tensor]] = {name: [] for name in names}
+        wanted = set(names)
+        frozen = {name: t if name in wanted else t.detach() for name, t in self.tensors.items()}
+        for i in range(batches.size(batch)):
+            with torch.enable_grad():
+                out = self.model.run(frozen, batches.take(batch, [i]))
+                grads = (
+                    torch.autograd.grad(out, [self.tensors[name] for name in names], v[i : i + 1], allow_unused=True)
+                    if out.requires_grad
+                    else [None] * len(names)
+                )
+            for name, g in zip(names, grads, strict=True):
+                g = torch.zeros_like(self.tensors[name]) if g is None else g
+                rows[name].append((g.to_dense() if g.is_sparse else g).detach())
+        for name in names:
+            yield name, torch.stack(rows.pop(name))
+
+    def _blame(
+        self, batch: Any, cotangents: Cotangents, which: Collection[int] | None, where: Callable[[int], str]
+    ) -> None:
+        """Run the batch again to find out where the NaN or infinity comes from, and raise."""
+        seen: list[str] = []
+
+        class Inspector:
+            def begin(self) -> None:
+                seen.clear()
+
+            def add(self, _: int, parameter: str, factor: Factor, __: Geometry | None) -> None:
+                check_finite(factor.dense(), f"gradient of {parameter!r}", where)
+                seen.append(parameter)
+
+            def finite(self) -> bool:
+                return True
+
+        self.run(batch, cotangents, Inspector(), which=which, where=where)
+        raise NonFiniteError(
+            f"the kernel overflows: the gradients are finite, but too large to be multiplied (parameters from "
+            f"{seen[0]!r} to {seen[-1]!r}); scale the outputs or the cotangents down"
+        )
+
+
+def check_finite(values: Tensor, what: str, where: Callable[[int], str]) -> None:
+    """Raise NonFiniteError naming the first sample of ``values [n, ...]`` that is NaN or infinite."""
+    bad = (~torch.isfinite(values)).reshape(len(values), -1).any(1).nonzero().flatten()
+    if len(bad):
+        raise NonFiniteError(
+            f"the {what} is NaN or infinite for {where(int(bad[0]))}: check that input, or the weights"
+        )
+
+
+@contextmanager
+def guarded(model: TangentModel) -> Iterator[None]:
+    """Deterministic precision, and the user's random state kept as it was."""
+    devices = [model.device] if model.device.type == "cuda" else []
+    if torch.is_autocast_enabled(model.device.type):
+        raise GenkernelError("kernels are not computed under autocast: leave the autocast region, or pass dtype=")
+    with torch.inference_mode(False), torch.random.fork_rng(devices=devices), random_state_kept(), full_precision():
+        yield

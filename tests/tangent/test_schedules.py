@@ -1,0 +1,206 @@
+"""Tiles and passes, full blocks, two models, preconditioners by action: all against the reference."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import genkernel as gk
+from genkernel.errors import InputError
+from genkernel.tangent import engine, plan, reference
+from genkernel.tangent.plan import Plan, Sizes
+from tests.tangent.compare import BY_NAME, KINDS, QUICK_OR_SLOW, relative_error, samples, shared_model, truth
+from tests.zoo import Case
+
+EXACT = 1e-10
+
+
+def only_passes(monkeypatch: pytest.MonkeyPatch, parts: int = 3, batch: int = 4) -> None:
+    """Small batches; the largest parameter in ``parts`` slices of coordinates, small ones together."""
+
+    def make(sizes: Sizes, budget: int) -> Plan:
+        rows = sizes.samples * sizes.outputs * sizes.itemsize
+        monkeypatch.setattr(plan, "LEAST", max(map(min, sizes.entries.values())) * rows // parts)
+        return replace(plan._passes(sizes, 1, 0), batch=batch)
+
+    monkeypatch.setattr(engine, "make_plan", make)
+
+
+LONG = ("diffusers", "resnet", "dit", "swin", "transformer")  # many parameters, so many passes
+QUICK_OR_LONG = [
+    p if p.marks or not str(p.id).startswith(LONG) else pytest.param(*p.values, marks=pytest.mark.slow, id=p.id)
+    for p in QUICK_OR_SLOW
+]
+
+
+@pytest.mark.parametrize("case", QUICK_OR_LONG)
+def test_passes_match_the_reference(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = "probes" if len(case.name) % 2 else "residual"
+    model, batch = shared_model(case.name), samples(case)
+    true = truth(case.name, kind)
+    scale = 1 / 3 if kind == "probes" else 1.0
+    only_passes(monkeypatch)
+    found = gk.kernel(model, batch, cotangents=KINDS[kind], by="parameter", dtype=torch.float64)
+    whole = torch.stack(list(true.values())).sum((0, 1)) * scale
+    assert relative_error(found, whole) < EXACT
+    for name, values in true.items():
+        gap = (found.layers[name] - values.sum(0) * scale).norm()
+        assert float(gap) <= EXACT * float(whole.norm()), name
+
+
+def small() -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3, stride=2), nn.Flatten(),
+        nn.Linear(36, 3),
+    ).double()  # fmt: skip
+    return net, torch.randn(5, 2, 8, 8, dtype=torch.float64), torch.randn(3, 2, 8, 8, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+@pytest.mark.parametrize("name", ["mlp", "small_cnn", None])
+def test_blocks(name: str | None, crossed: bool) -> None:
+    if name is None or name not in BY_NAME:
+        net, x, y = small()
+        model = gk.TangentModel(net)
+    else:
+        case = BY_NAME[name]
+        model, x, y = case.model(), case.batch(3, seed=1), case.batch(2, seed=2)
+    K = gk.kernel(model, x, y if crossed else None, cotangents=gk.blocks(), dtype=torch.float64)
+    left = reference.gradients(model, x, gk.exact_trace())
+    right = reference.gradients(model, y if crossed else x, gk.exact_trace())
+    true = sum(torch.einsum("anp,bmp->nmab", left[k].flatten(2), right[k].flatten(2)) for k in left)
+    assert K.values.shape == true.shape
+    assert float((K.values - true).norm() / true.norm()) < EXACT
+    assert float((sum(K.layers.values()) - K.values).norm() / true.norm()) < EXACT
+    trace = gk.kernel(model, x, y if crossed else None, cotangents=gk.exact_trace(), dtype=torch.float64)
+    assert relative_error(K.values.diagonal(dim1=2, dim2=3).sum(-1), trace.values) < EXACT
+    cosines = K.normalized().values
+    if not crossed:
+        own = cosines.diagonal(dim1=0, dim2=1).diagonal(dim1=0, dim2=1)
+        assert torch.allclose(own, torch.ones_like(own))
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_two_models(second: bool) -> None:
+    net, x, y = small()
+    model = gk.TangentModel(net)
+    later = {k: v + 0.1 * torch.randn_like(v) if v.is_floating_point() else v for k, v in net.state_dict().items()}
+    later = {k: v.abs() if k.endswith("running_var") else v for k, v in later.items()}
+    other = model.at(later)
+    batch = y if second else None
+    K = gk.kernel(model, x, batch, model_y=other, cotangents=gk.exact_trace(), memory="64MiB")
+    true = reference.kernel(model, x, batch, model_y=other, cotangents=gk.exact_trace())
+    assert relative_error(K, true) < EXACT
+    assert not K.symmetric
+    back = gk.kernel(other, y if second else x, x, model_y=model, cotangents=gk.exact_trace())
+    assert relative_error(back.values.T, true) < EXACT
+    same = gk.kernel(model, x, batch, model_y=model, cotangents=gk.exact_trace())
+    assert relative_error(same, reference.kernel(model, x, batch, cotangents=gk.exact_trace())) < EXACT
+
+
+def test_two_models_have_the_same_parameters() -> None:
+    net, x, _ = small()
+    with pytest.raises(InputError, match="differ"):
+        gk.kernel(net, x, model_y=nn.Sequential(nn.Flatten(), nn.Linear(128, 3)).double())
+
+
+def kronecker(net: nn.Module) -> gk.Preconditioner:
+    draw = torch.Generator().manual_seed(3)
+    factors: dict[Any, Any] = {}
+    for name, p in net.named_parameters():
+        if p.dim() > 1:
+            sides = [torch.randn(s, s, generator=draw, dtype=torch.float64) for s in (len(p), p[0].numel())]
+            factors[name] = tuple(a @ a.T + torch.eye(len(a)) for a in sides)
+    return gk.Preconditioner.kronecker(factors)
+
+
+@pytest.mark.parametrize("schedule", ["tile", "passes"])
+@pytest.mark.parametrize("crossed", [False, True])
+def test_preconditioned_by_action(schedule: str, crossed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x, y = small()
+    names = [name for name, _ in net.named_parameters()]
+    coupled = (names[0], names[-2])
+
+    def action(rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        flat = torch.cat([rows[name].flatten(1) for name in coupled], 1)
+        mixed = flat * 2 + flat.mean(1, keepdim=True)
+        sizes = [rows[name][0].numel() for name in coupled]
+        return {k: v.view_as(rows[k]) for k, v in zip(coupled, mixed.split(sizes, 1), strict=True)}
+
+    if schedule == "passes":
+        only_passes(monkeypatch)
+    for P in (kronecker(net), gk.Preconditioner.action(action, blocks=[coupled])):
+        batch = y if crossed else None
+        K = gk.kernel(net, x, batch, precondition=P, cotangents=gk.exact_trace())
+        true = reference.kernel(net, x, batch, precondition=P, cotangents=gk.exact_trace())
+        assert relative_error(K, true) < EXACT
+        norms = reference.kernel(net, x, precondition=P, cotangents=gk.exact_trace()).diagonal()
+        assert relative_error(K.norms_x, norms) < EXACT
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+def test_preconditioned_by_a_diagonal_in_passes(crossed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x, y = small()
+    P = {name: torch.rand_like(p) for name, p in net.named_parameters()}
+    only_passes(monkeypatch)
+    batch = y if crossed else None
+    K = gk.kernel(net, x, batch, precondition=P, cotangents=gk.probes(2))
+    assert relative_error(K, reference.kernel(net, x, batch, precondition=P, cotangents=gk.probes(2))) < EXACT
+
+
+@pytest.mark.parametrize("schedule", ["tile", "passes"])
+def test_out_of_memory_halves(schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x, y = small()
+    model = gk.TangentModel(net)
+    if schedule == "passes":
+        monkeypatch.setattr(engine, "make_plan", lambda sizes, _: plan._passes(sizes, 1 << 30, 0))
+    true = {b: gk.kernel(model, x, y if b else None, cotangents=gk.probes(3)) for b in (False, True)}
+    real = engine.GradientPass.run
+    sizes: list[int] = []
+
+    def scarce(self: Any, batch: Any, *args: Any, **options: Any) -> None:
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        real(self, batch, *args, **options)
+
+    monkeypatch.setattr(engine.GradientPass, "run", scarce)
+    for crossed in (False, True):
+        sizes.clear()
+        K = gk.kernel(model, x, y if crossed else None, cotangents=gk.probes(3))
+        assert max(sizes) > 2 and min(sizes) <= 2
+        assert relative_error(K, true[crossed].values) < EXACT
+        assert relative_error(K.norms_x, true[crossed].norms_x) < EXACT
+        for name, values in true[crossed].layers.items():
+            assert relative_error(K.layers[name], values) < EXACT
+
+
+def test_groups_of_parameters() -> None:
+    net, x, _ = small()
+    K = gk.kernel(net, x, cotangents=gk.total(), by=lambda name: name.rpartition(".")[2])
+    assert sorted(K.layers) == ["bias", "weight"]
+    assert relative_error(sum(K.layers.values()), K.values) < EXACT
+    with pytest.raises(InputError, match="group"):
+        gk.kernel(net, x, by={"0.weight": "a"})
+
+
+def test_a_proof_can_be_used_again() -> None:
+    net, x, y = small()
+    first = gk.kernel(net, x, cotangents=gk.total())
+    again = gk.kernel(net, y, cotangents=gk.total(), coverage=first.coverage)
+    assert relative_error(again, reference.kernel(net, y, cotangents=gk.total())) < EXACT
+
+
+def test_many_samples_take_passes_and_few_take_one_tile() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 8))
+    x = torch.randn(600, 256)
+    tight = gk.kernel(net, x, cotangents=gk.total(), by=None, memory="64MiB")
+    wide = gk.kernel(net, x, cotangents=gk.total(), by=None, memory="2GiB")
+    assert wide.meta["tasks"] == 1
+    assert relative_error(tight, wide.values) < 1e-6
+    assert set(wide.meta["timing"]) >= {"proof", "forward", "backward", "contraction"}
