@@ -5,6 +5,8 @@ from __future__ import annotations
 import fnmatch
 import json
 import multiprocessing
+import os
+import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -122,7 +124,9 @@ class _Worker(_Here):
 
     def check(self, architecture: Architecture) -> Row:
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+            self._pool = ProcessPoolExecutor(
+                1, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent
+            )
         try:
             return self._pool.submit(_check_by_name, self.sources, architecture.name).result()
         except BrokenProcessPool:
@@ -133,6 +137,18 @@ class _Worker(_Here):
         finally:
             if architecture.size >= LARGE:
                 self.__exit__()  # give its memory back
+
+
+def _end_with_parent() -> None:
+    """A worker would wait for work for ever after its parent was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _check_by_name(sources: list[str], name: str) -> Row:
