@@ -410,7 +410,7 @@ class _Job:
             """``[n·O, m·O]`` → ``[n, m, O, O]``."""
             return (
                 values
-                if O == 1 and not self.cotangents.blocks
+                if not self.cotangents.blocks
                 else values.unflatten(0, (-1, each)).unflatten(2, (-1, each)).transpose(1, 2).contiguous()
             )
 
