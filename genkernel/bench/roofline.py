@@ -33,7 +33,7 @@ class Rates:
     convolution: float
 
 
-def rates(device: torch.device, size: int = 2048, repeats: int = 5) -> Rates:
+def rates(device: torch.device, size: int = 2048, repeats: int = 15) -> Rates:
     """The best of a few repeats; TF32 is off.
 
     Args:

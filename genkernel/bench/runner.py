@@ -72,7 +72,7 @@ def compare(
     todo = choose(workloads)
     start = provenance(place, [c.package for c in map(find, chosen) if c.package])
     say("measuring the machine's rates")
-    found = rates(place, *((512, 1) if quick else (2048, 5)))
+    found = rates(place, *((512, 1) if quick else (2048, 15)))
     record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "kind": "bench",
