@@ -11,9 +11,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from genkernel.errors import InputError
+from genkernel.tangent.result import cosines, jackknife, without
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -36,61 +39,54 @@ class Estimate:
     """
 
     def __init__(self, kernel: Any, *, normalize: bool, rows: Index | None = None, columns: Index | None = None):
-        values = np.asarray(getattr(kernel, "values", kernel), dtype=np.float64)
-        if values.ndim != 2:
-            raise InputError(f"a kernel is a matrix, not an array of shape {values.shape}")
-        self._rows = np.arange(values.shape[0]) if rows is None else np.asarray(rows)
-        self._columns = np.arange(values.shape[1]) if columns is None else np.asarray(columns)
-        self._pick = np.ix_(self._rows, self._columns)
-        self._values = values[self._pick]
-        self._normalize = normalize
+        values = _tensor(getattr(kernel, "values", kernel))
+        if values.dim() != 2:
+            raise InputError(f"a kernel is a matrix, not an array of shape {tuple(values.shape)}")
         probes = getattr(kernel, "per_probe", None)
-        self._per_probe = None if probes is None or len(probes) < 2 else np.asarray(probes, dtype=np.float64)
-        self.probes = 0 if self._per_probe is None else len(self._per_probe)
-        self._norms = self._norms_of(kernel, values) if normalize else None
-        self.values = self._debiased()
-
-    def _norms_of(self, kernel: Any, values: Array) -> tuple[Array, Array, Array | None, Array | None]:
-        """Squared norms of the rows and columns, and those of each probe."""
-        if not hasattr(kernel, "norms_x"):
+        self.probes = 0 if probes is None or len(probes) < 2 else len(probes)
+        totals, parts = [values], [_tensor(probes)] if self.probes else []
+        if normalize and hasattr(kernel, "norms_x"):
+            totals += [_tensor(kernel.norms_x), _tensor(kernel.norms_y)]
+            if self.probes:
+                parts += [_tensor(kernel.per_probe_norms_x), _tensor(kernel.per_probe_norms_y)]
+        elif normalize:
             if values.shape[0] != values.shape[1]:
                 raise InputError("a kernel between different samples needs its squared norms to be normalised")
-            diagonal = np.diagonal(values)
-            return diagonal[self._rows], diagonal[self._columns], None, None
-        x, y = np.asarray(kernel.norms_x, dtype=np.float64), np.asarray(kernel.norms_y, dtype=np.float64)
-        px = py = None
-        if self._per_probe is not None:
-            px = np.asarray(kernel.per_probe_norms_x, dtype=np.float64)[:, self._rows]
-            py = np.asarray(kernel.per_probe_norms_y, dtype=np.float64)[:, self._columns]
-        return x[self._rows], y[self._columns], px, py
+            totals += [values.diagonal(), values.diagonal()]
+        self._totals = [_pick(each, axes, rows, columns) for each, axes in zip(totals, _AXES, strict=False)]
+        self._parts = [_pick(each, axes, rows, columns) for each, axes in zip(parts, _AXES, strict=False)]
+        self._statistic = cosines if normalize else _itself
+        plain = self._statistic(*self._totals)
+        if normalize and self.probes:
+            plain, _ = jackknife(plain, map(self._leave_out, range(self.probes)), self.probes)
+        self.values: Array = plain.numpy()
 
     def without(self, probe: int) -> Array:
         """The estimate from all probes but one, ``[n, m]``."""
-        assert self._per_probe is not None
-        q = self.probes
-        values = (q * self._values - self._per_probe[probe][self._pick]) / (q - 1)
-        if self._norms is None:
-            return values
-        x, y, px, py = self._norms
-        assert px is not None and py is not None
-        return cosines(values, (q * x - px[probe]) / (q - 1), (q * y - py[probe]) / (q - 1))
+        return self._leave_out(probe).numpy()
 
-    def _debiased(self) -> Array:
-        if self._norms is None:
-            return self._values
-        plain = cosines(self._values, self._norms[0], self._norms[1])
-        if not self.probes:
-            return plain
-        mean = np.zeros_like(plain)
-        for probe in range(self.probes):
-            mean += self.without(probe) / self.probes
-        return self.probes * plain - (self.probes - 1) * mean
+    def _leave_out(self, probe: int) -> Tensor:
+        return self._statistic(*without(probe, self._totals, self._parts))
 
 
-def cosines(values: Array, norms_x: Array, norms_y: Array) -> Array:
-    """k / √(k_x k_y) with squared norms ``[n]``, ``[m]``; 0 where a norm is 0 (THEORY §1)."""
-    size = np.sqrt(np.maximum(norms_x, 0)[:, None] * np.maximum(norms_y, 0)[None, :])
-    return np.divide(values, size, out=np.zeros_like(values), where=size > 0)
+_AXES = ("rc", "r", "c")  # of a kernel and of its two squared norms: rows, columns
+
+
+def _tensor(values: Any) -> Tensor:
+    return torch.from_numpy(np.require(values, np.float64, "W"))
+
+
+def _pick(values: Tensor, axes: str, rows: Index | None, columns: Index | None) -> Tensor:
+    """Some rows and columns, along the last axes."""
+    for offset, axis in enumerate(reversed(axes), start=1):
+        index = rows if axis == "r" else columns
+        if index is not None:
+            values = values.index_select(values.dim() - offset, torch.as_tensor(index))
+    return values
+
+
+def _itself(values: Tensor) -> Tensor:
+    return values
 
 
 def bootstrap_weights(images: int, replicates: int, seed: int) -> Array:

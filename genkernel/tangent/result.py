@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,23 +74,14 @@ class Kernel:
         """
         if self.is_normalized:
             return self
-        plain = _cosine(self.values, self.norms_x, self.norms_y)
+        plain = cosines(self.values, self.norms_x, self.norms_y)
         stderr = None
         if self.per_probe is not None and len(self.per_probe) > 1:
             assert self.per_probe_norms_x is not None and self.per_probe_norms_y is not None
+            totals = self.values, self.norms_x, self.norms_y
+            parts = self.per_probe, self.per_probe_norms_x, self.per_probe_norms_y
             q = len(self.per_probe)
-            mean, square = torch.zeros_like(plain), torch.zeros_like(plain)
-            for p in range(q):  # leave probe p out
-                left = _cosine(
-                    (self.values * q - self.per_probe[p]) / (q - 1),
-                    (self.norms_x * q - self.per_probe_norms_x[p]) / (q - 1),
-                    (self.norms_y * q - self.per_probe_norms_y[p]) / (q - 1),
-                )
-                delta = left - plain
-                mean += delta / q
-                square += delta.square() / q
-            stderr = ((q - 1) * (square - mean.square()).clamp_min(0)).sqrt()
-            plain = plain - (q - 1) * mean
+            plain, stderr = jackknife(plain, (cosines(*without(p, totals, parts)) for p in range(q)), q)
         dead = int((self.norms_x <= 0).sum()) + (0 if self.symmetric else int((self.norms_y <= 0).sum()))
         return Kernel(
             values=plain.clamp(-1, 1),
@@ -173,8 +165,8 @@ class Kernel:
         return f"Kernel({n}×{m}, {what}, {len(self.layers)} layers)"
 
 
-def _cosine(values: Tensor, norms_x: Tensor, norms_y: Tensor) -> Tensor:
-    """k / √(k_x k_y), 0 where a norm is 0."""
+def cosines(values: Tensor, norms_x: Tensor, norms_y: Tensor) -> Tensor:
+    """k / √(k_x k_y) with squared norms ``[n]``, ``[m]`` (of full blocks ``[n, O]``, ``[m, O]``); 0 where one is 0."""
     left, right = norms_x.clamp_min(0), norms_y.clamp_min(0)
     if values.dim() == 4:  # full blocks: norms [n, O] and [m, O]
         left, right = left[:, None, :, None], right[None, :, None, :]
@@ -182,3 +174,32 @@ def _cosine(values: Tensor, norms_x: Tensor, norms_y: Tensor) -> Tensor:
         left, right = left[:, None], right[None, :]
     size = (left * right).sqrt()
     return torch.where(size > 0, values / torch.where(size > 0, size, torch.ones_like(size)), torch.zeros_like(size))
+
+
+def without(probe: int, totals: Sequence[Tensor], parts: Sequence[Tensor]) -> list[Tensor]:
+    """Means over all probes but one.
+
+    Args:
+        probe: the one that is left out.
+        totals: means over all q probes.
+        parts: for each of them the values of every probe, ``[q, ...]``.
+    """
+    return [(total * len(part) - part[probe]) / (len(part) - 1) for total, part in zip(totals, parts, strict=True)]
+
+
+def jackknife(plain: Tensor, left_out: Iterable[Tensor], q: int) -> tuple[Tensor, Tensor]:
+    """A statistic of q probes without its bias of O(1/q), and its standard error (THEORY §1).
+
+    Args:
+        plain: the statistic of all probes.
+        left_out: that of all probes but one, for each of the q.
+
+    Returns:
+        q·plain − (q−1)·mean and √((q−1) Σ (left_out − mean)² / q).
+    """
+    mean, square = torch.zeros_like(plain), torch.zeros_like(plain)
+    for left in left_out:
+        delta = left - plain
+        mean += delta / q
+        square += delta.square() / q
+    return plain - (q - 1) * mean, ((q - 1) * (square - mean.square()).clamp_min(0)).sqrt()
