@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from genkernel.diffusion.locality import (
     LagBins,
@@ -18,9 +19,10 @@ from genkernel.diffusion.locality import (
     row_profile_operator,
     window_mask,
 )
-from genkernel.diffusion.resampling import Estimate, as_grid, bootstrap_weights, cosines, interval, level_means
+from genkernel.diffusion.resampling import Estimate, as_grid, bootstrap_weights, interval, level_means
 from genkernel.diffusion.results import Contrast, Levels
 from genkernel.errors import InputError
+from genkernel.tangent import Kernel
 from tests.diffusion.fake_result import fake_levels
 
 
@@ -243,16 +245,27 @@ def test_probe_bias_is_removed_and_the_probe_error_is_right():
         found = level_kernel(Estimate(kernel, normalize=True), level_of, image_of, levels, bootstrap=5)
         corrected.append(found.matrix[0, 3])
         errors.append(found.stderr_probes[0, 3])
-        plain.append(
-            level_means(as_grid(cosines(kernel.values, kernel.norms_x, kernel.norms_y), level_of, image_of))[0, 3]
-        )
+        biased = Estimate(kernel.values, normalize=True).values  # taken as exact: nothing is corrected
+        plain.append(level_means(as_grid(biased, level_of, image_of))[0, 3])
     bias = abs(np.mean(corrected) - exact.matrix[0, 3])
     assert bias < abs(np.mean(plain) - exact.matrix[0, 3]) or bias < 2 * np.std(corrected) / np.sqrt(60)
     assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(corrected, ddof=1), rel=0.4)
 
 
 def test_a_gradient_of_zero_gives_cosine_zero():
-    assert cosines(np.array([[1.0, 0], [0, 0]]), np.array([1.0, 0]), np.array([1.0, 0])).tolist() == [[1, 0], [0, 0]]
+    assert Estimate(np.array([[1.0, 0], [0, 0]]), normalize=True).values.tolist() == [[1, 0], [0, 0]]
+
+
+def test_cosines_are_those_of_the_kernel():
+    phi = np.random.default_rng(7).normal(size=(24, 12, 30))
+    made = ProbeKernel(phi, 5, np.random.default_rng(8))
+    kernel = Kernel(**{name: torch.tensor(values) for name, values in vars(made).items()}).normalized()
+    found = Estimate(made, normalize=True)
+    assert np.abs(found.values.clip(-1, 1) - kernel.values.numpy()).max() < 1e-15
+    few, other = np.array([0, 3, 7]), np.array([2, 5])
+    part = Estimate(made, normalize=True, rows=few, columns=other)
+    assert np.array_equal(part.values, found.values[np.ix_(few, other)])
+    assert np.array_equal(part.without(4), found.without(4)[np.ix_(few, other)])
 
 
 # ------------------------------------------------------------------ comparisons
