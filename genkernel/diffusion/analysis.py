@@ -10,12 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._pytree import tree_structure
 
 from genkernel.diffusion import reading
 from genkernel.diffusion.controls import Controls, other_image_same_level
@@ -37,8 +39,11 @@ from genkernel.diffusion.results import (
 from genkernel.diffusion.stages import find_stages
 from genkernel.diffusion.weighting import schemes, weighting
 from genkernel.errors import InputError, ZeroGradientError
-from genkernel.tangent import Kernel, kernel
+from genkernel.tangent import Kernel, TangentModel, kernel
 from genkernel.tangent import probes as random_cotangents
+from genkernel.tangent.coverage import Coverage
+from genkernel.tangent.passes import GradientPass, guarded
+from genkernel.tangent.precision import parse_dtype
 
 if TYPE_CHECKING:
     from genkernel.diffusion.denoiser import Denoiser
@@ -72,6 +77,8 @@ def analyze(
     samplers: Mapping[str, Any] | None = None,
     dtype: torch.dtype | str | None = None,
     memory: str | int = "8GiB",
+    store: str | Path | None = None,
+    distributed: bool | None = None,
     progress: Progress | bool | None = None,
     bootstrap: int = 200,
 ) -> tuple[DiffusionResult, Kernel]:
@@ -93,6 +100,10 @@ def analyze(
             over the levels or callable of ``(t, log_snr)``.
         dtype: of activations and gradients; the model's own by default. Sums are in float64.
         memory: bound for the engine.
+        store: a folder that keeps finished kernels, one folder for each, so that an analysis that was
+            killed goes on where it was.
+        distributed: share the kernels with the other ranks of ``torch.distributed`` or torchrun, which
+            make the same call and get the same result: None when there are any, False never.
         progress: called with (stage, stages done, number of stages) before each stage; or True/False for
             the engine's own bars.
         bootstrap: replicates over images.
@@ -125,11 +136,11 @@ def analyze(
     if probes == 1:
         notes.append("with one probe the probes' part of the errors is unknown: every error is at least what is stated")
 
+    kernels = _Kernels(watch, dtype, memory, store, distributed)
+
     def compute(model: Denoiser, batch: Any, other: Any = None, by: str | None = None) -> Kernel:
         draw = random_cotangents(probes, seed=seed)  # the same for every kernel, so that they can be compared
-        return kernel(
-            model.tangent, batch, other, cotangents=draw, by=by, dtype=dtype, memory=memory, progress=watch.bars
-        )
+        return kernels(model, batch, other, cotangents=draw, by=by)
 
     pairs = grid(den, images, where.timesteps, seed)
     with watch("loss"):
@@ -175,7 +186,7 @@ def analyze(
                 interpolation = _interpolation(den, images[:fewer], where, compute, seed, bootstrap)
 
     with watch("interference"):
-        conflict = _interference(den, pairs, diagonal, metric, dtype, memory, watch.bars, notes, bootstrap, seed)
+        conflict = _interference(den, pairs, kernels, diagonal, metric, notes, bootstrap, seed)
     table = None
     if conflict is not None:
         with watch("weighting"):
@@ -373,11 +384,9 @@ def _interpolation(
 def _interference(
     den: Denoiser,
     pairs: Grid,
+    kernels: _Kernels,
     diagonal: Mapping[str, Tensor] | None,
     metric: str,
-    dtype: torch.dtype | str | None,
-    memory: str | int,
-    bars: bool | None,
     notes: list[str],
     bootstrap: int,
     seed: int,
@@ -385,10 +394,10 @@ def _interference(
     batch = pairs.loss_batch(den)
 
     def of(precondition: Mapping[str, Tensor] | None, label: str) -> Interference:
-        gradients = kernel(
-            den.tangent, batch, cotangents=den.loss_cotangent(), precondition=precondition, by=None, dtype=dtype,
-            memory=memory, progress=bars,
-        )  # fmt: skip
+        suffix = "" if precondition is None else "_preconditioned"
+        gradients = kernels(
+            den, batch, suffix=suffix, cotangents=den.loss_cotangent(), precondition=precondition, by=None
+        )
         return interference(
             gradients, pairs.level_of, pairs.image_of, preconditioner=label, bootstrap=bootstrap, seed=seed
         )
@@ -401,6 +410,48 @@ def _interference(
     if diagonal is not None:
         found.preconditioned = of(diagonal, metric)
     return found
+
+
+# -------------------------------------------------------------------------- kernels
+
+
+class _Kernels:
+    """Every kernel of one analysis: computed alike, and kept in a folder named after its stage.
+
+    The analysis changes no model, so one proof serves all kernels of a model over inputs of the same
+    structure; the engine proves again whatever does not fit it.
+    """
+
+    def __init__(
+        self,
+        watch: _Watch,
+        dtype: torch.dtype | str | None,
+        memory: str | int,
+        store: str | Path | None,
+        distributed: bool | None,
+    ):
+        self._watch = watch
+        self._dtype = parse_dtype(dtype)
+        self._options: dict[str, Any] = {
+            "dtype": self._dtype,
+            "memory": memory,
+            "distributed": distributed,
+            "progress": watch.bars,
+        }
+        self._store = None if store is None else Path(store)
+        self._proofs: dict[tuple[TangentModel, str], Coverage] = {}
+
+    def __call__(self, model: Denoiser, batch: Any, other: Any = None, *, suffix: str = "", **options: Any) -> Kernel:
+        store = None if self._store is None else self._store / f"{self._watch.stage}{suffix}"
+        coverage = self._proof(model.tangent, batch)
+        return kernel(model.tangent, batch, other, store=store, coverage=coverage, **options, **self._options)
+
+    def _proof(self, model: TangentModel, batch: Any) -> Coverage:
+        key = model, str(tree_structure(batch))
+        if key not in self._proofs:
+            with guarded(model):
+                self._proofs[key] = GradientPass(model, batch, self._dtype).coverage
+        return self._proofs[key]
 
 
 # ------------------------------------------------------------------------- progress
@@ -417,12 +468,14 @@ class _Watch:
         self._report = progress if callable(progress) else None
         self._stages = stages
         self._done = 0
+        self.stage = ""
         self.seconds: dict[str, float] = {}
         #: what the engine is told: its own bars stay hidden under a callback
         self.bars: bool | None = False if self._report is not None else progress  # type: ignore[assignment]
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        self.stage = stage
         if self._report is not None:
             self._report(stage, self._done, len(self._stages))
         start = time.perf_counter()
