@@ -7,7 +7,7 @@ per sample before anything is multiplied: cross terms are never lost.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -64,10 +64,19 @@ class Assembly:
         emit: called as ``emit(parameter, factor, view)``; with a view, the factor's coordinates
             are those of that view of the parameter.
         wanted: the parameters to hand out (and those that share a derivation with them); None for all.
+        signs: what to note about uses, for the proof.
     """
 
-    def __init__(self, tape: Tape, plans: list[UsePlan | None], n: int, emit: Emit, wanted: set[str] | None = None):
-        self.tape, self.plans, self.n, self.emit = tape, plans, n, emit
+    def __init__(
+        self,
+        tape: Tape,
+        plans: list[UsePlan | None],
+        n: int,
+        emit: Emit,
+        wanted: set[str] | None = None,
+        signs: Signs | None = None,
+    ):
+        self.tape, self.plans, self.n, self.emit, self.signs = tape, plans, n, emit, signs
         self.groups = group_parameters(plans)
         if wanted is not None:
             self.groups = [group for group in self.groups if wanted.intersection(group.parameters)]
@@ -122,6 +131,8 @@ class Assembly:
             use, plan = self.tape.uses[u], self.plans[u]
             assert plan is not None
             use.check_versions()
+            if self.signs is not None and bool(self._B[u].any()):
+                self.signs.reached.add(u)
             for slot in plan.slots:
                 if wanted.intersection(slot.parameters):
                     self._gradient(use, plan, slot, pieces)
@@ -141,6 +152,7 @@ class Assembly:
         B, derived, aliases, n = self._B[use.index], use.slots[slot.position], self.tape.parameters, self.n
         if slot.own is not None:
             own = generic.own_samples(use, slot.position, B)
+            self._note(use, [own])
             view = geometry(derived, self.tape.storages)  # its size follows the number of samples
             if view is not None:
                 rows = view.scatter_own(own, slot.own, n, aliases[view.parameter].numel())
@@ -156,11 +168,16 @@ class Assembly:
             factor = generic.per_sample(use, slot.position, B, n, plan.layout, plan.inputs)
         if factor is None:
             raise NotCapturedError(use.index, slot.position)
+        self._note(use, factor.parts().values())
         if slot.view is not None:
             pieces[slot.view.parameter].append((factor, slot.view))
             return
         for name, rows in pull_back(derived, factor.dense(), list(slot.parameters), aliases).items():
             pieces[name].append((Dense(rows), None))
+
+    def _note(self, use: Use, parts: Iterable[Tensor]) -> None:
+        if self.signs is not None and all(bool(part.any()) for part in parts):
+            self.signs.full.add(use.index)
 
     def _emit(self, name: str, pieces: list[tuple[Factor, Geometry | None]]) -> None:
         views = {view for _, view in pieces}
@@ -176,6 +193,14 @@ class Assembly:
             total = rows if total is None else total + rows
         assert total is not None
         self.emit(name, Dense(total), None)
+
+
+@dataclass
+class Signs:
+    """Of some samples: uses that have an influence on the output, and uses with a gradient that can be nonzero."""
+
+    reached: set[int] = field(default_factory=set)
+    full: set[int] = field(default_factory=set)
 
 
 class NotCapturedError(Exception):

@@ -56,6 +56,7 @@ class Tape(TorchFunctionMode):
         parameters: aliases of the selected parameters by name (leaves that require gradients).
         constants: tensors that are the same for every sample (buffers, frozen parameters).
         keep_all: indices of uses that keep every input, whatever their rule needs.
+        attached: leave the parameters in the graph, so that autograd can take its own gradient too.
     """
 
     def __init__(
@@ -63,11 +64,12 @@ class Tape(TorchFunctionMode):
         parameters: dict[str, Tensor],
         constants: Sequence[Tensor],
         keep_all: frozenset[int] = frozenset(),
+        attached: bool = False,
     ):
         super().__init__()
         self.parameters = parameters
         self.deliver: Callable[[Use, Tensor], None] | None = None
-        self.keep_all = keep_all
+        self.keep_all, self.attached = keep_all, attached
         self.uses: list[Use] = []
         self.opaque: list[Opaque] = []
         self.leaves: list[Tensor] = []  # where the graph of output-gradients begins
@@ -206,7 +208,7 @@ class Tape(TorchFunctionMode):
     ) -> Any:
         slots = {i: leaves[i] for i in derived}
         plain = list(leaves)
-        for i in derived:
+        for i in () if self.attached else derived:
             plain[i] = leaves[i].detach()
         args, kwargs = tree_unflatten(plain, spec)
         held = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in plain]

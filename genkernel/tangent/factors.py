@@ -119,7 +119,7 @@ class Outer(Factor):
     def pieces(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
         left, right = self.rows
         height, width = left.shape[2], right.shape[2]
-        step = max(1, limit // (self.n * width))
+        step = max(1, limit // max(1, self.n * width))
         for start in range(0, height, step):
             block = batched(left[:, :, start : start + step].transpose(1, 2), right.transpose(1, 2))
             yield _flat_pick(slice(start * width, min(height, start + step) * width)), block.reshape(self.n, -1)
@@ -157,7 +157,7 @@ class Rows(Factor):
     def pieces(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
         # only rows that some sample touches can contribute
         touched, place = self.index.unique(return_inverse=True)
-        step = max(1, limit // (self.n * self.d))
+        step = max(1, limit // max(1, self.n * self.d))
         for start in range(0, len(touched), step):
             stop = min(len(touched), start + step)
             compact = self.B.new_zeros(self.n, stop - start + 1, self.d)  # the last row takes what is elsewhere
@@ -235,7 +235,7 @@ class Convolution(Factor):
         if width <= UNFOLD_WIDTH:
             yield from self.outer().pieces(limit)
         elif widest <= NARROW and self.positions >= FEW_POSITIONS:
-            step = max(1, limit // (self.n * width))
+            step = max(1, limit // max(1, self.n * width))
             for start in range(0, self.shape[0], step):
                 stop = min(self.shape[0], start + step)
                 some = (self.A[:, start:stop], self.B) if self.transposed else (self.A, self.B[:, start:stop])
@@ -246,7 +246,7 @@ class Convolution(Factor):
     def _by_taps(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
         """One batched product per kernel tap: a window is copied while it is in the cache."""
         small, channels = self.small.flatten(2), self.large.shape[1]
-        step = max(1, limit // (self.n * channels))
+        step = max(1, limit // max(1, self.n * channels))
         window = small.new_empty(self.n, *self.small.shape[2:], channels)
         taps = windows(self.large, self.shape[2:], self.stride, self.padding, self.dilation, self.small.shape[2:])
         for tap, view in zip(itertools.product(*map(range, self.shape[2:])), taps, strict=True):

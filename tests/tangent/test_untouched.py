@@ -136,7 +136,7 @@ def test_after_an_interruption_at_any_moment(name: str, error: type[BaseExceptio
             before.check()
         else:
             break
-    assert 10 < until < 1000
+    assert 6 < until < 1000
     before.check()
 
 
