@@ -36,6 +36,10 @@ class Factor:
         """The gradients themselves, ``[n, *shape]``."""
         raise NotImplementedError
 
+    def combination(self, weights: Tensor) -> Tensor:
+        """Σ_i weights_i G_i ``[*shape]``, for weights ``[n]``."""
+        return torch.tensordot(weights, self.dense(), 1)
+
     def pieces(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
         """Yield ``(pick, block)``: blocks ``[n, p]`` of about ``limit`` entries that partition the coordinates."""
         yield from _leading(self.dense().reshape(self.n, -1), limit)
@@ -115,6 +119,11 @@ class Outer(Factor):
     def dense(self) -> Tensor:
         left, right = self.rows
         return batched(left.transpose(1, 2), right.transpose(1, 2)).reshape(self.n, *self.shape)
+
+    def combination(self, weights: Tensor) -> Tensor:
+        left, right = self.rows
+        left = left * weights[:, None, None]
+        return (left.flatten(0, 1).T @ right.flatten(0, 1)).reshape(self.shape)
 
     def pieces(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
         left, right = self.rows
@@ -226,6 +235,15 @@ class Convolution(Factor):
 
     def dense(self) -> Tensor:
         return self._gradient(self.A, self.B)
+
+    def combination(self, weights: Tensor) -> Tensor:
+        # the samples as one batch of the library's own weight gradient
+        weighted = self.B * weights.view(-1, *[1] * (self.B.dim() - 1))
+        weight = self.A.new_empty(1).expand(self.shape)  # only its shape is read
+        return torch.ops.aten.convolution_backward(
+            weighted, self.A, weight, None, self.stride, self.padding, self.dilation, self.transposed,
+            self.output_padding, self.groups, (False, True, False),
+        )[1]  # fmt: skip
 
     def pieces(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
         if self.groups > 1:

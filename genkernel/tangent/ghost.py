@@ -7,11 +7,14 @@ For G_i = Σ_t B_it A_itᵀ,
 For a convolution A_it is a window of the input, so that A_it·A_js is a sum of products of single
 positions over the taps of the kernel. Those products are computed once for all pairs of positions
 and summed along shifts, one spatial axis after the other: with C channels and k taps per axis in d
-dimensions C + dk operations per pair of positions instead of C kᵈ.
+dimensions C + dk operations per pair of positions instead of C kᵈ. With a stride, only positions of
+the same residue meet, so that each residue is an image of its own with the taps that see it.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -22,90 +25,101 @@ from genkernel.tangent.products import batched, dot
 
 #: entries of one block of position products: it stays in the cache
 ENTRIES = 1 << 19
+#: entries of either side that are brought into the accumulating dtype at a time
+CONVERTED = 1 << 22
+
+#: inputs and output-gradients ``[i, T, ...]`` of some samples, in the accumulating dtype
+_Pair = tuple[Tensor, Tensor]
+_Sides = Callable[[slice], _Pair]
 
 
 def outer(factor: Outer, rows: slice, cols: slice, accumulate: torch.dtype) -> Tensor:
     """``[r, c]`` in float64; for ``rows == cols`` the lower triangle at least."""
-    A, B = factor.A.to(accumulate), factor.B.to(accumulate)
-    Ar, Br, Ac, Bc = A[rows], B[rows], A[cols], B[cols]
-    if factor.T == 1:
-        return (dot(Ar[:, 0], Ac[:, 0]) * dot(Br[:, 0], Bc[:, 0])).to(torch.float64)
-
-    def block(i: slice, j: slice) -> Tensor:
-        both = _pairs(Ar[i], Ac[j])
-        return both.mul_(_pairs(Br[i], Bc[j]))
-
-    return _blocks(len(Ar), len(Ac), factor.T, factor.T, rows == cols, A, block)
+    return _outer(_sides_of_outer(factor, accumulate), factor.T, factor.T * (factor.a + factor.b), rows, cols, factor.A)
 
 
 def outer_squares(factor: Outer, accumulate: torch.dtype) -> Tensor:
     """Squared norms ``[n]`` of the per-sample gradients."""
-    A, B = factor.A.to(accumulate), factor.B.to(accumulate)
-    return (batched(A, A) * batched(B, B)).sum((1, 2), dtype=torch.float64)
+    sides = _sides_of_outer(factor, accumulate)
+    return _outer_squares(sides, factor.n, factor.T, factor.T * (factor.a + factor.b))
+
+
+def unfolded(factor: Convolution, rows: slice, cols: slice, accumulate: torch.dtype) -> Tensor:
+    """``[r, c]`` in float64 for a convolution with one group, from its windows."""
+    sides = _sides_of_windows(factor, accumulate)
+    return _outer(sides, factor.positions, factor.positions * factor.windows_width, rows, cols, factor.large)
+
+
+def unfolded_squares(factor: Convolution, accumulate: torch.dtype) -> Tensor:
+    """Squared norms ``[n]`` of the per-sample gradients."""
+    sides = _sides_of_windows(factor, accumulate)
+    return _outer_squares(sides, factor.n, factor.positions, factor.positions * factor.windows_width)
 
 
 def shifted(factor: Convolution, rows: slice, cols: slice, accumulate: torch.dtype) -> Tensor:
     """``[r, c]`` in float64 for a convolution with one group."""
-    large, small = _positions(factor.large, accumulate), _positions(factor.small, accumulate)
-    Lr, Lc, Sr, Sc = large[rows], large[cols], small[rows], small[cols]
 
-    def block(i: slice, j: slice) -> Tensor:
-        return _along_shifts(_pairs(Lr[i], Lc[j]), factor, len(Lr[i]), len(Lc[j])).mul_(_pairs(Sr[i], Sc[j]))
+    def sides(part: slice) -> _Pair:
+        return _positions(factor.large[part], accumulate), _positions(factor.small[part], accumulate)
 
-    return _blocks(len(Lr), len(Lc), factor.positions, large.shape[1], rows == cols, large, block)
+    def block(left: _Pair, right: _Pair) -> Tensor:
+        windows = _along_shifts(_pairs(left[0], right[0]), factor, len(left[0]), len(right[0]))
+        return windows.mul_(_pairs(left[1], right[1]))
+
+    entries = factor.large[0].numel() + factor.small[0].numel()
+    extent = factor.large.shape[2:].numel()
+    return _blocks(rows, cols, factor.positions, extent, entries, factor.large, sides, block)
 
 
 def shifted_squares(factor: Convolution, accumulate: torch.dtype) -> Tensor:
     """Squared norms ``[n]`` of the per-sample gradients."""
-    large, small = _positions(factor.large, accumulate), _positions(factor.small, accumulate)
-    step = max(1, ENTRIES // large.shape[1] ** 2)
+    step = max(1, ENTRIES // factor.large.shape[2:].numel() ** 2)
     found = []
     for start in range(0, factor.n, step):
-        x, b = large[start : start + step], small[start : start + step]
+        x = _positions(factor.large[start : start + step], accumulate)
+        b = _positions(factor.small[start : start + step], accumulate)
         # pairs of a sample with itself alone: one column each
         windows = _along_shifts(batched(x, x), factor, len(x), 1).view(len(x), factor.positions, -1)
         found.append((windows * batched(b, b)).sum((1, 2), dtype=torch.float64))
     return torch.cat(found)
 
 
+def _sides_of_outer(factor: Outer, dtype: torch.dtype) -> _Sides:
+    return lambda part: (factor.A[part].to(dtype), factor.B[part].to(dtype))
+
+
+def _sides_of_windows(factor: Convolution, dtype: torch.dtype) -> _Sides:
+    def sides(part: slice) -> _Pair:
+        found = factor.like({name: x[part].to(dtype) for name, x in factor.parts().items()}).outer()
+        return found.A, found.B
+
+    return sides
+
+
+def _outer(sides: _Sides, T: int, entries: int, rows: slice, cols: slice, like: Tensor) -> Tensor:
+    def block(left: _Pair, right: _Pair) -> Tensor:
+        return _pairs(left[0], right[0]).mul_(_pairs(left[1], right[1]))
+
+    return _blocks(rows, cols, T, T, entries, like, sides, block)
+
+
+def _outer_squares(sides: _Sides, n: int, T: int, entries: int) -> Tensor:
+    step = max(1, min(ENTRIES // T**2, CONVERTED // entries))
+    found = []
+    for start in range(0, n, step):
+        A, B = sides(slice(start, start + step))
+        found.append((batched(A, A) * batched(B, B)).sum((1, 2), dtype=torch.float64))
+    return torch.cat(found)
+
+
 def _positions(image: Tensor, dtype: torch.dtype) -> Tensor:
     """``[n, C, *spatial]`` → ``[n, T, C]``."""
-    return image.flatten(2).transpose(1, 2).to(dtype).contiguous()
+    return image.flatten(2).transpose(1, 2).to(dtype, memory_format=torch.contiguous_format).contiguous()
 
 
 def _pairs(x: Tensor, y: Tensor) -> Tensor:
     """``[i, T, C]``, ``[j, S, C]`` → ``[i·T, j·S]``."""
     return dot(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
-
-
-def _along_shifts(products: Tensor, factor: Convolution, i: int, j: int) -> Tensor:
-    """Products of large positions ``[i·L, j·L]`` → products of windows ``[i·T, j·T]``."""
-    large, small = list(factor.large.shape[2:]), list(factor.small.shape[2:])
-    d = len(large)
-    found = products.view(i, *large, j, *large)
-    geometry = zip(factor.shape[2:], factor.stride, factor.padding, factor.dilation, strict=True)
-    for axis, (kernel, stride, padding, dilation) in enumerate(geometry):
-        first, second = 1 + axis, 2 + d + axis
-        shape = list(found.shape)
-        shape[first] = shape[second] = small[axis]
-        total: Tensor | None = None
-        for tap in range(kernel):
-            offset = tap * dilation - padding
-            # the window position p meets the large position p · stride + offset, where there is one
-            low = max(0, -(offset // stride))
-            high = min(small[axis], (large[axis] - 1 - offset) // stride + 1)
-            if high <= low:
-                continue
-            source = slice(low * stride + offset, (high - 1) * stride + offset + 1, stride)
-            part = _both(found, first, second, source)
-            if total is None and (low, high) == (0, small[axis]):
-                total = part.clone()
-                continue
-            if total is None:
-                total = found.new_zeros(shape)
-            _both(total, first, second, slice(low, high)).add_(part)
-        found = found.new_zeros(shape) if total is None else total
-    return found.reshape(i * factor.positions, j * factor.positions)
 
 
 def _both(x: Tensor, first: int, second: int, index: slice) -> Tensor:
@@ -115,13 +129,38 @@ def _both(x: Tensor, first: int, second: int, index: slice) -> Tensor:
 
 
 def _blocks(
-    r: int, c: int, T: int, extent: int, symmetric: bool, like: Tensor, block: Callable[[slice, slice], Tensor]
+    rows: slice,
+    cols: slice,
+    T: int,
+    extent: int,
+    entries: int,
+    like: Tensor,
+    sides: _Sides,
+    block: Callable[[_Pair, _Pair], Tensor],
 ) -> Tensor:
-    """Sum ``block(i, j) [i·T, j·T]`` over positions, block by block; ``extent²`` entries per pair at most."""
+    """Sum ``block(left, right) [i·T, j·T]`` over positions, block by block.
+
+    Args:
+        extent: a block has ``extent²`` entries per pair at most.
+        entries: of both parts of one sample.
+        sides: the parts of some of the samples.
+    """
+    r, c, symmetric = rows.stop - rows.start, cols.stop - cols.start, rows == cols
     found = torch.zeros(r, c, dtype=torch.float64, device=like.device)
-    for i, j in _schedule(r, c, max(1, ENTRIES // extent**2), symmetric):
-        both = block(i, j)
-        found[i, j] = both.view(i.stop - i.start, T, j.stop - j.start, T).sum((1, 3), dtype=torch.float64)
+    step, pairs = max(1, CONVERTED // entries), max(1, ENTRIES // extent**2)
+    for top in range(0, r, step):
+        bottom = min(r, top + step)
+        left = sides(slice(rows.start + top, rows.start + bottom))
+        for start in range(0, bottom if symmetric else c, step):
+            stop = min(c, start + step)
+            diagonal = symmetric and start == top
+            right = left if diagonal else sides(slice(cols.start + start, cols.start + stop))
+            target = found[top:bottom, start:stop]
+            for i, j in _schedule(bottom - top, stop - start, pairs, diagonal):
+                both = block((left[0][i], left[1][i]), (right[0][j], right[1][j]))
+                if T > 1:
+                    both = both.view(i.stop - i.start, T, j.stop - j.start, T).sum((1, 3), dtype=torch.float64)
+                target[i, j] = both
     return found
 
 

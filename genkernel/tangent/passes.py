@@ -17,7 +17,7 @@ from torch import Tensor
 
 from genkernel.errors import GenkernelError, NonFiniteError
 from genkernel.tangent import batches
-from genkernel.tangent.assembly import Assembly, UnprovedError
+from genkernel.tangent.assembly import Assembly, NotCapturedError, UnprovedError
 from genkernel.tangent.capture import Tape
 from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.coverage import Coverage
@@ -119,6 +119,11 @@ class GradientPass:
                     break
                 except UnprovedError as found:
                     unproved |= found.parameters
+                except NotCapturedError as outside:
+                    # a call that fitted its rule in the proof does not in this batch
+                    plan = coverage.plans[outside.use]
+                    assert plan is not None
+                    unproved |= {name for slot in plan.slots for name in slot.parameters}
                 finally:
                     tape.close()
             if not sink.finite():

@@ -400,9 +400,10 @@ class _Proof:
         def collect(name: str, factor: Factor, view: Geometry | None) -> None:
             parts = {key: torch.empty_like(part[:1], device="meta") for key, part in factor.parts().items()}
             coverage.footprints[name] = factor.like(parts)
-            rows = factor.dense()
-            rows = rows.reshape(PROBE, -1) if view is None else view.scatter(rows, tensors[name].numel())
-            assembled[name] = (w.to(rows.dtype)[:, None] * rows).sum(0)
+            floating = next(part for part in factor.parts().values() if part.is_floating_point())
+            total = factor.combination(w.to(floating.dtype))
+            whole = total if view is None else view.scatter(total[None], tensors[name].numel())
+            assembled[name] = whole.reshape(-1)
 
         while True:
             assembled.clear()

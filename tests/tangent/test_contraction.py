@@ -1,0 +1,106 @@
+"""Every route of a contraction gives the same products."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from genkernel.tangent import factors, ghost, products
+from genkernel.tangent.contraction import Block
+from genkernel.tangent.factors import Convolution, Outer
+
+EXACT = 1e-12
+
+
+def convolution(
+    dims: int, kernel: int, stride: int, padding: int, dilation: int, transposed: bool, n: int = 5
+) -> tuple[Convolution, Tensor]:
+    """A factor, and the gradients that autograd gives."""
+    torch.manual_seed(dims + 10 * kernel + 100 * stride)
+    x = torch.randn(n, 3, *[7, 6, 5][:dims], dtype=torch.float64)
+    shape = ((3, 4) if transposed else (4, 3)) + (kernel,) * dims
+    weight = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    extra = (stride - 1,) * dims if transposed else (0,) * dims
+    options = {"stride": stride, "padding": padding, "dilation": dilation}
+    if transposed:
+        options["output_padding"] = extra  # type: ignore[assignment]
+    function = getattr(F, f"conv{'_transpose' if transposed else ''}{dims}d")
+    B, rows = None, []
+    for i in range(n):
+        out = function(x[i : i + 1], weight, **options)
+        B = torch.randn(n, *out.shape[1:], dtype=torch.float64) if B is None else B
+        rows.append(torch.autograd.grad(out, weight, B[i : i + 1])[0])
+    assert B is not None
+    each = [(v,) * dims for v in (stride, padding, dilation)]
+    return Convolution(x, B, shape, *each, 1, transposed, extra), torch.stack(rows)
+
+
+GEOMETRIES = [
+    pytest.param(*g, id="-".join(map(str, g)))
+    for g in itertools.product((1, 2, 3), (1, 3, 4), (1, 2, 3), (0, 1), (1, 2), (False, True))
+    if g[4] * (g[1] - 1) < 5 and g[3] <= g[4] * (g[1] - 1) and not (g[0] == 3 and (g[2] == 3 or g[4] == 2))
+]
+
+
+@pytest.mark.parametrize(("dims", "kernel", "stride", "padding", "dilation", "transposed"), GEOMETRIES)
+def test_every_route_of_a_convolution(
+    dims: int, kernel: int, stride: int, padding: int, dilation: int, transposed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factor, true = convolution(dims, kernel, stride, padding, dilation, transposed)
+    gram = true.flatten(1) @ true.flatten(1).T
+    assert torch.allclose(factor.dense(), true, atol=EXACT * float(true.abs().max()), rtol=0)
+    for width in (0, 10**9):  # tap by tap, and unfolded
+        monkeypatch.setattr(factors, "UNFOLD_WIDTH", width)
+        whole = torch.zeros_like(true)
+        place = torch.arange(true[0].numel()).view(true.shape[1:])
+        for pick, block in factor.pieces(60):
+            whole.view(len(true), -1)[:, pick(place)] += block
+        assert float((whole - true).norm()) <= EXACT * float(true.norm())
+    w = torch.randn(len(true), dtype=torch.float64)
+    assert float((factor.combination(w) - torch.tensordot(w, true, 1)).norm()) <= 10 * EXACT * float(true.norm())
+    for entries in (1, 1 << 19):  # block by block, and at once
+        monkeypatch.setattr(ghost, "ENTRIES", entries)
+        all_, some, others = slice(0, 5), slice(0, 2), slice(2, 5)
+        for rows, cols in ((all_, all_), (some, others)):
+            keep = torch.tril if rows == cols else lambda m: m
+            for found in (
+                ghost.shifted(factor, rows, cols, torch.float64),
+                ghost.outer(factor.outer(), rows, cols, torch.float64),
+            ):
+                assert float(keep(found - gram[rows, cols]).norm()) <= EXACT * float(gram.norm())
+        for squares in (
+            ghost.shifted_squares(factor, torch.float64), ghost.outer_squares(factor.outer(), torch.float64)
+        ):  # fmt: skip
+            assert float((squares - gram.diagonal()).norm()) <= EXACT * float(gram.norm())
+
+
+@pytest.mark.parametrize("route", ["ghost", "materialised"])
+@pytest.mark.parametrize("accumulate", [torch.float32, torch.float64])
+def test_products_through_onednn(route: str, accumulate: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """float32 products agree with torch's own to float32 rounding, whatever multiplies them."""
+    torch.manual_seed(0)
+    factor = Outer(torch.randn(70, 20, 64), torch.randn(70, 20, 48))
+    exact = Outer(factor.A.double(), factor.B.double()).dense().flatten(1)
+    gram = exact @ exact.T
+    for available in (True, False):
+        if not available:
+            monkeypatch.setattr(products, "_available", lambda: False)
+        block = Block(slice(0, 70), slice(0, 70), 70, 1, None, accumulate, torch.device("cpu"))
+        monkeypatch.setattr(block, "route", lambda f, root=None: (route, f))
+        block.add(0, "w", factor)
+        block.mirror()
+        assert float((block.totals[0] - gram).norm() / gram.norm()) < 1e-6
+
+
+def test_a_symmetric_schedule_covers_the_lower_triangle_once() -> None:
+    for r, pairs in itertools.product((1, 5, 64, 129), (1, 7, 300, 10**6)):
+        count = torch.zeros(r, r, dtype=torch.int)
+        for i, j in ghost._schedule(r, r, pairs, True):
+            assert (i.stop - i.start) * (j.stop - j.start) <= max(pairs, 1)
+            count[i, j] += 1
+        assert bool((count.tril() == torch.ones(r, r, dtype=torch.int).tril()).all())
+        assert int(count.max()) == 1
