@@ -20,10 +20,13 @@ from genkernel import __version__
 from genkernel.cli import bench, compare, demo, diffusion, doctor
 from genkernel.cli.console import complain, note
 from genkernel.cli.hints import hint
+from genkernel.cli.ranks import Ranks, alone
 from genkernel.errors import BatchCouplingError, GenkernelError, InputError, MissingError, UnsafeCheckpointError
 
 # the user can put these right on the command line; everything else went wrong while running
 USAGE_ERRORS = (InputError, MissingError, UnsafeCheckpointError, BatchCouplingError)
+
+SHARED = frozenset({"demo", "diffusion"})  # commands that several processes do together; rank 0 alone does the others
 
 app = typer.Typer(
     name="genkernel",
@@ -43,6 +46,7 @@ def _version(asked: bool) -> None:
 
 @app.callback(epilog="Start with `genkernel demo`. Every command explains itself: `genkernel COMMAND --help`.")
 def genkernel(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", callback=_version, is_eager=True)
     ] = False,
@@ -55,7 +59,14 @@ def genkernel(
 
     Notes and progress go to stderr, results to stdout. Exit status: 0 done, 1 failed while running, 2 wrong input,
     130 interrupted, 143 terminated. Output folders appear complete or not at all.
+
+    `torchrun --nproc-per-node 4 -m genkernel diffusion …` shares the work among four processes, each on a GPU of its
+    own where there are any.
     """
+    if context.invoked_subcommand not in SHARED:
+        if Ranks().rank > 0:
+            raise typer.Exit
+        context.with_resource(alone())
 
 
 app.command("demo")(demo.demo)
@@ -76,8 +87,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status; errors a user can act on become one sentence on stderr."""
-    with _termination() as asked:
-        status = _run(arguments)
+    ranks = Ranks()
+    with _termination() as asked, ranks.silent():
+        status = _run(arguments, ranks)
     return 143 if asked and status == 130 else status
 
 
@@ -100,47 +112,58 @@ def _termination() -> Iterator[list[int]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str] | None, ranks: Ranks) -> int:
     try:
         status = app(args=arguments, prog_name="genkernel", standalone_mode=False)
         sys.stdout.flush()
-        status = status if isinstance(status, int) else 0
-        return _interrupted() if status == 130 else status
-    except GenkernelError as error:
-        complain(str(error))
+        if status == 130:
+            raise KeyboardInterrupt
+        return status if isinstance(status, int) else 0
+    except BaseException as error:
+        with ranks.failing() as kind:
+            try:
+                return _failed(error, kind or "error")
+            except BaseException:
+                if kind is None:
+                    return 1
+                raise
+
+
+def _failed(error: BaseException, kind: str) -> int:
+    """Say what went wrong in one line, and give the exit status; bugs of ours are raised again."""
+    notes = getattr(error, "__notes__", [])
+    if isinstance(error, GenkernelError):
+        complain(str(error), kind)
         if said := hint(str(error)):
             note(f"hint: {said}")
+        for said in notes:
+            note(f"note: {said}")
         return 2 if isinstance(error, USAGE_ERRORS) else 1
-    except (KeyboardInterrupt, typer.Abort):
-        return _interrupted()
-    except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        complain(f"interrupted: {'; '.join(notes) or 'nothing of the unfinished run was kept'}", kind="stopped")
+        return 130
+    if isinstance(error, BrokenPipeError):  # the reader of a pipe (head, less) has seen enough
         _silence()
         return 1
-    except OSError as error:
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        complain(f"{where}{error.strerror or error}")
+        complain(f"{where}{error.strerror or error}", kind)
         _silence()
         return 1
-    except MemoryError:
-        complain("out of memory: lower --memory, --samples or --levels")
+    if isinstance(error, MemoryError):
+        complain("out of memory: lower --memory, --samples or --levels", kind)
         return 1
-    except Exception as error:
-        # usage errors of the parser; which class they have depends on typer's version
-        if hasattr(error, "format_message"):
-            command = getattr(getattr(error, "ctx", None), "command_path", "genkernel")
-            message = error.format_message().rstrip(".")
-            if message:
-                complain(f"{message} (see {command} --help)")
-            return int(getattr(error, "exit_code", 2))
-        if "out of memory" in str(error).lower():
-            complain("the device ran out of memory: lower --memory, --samples or --levels")
-            return 1
-        raise
-
-
-def _interrupted() -> int:
-    complain("interrupted: nothing of the unfinished run was kept", kind="stopped")
-    return 130
+    # usage errors of the parser; which class they have depends on typer's version
+    if hasattr(error, "format_message"):
+        command = getattr(getattr(error, "ctx", None), "command_path", "genkernel")
+        message = error.format_message().rstrip(".")
+        if message:
+            complain(f"{message} (see {command} --help)", kind)
+        return int(getattr(error, "exit_code", 2))
+    if isinstance(error, Exception) and "out of memory" in str(error).lower():
+        complain("the device ran out of memory: lower --memory, --samples or --levels", kind)
+        return 1
+    raise error
 
 
 def _silence() -> None:

@@ -9,6 +9,7 @@ _FLAGS = (
     ("conditioning=", "--conditioning zeros, or --conditioning FILE with one array per argument"),
     ("scheduler=", "--scheduler FOLDER, with its scheduler_config.json"),
     ("memory=", "the flag is --memory"),
+    ("store=", "leave out --resume to begin again, or give another --out"),
     ("without resume", "leave out --resume to replace it, or give another --out"),
     ("allow the download", "the flag is --download"),
 )

@@ -41,8 +41,9 @@ Resume = Annotated[
     bool,
     typer.Option(
         "--resume",
-        help="If the folder already holds this very run (arguments, images, weights), use it; if it holds another, "
-        "stop and name what differs.",
+        help="Keep finished kernels in the folder until the run is complete, and go on from those of a run that was "
+        "stopped. If the folder already holds this very run (arguments, images, weights), use it; if it holds "
+        "another, stop and name what differs.",
         rich_help_panel=OUTPUT,
     ),
 ]

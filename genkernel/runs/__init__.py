@@ -2,7 +2,7 @@
 
 from genkernel.runs.atomic import write_atomic
 from genkernel.runs.codec import pack, unpack
-from genkernel.runs.folder import RunFolder, finished_files, read_json, run_files
+from genkernel.runs.folder import RunFolder, finished_files, kernels_of, read_json, run_files
 from genkernel.runs.provenance import Provenance, Stopwatch, data_sha256, versions
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Stopwatch",
     "data_sha256",
     "finished_files",
+    "kernels_of",
     "pack",
     "read_json",
     "run_files",

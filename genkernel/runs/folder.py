@@ -30,6 +30,7 @@ from genkernel.runs.atomic import explain, write_atomic
 PAGE = "index.html"
 PROVENANCE = "run.json"
 SUMMARY = "summary.json"
+KERNELS = ".kernels"
 
 # staging folders carry the machine and the process that fills them, so that those of dead ones can be told
 _STAGE = re.compile(r"\.run-(?:(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-)?[^-]+\.part")
@@ -45,7 +46,8 @@ class RunFolder:
     ...     folder.write("index.html", "<!doctype html>")
     ...     folder.commit()
 
-    Leaving the block without :meth:`commit` removes every trace.
+    Leaving the block without :meth:`commit` removes every trace, except what was put in
+    ``out/.kernels`` (:func:`kernels_of`): that is for the next run to go on from.
     """
 
     def __init__(self, out: Path, stage: Path, made: list[Path]):
@@ -127,8 +129,16 @@ class RunFolder:
 
     # ------------------------------------------------------------------ the end
 
+    @property
+    def is_alone(self) -> bool:
+        """No other process is filling a run in the same folder."""
+        _sweep(self.out)
+        return not any(p != self.stage and _STAGE.fullmatch(p.name) for p in self.out.glob(".run-*.part"))
+
     def commit(self) -> Path:
         """Move everything into place; the page comes last, so its presence means a whole run.
+
+        The kernels that were kept for an unfinished run are removed.
 
         Returns:
             Path: the run folder.
@@ -146,6 +156,8 @@ class RunFolder:
                     (self.out / name).unlink(missing_ok=True)
             except OSError as error:
                 raise OutputError(explain(error, self.out)) from error
+            if self.is_alone:
+                shutil.rmtree(kernels_of(self.out), ignore_errors=True)
             self._made = []
             self.close()
         return self.out
@@ -166,6 +178,11 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def kernels_of(out: str | Path) -> Path:
+    """Where a run in ``out`` keeps finished kernels until it is complete."""
+    return Path(out).expanduser() / KERNELS
 
 
 def finished_files(path: str | Path) -> list[str]:

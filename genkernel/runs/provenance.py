@@ -33,6 +33,7 @@ class Provenance:
     timings: dict[str, float] = field(default_factory=dict)  # seconds
     peak_memory: dict[str, int] = field(default_factory=dict)  # bytes
     threads: int | None = None
+    processes: int = 1  # that shared the kernels; times and memory are those of the first
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     finished: str = ""  # ISO 8601, UTC
@@ -52,16 +53,21 @@ class Provenance:
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def differences(self, earlier: dict[str, Any]) -> list[str]:
+    def differences(self, earlier: dict[str, Any], *, weights: bool = True) -> list[str]:
         """Why the run described by an earlier ``run.json`` is not this one; empty when it is.
 
         Compared are the checkpoint's and the data's sha256, the arguments that decide the
         numbers, and the versions of genkernel and torch.
+
+        Args:
+            weights: it takes a checkpoint to be the same run. False where the weights of a model in
+                memory are compared in other ways.
         """
         found = []
         mine, theirs = self.checkpoint.get("sha256"), (earlier.get("checkpoint") or {}).get("sha256")
         if mine is None or theirs is None:
-            found.append("the model was given in memory, so the weights cannot be compared")
+            if weights:
+                found.append("the model was given in memory, so the weights cannot be compared")
         elif mine != theirs:
             found.append("the checkpoint has changed")
         if self.data.get("sha256") != (earlier.get("data") or {}).get("sha256"):

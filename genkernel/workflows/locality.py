@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genkernel.errors import InputError
-from genkernel.runs import Provenance, RunFolder, Stopwatch, data_sha256, finished_files, read_json
+from genkernel.runs import Provenance, RunFolder, Stopwatch, data_sha256, kernels_of
+from genkernel.runs.provenance import INDIFFERENT
 from genkernel.workflows.files import read_conditioning, read_optimizer, read_schemes
-from genkernel.workflows.report import PROVENANCE, Report, open_run
+from genkernel.workflows.report import Report
+from genkernel.workflows.resume import finished, leave, take_up
 
 if TYPE_CHECKING:
     import torch
@@ -45,6 +47,7 @@ def locality(
     trust_pickle: bool = False,
     split: str = "test",
     resume: bool = False,
+    distributed: bool | None = None,
     progress: Any = None,
     say: Callable[[str], None] | None = None,
     **options: Any,
@@ -71,12 +74,17 @@ def locality(
         bootstrap: resamples over images.
         dtype: of the gradients (default: the model's); accumulation is always float64.
         memory: bound on the memory of the kernel computation, such as ``"8GiB"``.
-        device: where to compute; by default where the model is.
+        device: where to compute; by default where the model is. A model that is loaded goes to a GPU where
+            there is one; with several processes, to that of the process (``LOCAL_RANK``).
         download: allow the network for hub ids and torchvision data sets.
         trust_pickle: allow a checkpoint's pickle to run code.
         split: of a data source that has several.
         resume: if ``out`` already holds this very run, read it instead of computing it again; if it holds
-            another, refuse and name what differs.
+            another, refuse and name what differs. Finished kernels are kept in ``out/.kernels`` until the
+            run is complete, and those of a run that was stopped are used.
+        distributed: share the kernels with the other ranks of ``torch.distributed`` or torchrun, which make
+            the same call and get the same report; rank 0 alone writes and speaks. None when there are
+            any, False never.
         progress: called with (stage, stages done, number of stages) before each stage; or True/False to
             show or hide the engine's progress bars.
         say: called with one sentence for everything that was converted, assumed or reused.
@@ -86,11 +94,13 @@ def locality(
         Report: ``.result``, ``.kernel``, ``.summary()``, ``.save(dir)``.
 
     Raises:
+        DistributedError: another rank failed, or was given something else.
         GenkernelError: see ``load``, ``load_images`` and the analysis; every message is one sentence.
     """
     from genkernel.data import check_source
+    from genkernel.tangent.distributed import current_workers, local_device
 
-    say = say or (lambda sentence: None)
+    say = say or _nothing
     _check_counts(levels=(levels, 3), samples=(samples, 2), probes=(probes, 1), bootstrap=(bootstrap, 2))
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise InputError(f"seed has to be a whole number from 0 to 2^63 - 1, not {seed!r}")
@@ -98,62 +108,79 @@ def locality(
     _check_times(timesteps)
     _check_memory(memory)
     watch = Stopwatch()
-    folder = RunFolder.create(out, kind="diffusion") if out is not None else None
+    folder: RunFolder | None = None
     try:
-        with watch("load"):
-            # whatever can be wrong without the model is found before the model is read
-            if isinstance(data, (str, Path)):
-                check_source(data, split=split)
-            further = read_schemes(weights), read_schemes(samplers)
-            conditioning = options.get("conditioning")
-            if conditioning is not None:
-                options["conditioning"] = read_conditioning(conditioning)
-            state = read_optimizer(optimizer_state, trust_pickle=trust_pickle)
-            den = _denoiser(model, device, download, trust_pickle, options)
-            for note in den.notes:
-                say(note)
-        with watch("data"):
-            images = _images(data, den, samples, seed, split, download)
-            say(images.describe())
-            if len(images) < samples:
-                say(f"{images.source} has {len(images)} images, so {len(images)} are used instead of {samples}")
-            if len(images) < 2:
-                raise InputError("locality compares different images: give at least 2")
-        arguments: dict[str, Any] = {
-            "checkpoint": den.checkpoint.get("name") or den.name,
-            "data": str(data) if isinstance(data, (str, Path)) else images.source,
-            "levels": levels if timesteps is None else None,
-            "timesteps": None if timesteps is None else [float(t) for t in timesteps],
-            "samples": len(images),
-            "probes": probes,
-            "seed": seed,
-            "controls": controls,
-            "untrained": untrained and controls,
-            "weights": _describe(weights),
-            "samplers": _describe(samplers),
-            "optimizer_state": _describe(optimizer_state),
-            "conditioning": _describe(conditioning),
-            "bootstrap": bootstrap,
-            "dtype": str(kind or den.dtype).removeprefix("torch."),
-            "device": str(den.device),
-            "memory": str(memory),
-        }
-        provenance = Provenance(
-            arguments=arguments,
-            seed=seed,
-            device=str(den.device),
-            dtype=arguments["dtype"],
-            checkpoint={"name": den.checkpoint.get("name") or den.name, "sha256": den.checkpoint.get("sha256")},
-            data={
-                "source": images.source,
-                "description": images.describe(),
-                "count": len(images),
-                "conversions": list(images.steps),
-                "sha256": data_sha256(images.images),
-            },
-        )
-        if resume and out is not None and (earlier := _finished(Path(out), provenance, say)) is not None:
-            return earlier
+        with current_workers(distributed) as workers:
+            if not workers.is_leader:
+                say, progress = _nothing, False
+
+            def claim() -> None:
+                nonlocal folder
+                if out is not None:
+                    folder = RunFolder.create(out, kind="diffusion")
+
+            workers.lead(claim)
+            with watch("load"):
+                # whatever can be wrong without the model is found before the model is read
+                if isinstance(data, (str, Path)):
+                    check_source(data, split=split)
+                further = read_schemes(weights), read_schemes(samplers)
+                conditioning = options.get("conditioning")
+                if conditioning is not None:
+                    options["conditioning"] = read_conditioning(conditioning)
+                state = read_optimizer(optimizer_state, trust_pickle=trust_pickle)
+                if workers.world > 1 and isinstance(model, (str, Path)) and device in (None, "cuda"):
+                    device = local_device()
+                den = _denoiser(model, device, download, trust_pickle, options)
+                for note in den.notes:
+                    say(note)
+            with watch("data"):
+                images = _images(data, den, samples, seed, split, download)
+                say(images.describe())
+                if len(images) < samples:
+                    say(f"{images.source} has {len(images)} images, so {len(images)} are used instead of {samples}")
+                if len(images) < 2:
+                    raise InputError("locality compares different images: give at least 2")
+            arguments: dict[str, Any] = {
+                "checkpoint": den.checkpoint.get("name") or den.name,
+                "data": str(data) if isinstance(data, (str, Path)) else images.source,
+                "levels": levels if timesteps is None else None,
+                "timesteps": None if timesteps is None else [float(t) for t in timesteps],
+                "samples": len(images),
+                "probes": probes,
+                "seed": seed,
+                "controls": controls,
+                "untrained": untrained and controls,
+                "weights": _describe(weights),
+                "samplers": _describe(samplers),
+                "optimizer_state": _describe(optimizer_state),
+                "conditioning": _describe(conditioning),
+                "bootstrap": bootstrap,
+                "dtype": str(kind or den.dtype).removeprefix("torch."),
+                "device": str(den.device),
+                "memory": str(memory),
+            }
+            provenance = Provenance(
+                arguments=arguments,
+                seed=seed,
+                device=str(den.device),
+                dtype=arguments["dtype"],
+                checkpoint={"name": den.checkpoint.get("name") or den.name, "sha256": den.checkpoint.get("sha256")},
+                data={
+                    "source": images.source,
+                    "description": images.describe(),
+                    "count": len(images),
+                    "conversions": list(images.steps),
+                    "sha256": data_sha256(images.images),
+                },
+                processes=workers.world,
+            )
+            workers.agree({**_shared(provenance), "out": out is not None, "resume": resume})
+            if resume and out is not None:
+                if (earlier := workers.lead(lambda: finished(out, provenance))) is not None:
+                    say(f"the finished run in {out} has the same arguments, images and weights: it is used again")
+                    return earlier
+                say(workers.lead(lambda: "" if folder is None else take_up(folder, provenance)))
         from genkernel.diffusion.analysis import analyze
 
         result, kernel = analyze(
@@ -170,19 +197,43 @@ def locality(
             samplers=further[1],
             dtype=kind,
             memory=memory,
+            store=kernels_of(out) if resume and out is not None else None,
+            distributed=distributed,
             progress=progress,
             bootstrap=bootstrap,
         )
         watch.seconds.update({name: float(s) for name, s in (result.meta.get("seconds") or {}).items()})
         report = Report(result, kernel, provenance, stopwatch=watch)
-        if folder is not None:
-            report.save(folder)
-        else:
+        if out is None:
             provenance.complete(watch)
+            return report
+        with current_workers(distributed) as workers:
+            # every rank waits for the page, and fails with it
+            report.folder, report.provenance = workers.lead(lambda: _save(report, folder))
         return report
+    except BaseException as error:
+        if resume and folder is not None and (kept := leave(folder)):
+            error.add_note(kept)
+        raise
     finally:
         if folder is not None:
             folder.close()
+
+
+def _save(report: Report, folder: RunFolder | None) -> tuple[Path, Provenance]:
+    assert folder is not None
+    return report.save(folder), report.provenance
+
+
+def _shared(provenance: Provenance) -> dict[str, Any]:
+    """What all ranks have to be given alike; paths and devices may differ."""
+    own = INDIFFERENT | {"checkpoint", "data", "device"}
+    common = {name: value for name, value in provenance.arguments.items() if name not in own}
+    return {**common, "checkpoint": provenance.checkpoint.get("sha256"), "images": provenance.data["sha256"]}
+
+
+def _nothing(sentence: str) -> None:
+    """What another rank than 0 says."""
 
 
 # -------------------------------------------------------------------------- inputs
@@ -271,23 +322,3 @@ def _describe(given: Any) -> str | None:
             return str(given)
         return f"{given} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
     return ", ".join(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
-
-
-def _finished(out: Path, provenance: Provenance, say: Callable[[str], None]) -> Report | None:
-    """The finished run in ``out`` if it is the one that was asked for; None when there is none.
-
-    Raises:
-        InputError: it is another one, or of another version; it is not replaced by a run that was to resume it.
-    """
-    if not finished_files(out):
-        say(f"nothing to resume in {out}: it holds no finished run")
-        return None
-    differences = provenance.differences(read_json(out / PROVENANCE))
-    if differences:
-        raise InputError(
-            f"the run in {out} cannot be resumed, because it is another one: {'; '.join(differences)} "
-            "(without resume it is replaced)"
-        )
-    report = open_run(out)
-    say(f"the finished run in {out} has the same arguments, images and weights: it is used again")
-    return report
