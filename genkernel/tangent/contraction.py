@@ -23,10 +23,13 @@ from genkernel.tangent.products import dot
 SLICE = 1 << 21
 #: from this many samples on, symmetric products compute the lower triangle only
 TRIANGLE = 48
+#: rows of a matrix that are worked on together, where that needs memory beside it
+STRIP = 512
 
 #: route → (product ``[r, c]``, squared norms ``[n]``)
 _GHOSTS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "ghost": (ghost.outer, ghost.outer_squares),
+    "unfolded ghost": (ghost.unfolded, ghost.unfolded_squares),
     "shifted ghost": (ghost.shifted, ghost.shifted_squares),
 }
 
@@ -87,7 +90,7 @@ class Block:
             factor: per-sample gradients of the parameter, or of a view of it.
             root: square root of the diagonal preconditioner in the factor's coordinates.
         """
-        route, factor = self.route(factor, root)
+        route = self.route(factor, root)
         self.routes[route] = self.routes.get(route, 0) + 1
         if route in _GHOSTS:
             pairs, diagonal = _GHOSTS[route]
@@ -104,7 +107,7 @@ class Block:
         for start in range(0, left.shape[1], step):
             a = left[self.rows, start : start + step].to(self.accumulate)
             b = right[self.cols, start : start + step].to(self.accumulate)
-            self._accumulate(product, a, b)
+            self._accumulate(product, a, b, False)
         squares = (left * right).sum(1, dtype=torch.float64) if self.squares is not None else None
         self._keep(which, parameter, product, squares)
 
@@ -128,46 +131,47 @@ class Block:
         """Fill the upper triangle of a symmetric block, once, after the last contribution."""
         if self.symmetric:
             for matrix in (*self.totals, *self.layers.values()):
-                matrix.copy_(torch.tril(matrix) + torch.tril(matrix, -1).T)
+                for start in range(0, len(matrix), STRIP):
+                    part = slice(start, start + STRIP)
+                    matrix[:start, part] = matrix[part, :start].T
+                    corner = torch.tril(matrix[part, part])
+                    matrix[part, part] = corner + torch.tril(corner, -1).T
 
     # ------------------------------------------------------------------- routes
 
-    def route(self, factor: Factor, root: Tensor | None = None) -> tuple[str, Factor]:
-        """The cheapest route, and the form of the factor that it takes."""
+    def route(self, factor: Factor, root: Tensor | None = None) -> str:
+        """The cheapest route."""
         if root is not None or not isinstance(factor, (Outer, Convolution)):
-            return "materialised", factor
+            return "materialised"
         size = costs.Rectangle(*self._sides, self.samples, self.symmetric, self.accumulate)
         candidates: dict[str, float] = {"materialised": costs.materialised(factor, size)}
         if isinstance(factor, Outer):
             candidates["ghost"] = costs.ghost(factor, size)
         elif factor.groups == 1:
             candidates["shifted ghost"] = costs.shifted_ghost(factor, size)
-            candidates["ghost"] = costs.unfolded_ghost(factor, size)
-        best = min(candidates, key=lambda route: candidates[route])
-        if best == "ghost" and isinstance(factor, Convolution):
-            return best, factor.outer()
-        return best, factor
+            candidates["unfolded ghost"] = costs.unfolded_ghost(factor, size)
+        return min(candidates, key=lambda route: candidates[route])
 
     def _materialised(self, factor: Factor, root: Tensor | None) -> tuple[Tensor, Tensor | None]:
         r, _ = self._sides
         product = torch.zeros(self._sides, dtype=torch.float64, device=self.device)
         squares = torch.zeros(self.samples, dtype=torch.float64, device=self.device) if self.norms else None
-        stride = max(32, min(512, r // 4))
+        triangle = self.symmetric and r >= TRIANGLE
         for part in factor.slices(SLICE, root):
             part = part.to(self.device, self.accumulate)
-            left, right = part[self.rows], part[self.cols]
             if squares is not None:
                 squares += part.square().sum(1)
-            if self.symmetric and r >= TRIANGLE:
-                for start in range(0, r, stride):
-                    stop = min(r, start + stride)
-                    self._accumulate(product[start:stop, :stop], left[start:stop], right[:stop])
-            else:
-                self._accumulate(product, left, right)
+            self._accumulate(product, part[self.rows], part[self.cols], triangle)
         return product, squares
 
-    def _accumulate(self, product: Tensor, left: Tensor, right: Tensor) -> None:
-        if left.dtype == product.dtype:
-            product.addmm_(left, right.T)
-        else:
-            product += dot(left, right)
+    def _accumulate(self, product: Tensor, left: Tensor, right: Tensor, triangle: bool) -> None:
+        """Add ``left @ rightᵀ`` in strips of rows; below and around the diagonal alone for a ``triangle``."""
+        r = len(left)
+        stride = max(32, min(STRIP, r // 4)) if triangle else r if left.dtype == product.dtype else STRIP
+        for start in range(0, r, stride):
+            stop = min(r, start + stride)
+            reach = stop if triangle else len(right)
+            if left.dtype == product.dtype:
+                product[start:stop, :reach].addmm_(left[start:stop], right[:reach].T)
+            else:
+                product[start:stop, :reach] += dot(left[start:stop], right[:reach])

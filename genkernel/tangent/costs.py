@@ -63,8 +63,11 @@ def unfolded_ghost(factor: Convolution, block: Rectangle) -> float:
 def shifted_ghost(factor: Convolution, block: Rectangle) -> float:
     """The same from one product of all pairs of large positions, summed over shifts."""
     T, large = factor.positions, factor.large.shape[2:].numel()
-    products = 2 * block.pairs * (large**2 * factor.large.shape[1] + T**2 * factor.small.shape[1])
-    shifts = ELEMENT * block.pairs * large**2 * sum(factor.shape[2:])
+    phases = math.prod(min(k, s) for k, s in zip(factor.shape[2:], factor.stride, strict=True))
+    each = large / math.prod(factor.stride)  # positions of one residue
+    products = 2 * block.pairs * (phases * each**2 * factor.large.shape[1] + T**2 * factor.small.shape[1])
+    taps = sum(k / min(k, s) for k, s in zip(factor.shape[2:], factor.stride, strict=True))
+    shifts = ELEMENT * block.pairs * each**2 * phases * (taps + 1)
     return block.rate * products + shifts + 2.5 * ELEMENT * block.pairs * T**2
 
 

@@ -233,6 +233,11 @@ class Convolution(Factor):
         """Positions T of the small image."""
         return self.small.shape[2:].numel()
 
+    @property
+    def windows_width(self) -> int:
+        """Entries of what one position multiplies: its window of the large image, and itself."""
+        return math.prod(self.shape[:1]) + self.large.shape[1] * math.prod(self.shape[2:])
+
     def dense(self) -> Tensor:
         return self._gradient(self.A, self.B)
 

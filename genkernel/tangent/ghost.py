@@ -16,6 +16,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -28,9 +30,9 @@ ENTRIES = 1 << 19
 #: entries of either side that are brought into the accumulating dtype at a time
 CONVERTED = 1 << 22
 
-#: inputs and output-gradients ``[i, T, ...]`` of some samples, in the accumulating dtype
-_Pair = tuple[Tensor, Tensor]
-_Sides = Callable[[slice], _Pair]
+#: what a block multiplies, ``[i, T, ...]`` each of some samples, in the accumulating dtype
+_Parts = tuple[Tensor, ...]
+_Sides = Callable[[slice], _Parts]
 
 
 def outer(factor: Outer, rows: slice, cols: slice, accumulate: torch.dtype) -> Tensor:
@@ -58,46 +60,61 @@ def unfolded_squares(factor: Convolution, accumulate: torch.dtype) -> Tensor:
 
 def shifted(factor: Convolution, rows: slice, cols: slice, accumulate: torch.dtype) -> Tensor:
     """``[r, c]`` in float64 for a convolution with one group."""
+    phases, spatial = _phases(factor), list(factor.small.shape[2:])
 
-    def sides(part: slice) -> _Pair:
-        return _positions(factor.large[part], accumulate), _positions(factor.small[part], accumulate)
+    def sides(part: slice) -> _Parts:
+        large = factor.large[part]
+        images = [_positions(large[phase.where], accumulate) for phase in phases]
+        return [_positions(factor.small[part], accumulate), *images]
 
-    def block(left: _Pair, right: _Pair) -> Tensor:
-        windows = _along_shifts(_pairs(left[0], right[0]), factor, len(left[0]), len(right[0]))
-        return windows.mul_(_pairs(left[1], right[1]))
+    def block(left: _Parts, right: _Parts) -> Tensor:
+        i, j = len(left[0]), len(right[0])
+        windows: Tensor | None = None
+        for phase, x, y in zip(phases, left[1:], right[1:], strict=True):
+            part = _along_shifts(_pairs(x, y), phase, spatial, i, j)
+            windows = part if windows is None else windows.add_(part)
+        if windows is None:  # every window lies in the padding
+            windows = left[0].new_zeros(i * factor.positions, j * factor.positions)
+        return windows.mul_(_pairs(left[0], right[0]))
 
     entries = factor.large[0].numel() + factor.small[0].numel()
-    extent = factor.large.shape[2:].numel()
+    extent = max([factor.positions, *(phase.positions for phase in phases)])
     return _blocks(rows, cols, factor.positions, extent, entries, factor.large, sides, block)
 
 
 def shifted_squares(factor: Convolution, accumulate: torch.dtype) -> Tensor:
     """Squared norms ``[n]`` of the per-sample gradients."""
-    step = max(1, ENTRIES // factor.large.shape[2:].numel() ** 2)
+    phases, spatial = _phases(factor), list(factor.small.shape[2:])
+    step = max(1, ENTRIES // max([factor.positions, *(phase.positions for phase in phases)]) ** 2)
     found = []
     for start in range(0, factor.n, step):
-        x = _positions(factor.large[start : start + step], accumulate)
+        large = factor.large[start : start + step]
         b = _positions(factor.small[start : start + step], accumulate)
-        # pairs of a sample with itself alone: one column each
-        windows = _along_shifts(batched(x, x), factor, len(x), 1).view(len(x), factor.positions, -1)
-        found.append((windows * batched(b, b)).sum((1, 2), dtype=torch.float64))
+        outputs = batched(b, b)
+        total = outputs.new_zeros(len(b), dtype=torch.float64)
+        for phase in phases:
+            x = _positions(large[phase.where], accumulate)
+            # pairs of a sample with itself alone: one column each
+            windows = _along_shifts(batched(x, x), phase, spatial, len(x), 1).view_as(outputs)
+            total += windows.mul_(outputs).sum((1, 2), dtype=torch.float64)
+        found.append(total)
     return torch.cat(found)
 
 
 def _sides_of_outer(factor: Outer, dtype: torch.dtype) -> _Sides:
-    return lambda part: (factor.A[part].to(dtype), factor.B[part].to(dtype))
+    return lambda part: [factor.A[part].to(dtype), factor.B[part].to(dtype)]
 
 
 def _sides_of_windows(factor: Convolution, dtype: torch.dtype) -> _Sides:
-    def sides(part: slice) -> _Pair:
+    def sides(part: slice) -> _Parts:
         found = factor.like({name: x[part].to(dtype) for name, x in factor.parts().items()}).outer()
-        return found.A, found.B
+        return [found.A, found.B]
 
     return sides
 
 
 def _outer(sides: _Sides, T: int, entries: int, rows: slice, cols: slice, like: Tensor) -> Tensor:
-    def block(left: _Pair, right: _Pair) -> Tensor:
+    def block(left: _Parts, right: _Parts) -> Tensor:
         return _pairs(left[0], right[0]).mul_(_pairs(left[1], right[1]))
 
     return _blocks(rows, cols, T, T, entries, like, sides, block)
@@ -122,6 +139,70 @@ def _pairs(x: Tensor, y: Tensor) -> Tensor:
     return dot(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]))
 
 
+@dataclass(frozen=True)
+class _Phase:
+    """The large positions of one residue of the stride, and the taps that see them.
+
+    Attributes:
+        where: index of these positions.
+        spatial: how many there are along each axis.
+        shifts: per axis, one for each tap: the window position p meets the position p + shift.
+    """
+
+    where: tuple[slice, ...]
+    spatial: tuple[int, ...]
+    shifts: tuple[tuple[int, ...], ...]
+
+    @property
+    def positions(self) -> int:
+        return math.prod(self.spatial)
+
+
+def _phases(factor: Convolution) -> list[_Phase]:
+    """Only large positions of the same residue meet: each residue is an image of its own."""
+    axes: list[list[tuple[slice, int, tuple[int, ...]]]] = []
+    geometry = zip(
+        factor.large.shape[2:], factor.shape[2:], factor.stride, factor.padding, factor.dilation, strict=True
+    )
+    for length, kernel, stride, padding, dilation in geometry:
+        offsets = [tap * dilation - padding for tap in range(kernel)]
+        axis = []
+        for residue in range(min(stride, length)):
+            shifts = tuple((offset - residue) // stride for offset in offsets if offset % stride == residue)
+            if shifts:
+                axis.append((slice(residue, None, stride), len(range(residue, length, stride)), shifts))
+        axes.append(axis)
+    return [
+        _Phase((slice(None), slice(None), *where), spatial, shifts)
+        for where, spatial, shifts in (tuple(zip(*choice, strict=True)) for choice in itertools.product(*axes))
+    ]
+
+
+def _along_shifts(products: Tensor, phase: _Phase, small: list[int], i: int, j: int) -> Tensor:
+    """Products of large positions ``[i·L, j·L]`` → products of windows ``[i·T, j·T]``."""
+    large, d = phase.spatial, len(small)
+    found = products.view(i, *large, j, *large)
+    for axis, shifts in enumerate(phase.shifts):
+        first, second = 1 + axis, 2 + d + axis
+        shape = list(found.shape)
+        shape[first] = shape[second] = small[axis]
+        total: Tensor | None = None
+        for shift in shifts:
+            # the window positions that meet a large position
+            low, high = max(0, -shift), min(small[axis], large[axis] - shift)
+            if high <= low:
+                continue
+            part = _both(found, first, second, slice(low + shift, high + shift))
+            if total is None and (low, high) == (0, small[axis]):
+                total = part if len(shifts) == 1 else part.clone()
+                continue
+            if total is None:
+                total = found.new_zeros(shape)
+            _both(total, first, second, slice(low, high)).add_(part)
+        found = found.new_zeros(shape) if total is None else total
+    return found.reshape(i * math.prod(small), j * math.prod(small))
+
+
 def _both(x: Tensor, first: int, second: int, index: slice) -> Tensor:
     where = [slice(None)] * x.dim()
     where[first] = where[second] = index
@@ -136,7 +217,7 @@ def _blocks(
     entries: int,
     like: Tensor,
     sides: _Sides,
-    block: Callable[[_Pair, _Pair], Tensor],
+    block: Callable[[_Parts, _Parts], Tensor],
 ) -> Tensor:
     """Sum ``block(left, right) [i·T, j·T]`` over positions, block by block.
 
@@ -157,7 +238,7 @@ def _blocks(
             right = left if diagonal else sides(slice(cols.start + start, cols.start + stop))
             target = found[top:bottom, start:stop]
             for i, j in _schedule(bottom - top, stop - start, pairs, diagonal):
-                both = block((left[0][i], left[1][i]), (right[0][j], right[1][j]))
+                both = block(tuple(x[i] for x in left), tuple(y[j] for y in right))
                 if T > 1:
                     both = both.view(i.stop - i.start, T, j.stop - j.start, T).sum((1, 3), dtype=torch.float64)
                 target[i, j] = both
