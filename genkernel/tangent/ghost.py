@@ -17,7 +17,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -65,7 +64,7 @@ def shifted(factor: Convolution, rows: slice, cols: slice, accumulate: torch.dty
     def sides(part: slice) -> _Parts:
         large = factor.large[part]
         images = [_positions(large[phase.where], accumulate) for phase in phases]
-        return [_positions(factor.small[part], accumulate), *images]
+        return (_positions(factor.small[part], accumulate), *images)
 
     def block(left: _Parts, right: _Parts) -> Tensor:
         i, j = len(left[0]), len(right[0])
@@ -102,13 +101,13 @@ def shifted_squares(factor: Convolution, accumulate: torch.dtype) -> Tensor:
 
 
 def _sides_of_outer(factor: Outer, dtype: torch.dtype) -> _Sides:
-    return lambda part: [factor.A[part].to(dtype), factor.B[part].to(dtype)]
+    return lambda part: (factor.A[part].to(dtype), factor.B[part].to(dtype))
 
 
 def _sides_of_windows(factor: Convolution, dtype: torch.dtype) -> _Sides:
     def sides(part: slice) -> _Parts:
         found = factor.like({name: x[part].to(dtype) for name, x in factor.parts().items()}).outer()
-        return [found.A, found.B]
+        return found.A, found.B
 
     return sides
 
