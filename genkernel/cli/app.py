@@ -18,7 +18,7 @@ import typer
 
 from genkernel import __version__
 from genkernel.cli import bench, compare, demo, diffusion, doctor
-from genkernel.cli.console import complain, note
+from genkernel.cli.console import Interrupted, complain, note
 from genkernel.cli.hints import hint
 from genkernel.cli.ranks import Ranks, alone
 from genkernel.errors import BatchCouplingError, GenkernelError, InputError, MissingError, UnsafeCheckpointError
@@ -131,16 +131,18 @@ def _run(arguments: Sequence[str] | None, ranks: Ranks) -> int:
 
 def _failed(error: BaseException, kind: str) -> int:
     """Say what went wrong in one line, and give the exit status; bugs of ours are raised again."""
-    notes = getattr(error, "__notes__", [])
     if isinstance(error, GenkernelError):
         complain(str(error), kind)
         if said := hint(str(error)):
             note(f"hint: {said}")
-        for said in notes:
+        for said in getattr(error, "__notes__", []):
             note(f"note: {said}")
         return 2 if isinstance(error, USAGE_ERRORS) else 1
-    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        complain(f"interrupted: {'; '.join(notes) or 'nothing of the unfinished run was kept'}", kind="stopped")
+    if isinstance(error, (KeyboardInterrupt, typer.Abort, Interrupted)):
+        complain(
+            f"interrupted: {error}" if str(error) else "interrupted: nothing of the unfinished run was kept",
+            kind="stopped",
+        )
         return 130
     if isinstance(error, BrokenPipeError):  # the reader of a pipe (head, less) has seen enough
         _silence()

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+class Interrupted(Exception):
+    """Ctrl-C, with what is to be said of it: the parser makes a bare exit status of a KeyboardInterrupt."""
+
+
 def complain(message: str, kind: str = "error") -> None:
     """One line on stderr: ``error: …``."""
     line = " ".join(message.split())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genkernel.cli import options
-from genkernel.cli.console import print_json, quiet_stdout, results, stages
+from genkernel.cli.console import Interrupted, print_json, quiet_stdout, results, stages
 from genkernel.errors import InputError
 
 if TYPE_CHECKING:
@@ -86,8 +86,11 @@ def analyse(checkpoint: str | Path, data: str | Path, out: Path, **arguments: An
     """Run the analysis with its progress and notes on stderr."""
     from genkernel.workflows import locality
 
-    with quiet_stdout(), stages() as (progress, say):
-        return locality(checkpoint, data, out=out, say=say, progress=progress, **arguments)
+    try:
+        with quiet_stdout(), stages() as (progress, say):
+            return locality(checkpoint, data, out=out, say=say, progress=progress, **arguments)
+    except KeyboardInterrupt as error:
+        raise Interrupted("; ".join(getattr(error, "__notes__", []))) from error
 
 
 def show(report: Report, as_json: bool) -> None:
