@@ -103,12 +103,14 @@ class Block:
     def add_pair(self, which: int, parameter: str, left: Tensor, right: Tensor) -> None:
         """Add ``left @ rightᵀ`` for rows of gradients ``[samples, p]`` and the same rows times P."""
         product = torch.zeros(self._sides, dtype=torch.float64, device=self.device)
+        squares = torch.zeros(self.samples, dtype=torch.float64, device=self.device) if self.norms else None
         step = max(1, SLICE // max(1, self.samples))
         for start in range(0, left.shape[1], step):
-            a = left[self.rows, start : start + step].to(self.accumulate)
-            b = right[self.cols, start : start + step].to(self.accumulate)
+            part = slice(start, start + step)
+            a, b = left[self.rows, part].to(self.accumulate), right[self.cols, part].to(self.accumulate)
             self._accumulate(product, a, b, False)
-        squares = (left * right).sum(1, dtype=torch.float64) if self.squares is not None else None
+            if squares is not None:
+                squares += (left[:, part] * right[:, part]).sum(1, dtype=torch.float64)
         self._keep(which, parameter, product, squares)
 
     def _keep(self, which: int, parameter: str, product: Tensor, squares: Tensor | None) -> None:

@@ -26,6 +26,7 @@ from genkernel.tangent.cotangents import Cotangents, probes
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.distributed import Workers, current_workers, share
 from genkernel.tangent.fingerprint import fingerprint_call
+from genkernel.tangent.heap import available, available_on, give_back
 from genkernel.tangent.matrices import Matrices, pack
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.passes import GradientPass, guarded
@@ -34,6 +35,7 @@ from genkernel.tangent.precision import parse_dtype
 from genkernel.tangent.preconditioner import Preconditioner, as_preconditioner
 from genkernel.tangent.result import Kernel
 from genkernel.tangent.shortage import out_of_memory
+from genkernel.tangent.speed import outputs_and_speed
 from genkernel.tangent.stash import Collector, Stash
 
 if TYPE_CHECKING:
@@ -179,7 +181,7 @@ class _Job:
         self.left = GradientPass(self.model, both, self.dtype, coverage)
         self.right = self.left if self.model_y is None else GradientPass(self.model_y, both, self.dtype)
         few = batches.move(batches.take(_spread(self.x), slice(0, 4)), self.model.device, self.dtype)
-        out = self.left.outputs(few)
+        out, self.speed = outputs_and_speed(self.left, few)
         self.cotangents.check(out, few)
         shape = tuple(out.shape[1:])
         self.count = self.cotangents.count(shape)
@@ -188,17 +190,26 @@ class _Job:
         device, itemsize = self.model.device, (self.dtype or self.model.dtype)
         self.working = None if self.metric is None else self.metric.to(device, itemsize)
 
+        give_back()  # what the proof held
+        self.proof_bytes = self.left.watch.forget_peak()
+        if self.proof_bytes > self.budget:
+            log.warning(
+                f"the proof held {self.proof_bytes / 2**20:.0f} MiB, more than memory= allows: it takes three samples "
+                "and two gradients of the weights whatever the budget"
+            )
         stored = workers.lead(lambda: store.plan if store is not None else None)
-        plan = Plan.read(stored) if stored else workers.lead(lambda: make_plan(self._sizes(), self.budget))
+        plan = Plan.read(stored) if stored else workers.lead(lambda: make_plan(self._sizes(out, few), self._budget()))
         if store is not None:
             store.keep_plan(plan.record())
         say(plan.describe(), logging.WARNING if plan.bytes > plan.budget else logging.INFO, progress, plan.seconds)
         layers = [] if self.group_of is None else list(dict.fromkeys(self.group_of.values()))
         n, m = self.n * self.outputs, (self.m or self.n) * self.outputs
         matrices = Matrices(self.kept, n, m, self.symmetric, layers)
+        planned = time.perf_counter()
         with _threads(plan.threads if stored else torch.get_num_threads()):
             for task, result in self._results(plan, workers, store, progress):
                 matrices.add(task, result, self.outputs)
+        self.spent = time.perf_counter() - planned
         matrices.finish()
         if store is not None and workers.is_leader:
             store.finish()
@@ -206,7 +217,17 @@ class _Job:
 
     # -------------------------------------------------------------------- planning
 
-    def _sizes(self) -> Sizes:
+    def _budget(self) -> int:
+        """What is allowed, or what is there where that is less."""
+        there = available_on(self.model.device)
+        if there is None or self.budget <= there:
+            return self.budget
+        log.warning(
+            f"memory= allows {self.budget / 2**20:.0f} MiB, but {there / 2**20:.0f} MiB are free: planning for those"
+        )
+        return there
+
+    def _sizes(self, out: Tensor, few: Any) -> Sizes:
         coverage = self.left.coverages[0]
         itemsize = (self.dtype or self.model.dtype).itemsize
         parameters = self.model.parameters
@@ -217,22 +238,29 @@ class _Job:
             factor = coverage.footprints.get(name)
             parts = sum(p[0].numel() for p in factor.parts().values()) if factor is not None else parameter.numel()
             entries[name] = (parts, parameter.numel())
-        blocks = self.metric.blocks if self.metric is not None else []
+        examples = sum(leaf.nbytes for leaf in (*batches.tensors(few), out))
+        on_gpu = self.model.device.type == "cuda"
         return Sizes(
             n=self.n,
             m=self.m,
             count=self.count,
             outputs=self.outputs,
-            matrices=self.kept + (len(set(self.group_of.values())) if self.group_of is not None else 0),
+            totals=self.kept,
+            layers=len(set(self.group_of.values())) if self.group_of is not None else 0,
             bytes_per_sample=coverage.bytes_per_sample,
+            example_bytes=examples // len(out),
             weight_bytes=(numel * itemsize if copied else 0) * (1 if self.model_y is None else 2),
             itemsize=itemsize,
             entries=entries,
             factors=coverage.footprints,
-            coupled=blocks,
-            seconds_per_sample=coverage.seconds_per_sample,
+            coupled=self.metric.blocks if self.metric is not None else [],
+            seconds_per_sample=self.speed.per_sample,
+            seconds_per_run=self.speed.per_run,
             apart=self.model_y is not None,
             accumulate=self.accumulate,
+            device=self.model.device.type,
+            # pinned blocks are rounded up to powers of two
+            host_bytes=(available() or 0) // 4 if on_gpu else 0,
         )
 
     # --------------------------------------------------------------------- running
@@ -246,6 +274,7 @@ class _Job:
         owners = share({name: task.cost for name, task in tasks.items() if name not in done}, workers.world)
         held: dict[str, Mapping[str, Tensor]] = {}
         mine = [tasks[name] for name, rank in owners.items() if rank == workers.rank]
+        self.share = sum(task.cost for task in mine) / max(1e-30, sum(task.cost for task in plan.tasks))
         if workers.world == 1 and store is None:
             with self._bar(mine, plan, progress) as tick:
                 for task in mine:
@@ -345,10 +374,12 @@ class _Job:
         """All samples in batches for one group of parameters, multiplied at the end."""
         total = (self.n + self.m) * self.outputs
         columns = None if task.columns is None else slice(*task.columns)
-        stash = Stash(total, self.shapes, self.model.device, columns)
+        home = torch.device("cpu") if plan.home == "host" else None
+        stash = Stash(total, self.shapes, self.model.device, columns, home)
         self._collect(self.left, self.x, 0, stash, task, plan.batch, tick)
         if self.y is not None:
             self._collect(self.right, self.y, self.n, stash, task, plan.batch, tick)
+        give_back()  # what the forwards and backwards held
         rows = slice(0, self.n * self.outputs)
         cols = rows if self.symmetric else slice(rows.stop, total)
         block = self._block(task, rows, cols, total)
@@ -403,6 +434,7 @@ class _Job:
 
     def _kernel(self, matrices: Matrices, plan: Plan, shape: tuple[int, ...], started: float) -> Kernel:
         scale = self.cotangents.scale(shape)
+        give_back()
         said = self.left.coverage if self.model_y is None else self.left.coverage.merge(self.right.coverages)
         random, each = self.cotangents.random, self.outputs
 
@@ -417,12 +449,16 @@ class _Job:
         def norms(values: Tensor) -> Tensor:
             return values.view(-1, each) if self.cotangents.blocks else values
 
+        totals = matrices.totals
+        values = totals.sum(0) if len(totals) > 1 or random else totals[0]
+        for layer in matrices.layers.values():
+            layer.mul_(scale)
         return Kernel(
-            values=unfold(matrices.totals.sum(0) * scale),
+            values=unfold(values.mul_(scale)),
             norms_x=norms(matrices.squares_x.sum(0) * scale),
             norms_y=norms(matrices.squares_y.sum(0) * scale),
-            layers={name: unfold(values * scale) for name, values in matrices.layers.items()},
-            per_probe=matrices.totals if random else None,
+            layers={name: unfold(matrices.layers.pop(name)) for name in list(matrices.layers)},
+            per_probe=totals if random else None,
             per_probe_norms_x=matrices.squares_x if random else None,
             per_probe_norms_y=matrices.squares_y if random else None,
             symmetric=self.symmetric,
@@ -436,6 +472,11 @@ class _Job:
         for watch in watches:
             for section, seconds in watch.seconds.items():
                 timing[section] = timing.get(section, 0.0) + seconds
+        seen = max(watch.peak for watch in watches)
+        log.info(
+            f"took {self.spent:.2g} s ({plan.seconds * self.share:.2g} s expected) and was seen to hold "
+            f"{seen / 2**20:.0f} MiB ({plan.bytes / 2**20:.0f} MiB expected)"
+        )
         return {
             "cotangents": self.cotangents.describe(),
             "dtype": str(self.dtype or self.model.dtype).removeprefix("torch."),
@@ -450,8 +491,9 @@ class _Job:
             "two_models": self.model_y is not None,
             "plan": plan.describe(),
             "tasks": len(plan.tasks),
-            "expected": {"seconds": plan.seconds, "bytes": plan.bytes},
-            "peak_bytes_seen": max(watch.peak for watch in watches),
+            "expected": {"seconds": plan.seconds * self.share, "bytes": plan.bytes},
+            "found": {"seconds": self.spent, "bytes": seen, "proof_bytes": self.proof_bytes},
+            "peak_bytes_seen": max(seen, self.proof_bytes),
             "timing": timing,
             "coverage": coverage.summary(),
             "seconds": time.perf_counter() - started,

@@ -24,6 +24,8 @@ Pick = Callable[[Tensor], Tensor]
 UNFOLD_WIDTH = 96
 NARROW = 64
 FEW_POSITIONS = 64
+#: entries of windows that may lie unfolded at a time, and of padded copies
+UNFOLDED = 1 << 23
 
 
 class Factor:
@@ -43,6 +45,10 @@ class Factor:
     def pieces(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
         """Yield ``(pick, block)``: blocks ``[n, p]`` of about ``limit`` entries that partition the coordinates."""
         yield from _leading(self.dense().reshape(self.n, -1), limit)
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        """Coordinates ``start … stop`` of the gradients, flat: ``[n, stop - start]``."""
+        return self.dense().reshape(self.n, -1)[:, start:stop]
 
     def slices(self, limit: int, root: Tensor | None = None) -> Iterator[Tensor]:
         """The blocks alone; ``root`` (shaped like the tensor) multiplies the coordinates.
@@ -75,6 +81,10 @@ def _leading(flat: Tensor, limit: int) -> Iterator[tuple[Pick, Tensor]]:
 
 def _flat_pick(part: slice) -> Pick:
     return lambda t: t.reshape(-1)[part]
+
+
+def _matrix_pick(rows: slice, columns: slice, width: int) -> Pick:
+    return lambda t: t.reshape(-1, width)[rows, columns].reshape(-1)
 
 
 class Dense(Factor):
@@ -128,10 +138,21 @@ class Outer(Factor):
     def pieces(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
         left, right = self.rows
         height, width = left.shape[2], right.shape[2]
-        step = max(1, limit // max(1, self.n * width))
+        across = max(1, min(width, limit // self.n))
+        step = max(1, limit // (self.n * across))
         for start in range(0, height, step):
-            block = batched(left[:, :, start : start + step].transpose(1, 2), right.transpose(1, 2))
-            yield _flat_pick(slice(start * width, min(height, start + step) * width)), block.reshape(self.n, -1)
+            rows = slice(start, min(height, start + step))
+            for first in range(0, width, across):
+                columns = slice(first, min(width, first + across))
+                block = batched(left[:, :, rows].transpose(1, 2), right[:, :, columns].transpose(1, 2))
+                yield _matrix_pick(rows, columns, width), block.reshape(self.n, -1)
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        left, right = self.rows
+        width = right.shape[2]
+        first, last = start // width, -(-stop // width)
+        block = batched(left[:, :, first:last].transpose(1, 2), right.transpose(1, 2)).reshape(self.n, -1)
+        return block[:, start - first * width : stop - first * width]
 
     def parts(self) -> dict[str, Tensor]:
         return {"A": self.A, "B": self.B}
@@ -173,6 +194,13 @@ class Rows(Factor):
             here = torch.where((place >= start) & (place < stop), place - start, stop - start)
             compact.scatter_add_(1, here[..., None].expand_as(self.B), self.B)
             yield _row_pick(touched[start:stop]), compact[:, :-1].reshape(self.n, -1)
+
+    def columns(self, start: int, stop: int) -> Tensor:
+        first, last = start // self.d, -(-stop // self.d)
+        some = self.B.new_zeros(self.n, last - first + 1, self.d)  # the last row takes what is elsewhere
+        here = torch.where((self.index >= first) & (self.index < last), self.index - first, last - first)
+        some.scatter_add_(1, here[..., None].expand_as(self.B), self.B)
+        return some[:, :-1].reshape(self.n, -1)[:, start - first * self.d : stop - first * self.d]
 
     def parts(self) -> dict[str, Tensor]:
         return {"index": self.index, "B": self.B}
@@ -239,7 +267,7 @@ class Convolution(Factor):
         return math.prod(self.shape[:1]) + self.large.shape[1] * math.prod(self.shape[2:])
 
     def dense(self) -> Tensor:
-        return self._gradient(self.A, self.B)
+        return self._gradient(self.A, self.B, self.groups)
 
     def combination(self, weights: Tensor) -> Tensor:
         # the samples as one batch of the library's own weight gradient
@@ -251,39 +279,57 @@ class Convolution(Factor):
         )[1]  # fmt: skip
 
     def pieces(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
-        if self.groups > 1:
-            yield from _leading(self.dense().reshape(self.n, -1), limit)
-            return
         widest, width = max(self.shape[:2]), math.prod(self.shape[1:])
-        if width <= UNFOLD_WIDTH:
+        unfolded = self.positions * self.large.shape[1] * math.prod(self.shape[2:])
+        if self.groups == 1 and width <= UNFOLD_WIDTH and self.n * unfolded <= UNFOLDED:
             yield from self.outer().pieces(limit)
-        elif widest <= NARROW and self.positions >= FEW_POSITIONS:
+        elif self.groups > 1 or width <= UNFOLD_WIDTH or (widest <= NARROW and self.positions >= FEW_POSITIONS):
+            group = self.shape[0] // self.groups
             step = max(1, limit // max(1, self.n * width))
+            step = step if self.groups == 1 else max(group, step // group * group)
             for start in range(0, self.shape[0], step):
                 stop = min(self.shape[0], start + step)
-                some = (self.A[:, start:stop], self.B) if self.transposed else (self.A, self.B[:, start:stop])
-                yield _flat_pick(slice(start * width, stop * width)), self._gradient(*some).reshape(self.n, -1)
+                yield _flat_pick(slice(start * width, stop * width)), self.columns(start * width, stop * width)
         else:
             yield from self._by_taps(limit)
 
+    def columns(self, start: int, stop: int) -> Tensor:
+        width, group = math.prod(self.shape[1:]), self.shape[0] // self.groups
+        first, last = start // width, -(-stop // width)
+        if self.groups > 1:
+            first, last = first // group * group, -(-last // group) * group
+        groups = self.groups if self.groups == 1 else (last - first) // group
+        across = self.large.shape[1] // self.groups  # large channels that belong to a group
+        channels = slice(None) if self.groups == 1 else slice(first // group * across, last // group * across)
+        small, large = self.small[:, first:last], self.large[:, channels]
+        found = self._gradient(*((small, large) if self.transposed else (large, small)), groups).reshape(self.n, -1)
+        return found[:, start - first * width : stop - first * width]
+
     def _by_taps(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
         """One batched product per kernel tap: a window is copied while it is in the cache."""
-        small, channels = self.small.flatten(2), self.large.shape[1]
-        step = max(1, limit // max(1, self.n * channels))
-        window = small.new_empty(self.n, *self.small.shape[2:], channels)
-        taps = windows(self.large, self.shape[2:], self.stride, self.padding, self.dilation, self.small.shape[2:])
-        for tap, view in zip(itertools.product(*map(range, self.shape[2:])), taps, strict=True):
-            window.copy_(view)
-            for start in range(0, self.shape[0], step):
-                stop = min(self.shape[0], start + step)
-                block = batched(small[:, start:stop], window.view(self.n, -1, channels).transpose(1, 2))
-                yield _tap_pick(start, stop, tap), block.view(self.n, -1)
+        small, kernel = self.small.flatten(2), self.shape[2:]
+        sizes = zip(self.large.shape[2:], self.padding, strict=True)
+        padded = math.prod(size + 2 * padding for size, padding in sizes)
+        across = max(1, min(self.large.shape[1], UNFOLDED // max(1, self.n * padded)))
+        for first in range(0, self.large.shape[1], across):  # few channels at a time: windows copies them
+            large = self.large[:, first : first + across]
+            channels = large.shape[1]
+            step = max(1, limit // max(1, self.n * channels))
+            window = small.new_empty(self.n, *self.small.shape[2:], channels)
+            taps = windows(large, kernel, self.stride, self.padding, self.dilation, self.small.shape[2:])
+            for tap, view in zip(itertools.product(*map(range, kernel)), taps, strict=True):
+                window.copy_(view)
+                for start in range(0, self.shape[0], step):
+                    stop = min(self.shape[0], start + step)
+                    block = batched(small[:, start:stop], window.view(self.n, -1, channels).transpose(1, 2))
+                    pick = _tap_pick(slice(start, stop), slice(first, first + channels), tap)
+                    yield pick, block.view(self.n, -1)
 
-    def _gradient(self, A: Tensor, B: Tensor) -> Tensor:
-        """One library call for all samples (groups = n · groups)."""
+    def _gradient(self, A: Tensor, B: Tensor, groups: int) -> Tensor:
+        """One library call for all samples (n · groups of them)."""
         n, kernel = self.n, self.shape[2:]
         wide, narrow = (A.shape[1], B.shape[1]) if self.transposed else (B.shape[1], A.shape[1])
-        weight = A.new_empty(1).expand(n * wide, narrow // self.groups, *kernel)  # only its shape is read
+        weight = A.new_empty(1).expand(n * wide, narrow // groups, *kernel)  # only its shape is read
         gradient = torch.ops.aten.convolution_backward(
             B.reshape(1, -1, *B.shape[2:]),
             A.reshape(1, -1, *A.shape[2:]),
@@ -294,10 +340,10 @@ class Convolution(Factor):
             self.dilation,
             self.transposed,
             self.output_padding,
-            n * self.groups,
+            n * groups,
             (False, True, False),
         )[1]
-        return gradient.view(n, wide, narrow // self.groups, *kernel)
+        return gradient.view(n, wide, narrow // groups, *kernel)
 
     def outer(self) -> Outer:
         """The same gradient by unfolding (im2col); for one group only."""
@@ -321,8 +367,8 @@ class Convolution(Factor):
         )  # fmt: skip
 
 
-def _tap_pick(start: int, stop: int, tap: tuple[int, ...]) -> Pick:
-    index: tuple[slice | int, ...] = (slice(start, stop), slice(None), *tap)
+def _tap_pick(rows: slice, channels: slice, tap: tuple[int, ...]) -> Pick:
+    index: tuple[slice | int, ...] = (rows, channels, *tap)
     return lambda t: t[index].reshape(-1)
 
 

@@ -14,7 +14,6 @@ can be stored, and shared out.
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -25,9 +24,11 @@ from typing import Any
 import torch
 
 from genkernel.errors import InputError
-from genkernel.tangent import costs, ghost
+from genkernel.tangent import costs
 from genkernel.tangent.contraction import SLICE
 from genkernel.tangent.factors import Convolution, Factor, Outer
+from genkernel.tangent.heap import GAPS, LIBRARIES
+from genkernel.tangent.scratch import contraction_bytes
 
 _UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9,
           "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "t": 10**12, "tb": 10**12}  # fmt: skip
@@ -52,8 +53,12 @@ def parse_memory(memory: str | int | float) -> int:
     return size
 
 
-#: however small the budget, this much is used rather than passes of a few coordinates each
-LEAST = 64 * 2**20
+#: however small the budget, this much is kept rather than passes of a few coordinates each
+LEAST = 16 * 2**20
+#: tiles are not considered when there would be more
+MOST_TILES = 20_000
+#: bytes per second between the memories of a GPU and its host
+BUS = 2e10
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class Plan:
         batch: most samples that run together in a pass.
         budget: bytes allowed; ``bytes``: bytes expected at the peak.
         seconds: expected, on one worker.
+        home: where passes keep gradients: on the "device" that multiplies them, or on its "host".
         threads: CPU threads; a resumed run takes the same, so that its bits are the same.
     """
 
@@ -97,6 +103,7 @@ class Plan:
     budget: int
     bytes: int
     seconds: float
+    home: str = "device"
     threads: int = field(default_factory=torch.get_num_threads)
 
     @property
@@ -108,6 +115,7 @@ class Plan:
         n, m = max(t.rows[1] for t in self.tasks), max(t.cols[1] for t in self.tasks)
         if self.passes:
             how = f"{len(self.tasks)} pass(es) over all samples, {self.batch} at a time"
+            how += ", gradients kept on the host" if self.home == "host" else ""
         else:
             how = f"{len(self.tasks)} tile(s) of up to {self.batch} samples"
         over = ": more than allowed, but the least possible" if self.bytes > self.budget else ""
@@ -136,31 +144,38 @@ class Sizes:
     Attributes:
         n, m: samples on the two sides; ``m = 0`` for a symmetric kernel.
         count: cotangents. ``outputs``: rows of each sample (all outputs of a full-block kernel, else 1).
-        matrices: kernel-sized float64 matrices in the result.
-        bytes_per_sample: held between forward and backward. ``weight_bytes``: copies of weights.
+        totals, layers: matrices that are kept: per probe or one in all, and partial kernels.
+        bytes_per_sample: held between forward and backward. ``example_bytes``: inputs and outputs of a sample.
+        weight_bytes: copies of weights.
         itemsize: of a gradient entry.
         entries: parameter → gradient entries per row in compact form, and in plain form.
         factors: parameter → its gradient's form, without data.
         coupled: groups of parameters that have to be in one pass.
-        seconds_per_sample: one forward and one backward.
+        seconds_per_sample, seconds_per_run: one forward and one backward: of each sample, and besides.
         apart: the two sides need forwards of their own (two models).
         accumulate: dtype of products.
+        device: "cpu" or "cuda". ``host_bytes``: what a GPU's host can lend for gradients.
     """
 
     n: int
     m: int
     count: int
     outputs: int
-    matrices: int
+    totals: int
+    layers: int
     bytes_per_sample: int
+    example_bytes: int
     weight_bytes: int
     itemsize: int
     entries: dict[str, tuple[int, int]]
     factors: dict[str, Factor]
     coupled: Sequence[tuple[str, ...]]
     seconds_per_sample: float
+    seconds_per_run: float
     apart: bool
     accumulate: torch.dtype
+    device: str = "cpu"
+    host_bytes: int = 0
 
     @property
     def rows(self) -> int:
@@ -175,8 +190,34 @@ class Sizes:
         return self.n + self.m
 
     @property
-    def scratch(self) -> int:
-        return SLICE * (self.itemsize + 2 * 8) + ghost.ENTRIES * 4 * 8
+    def result(self) -> int:
+        """Bytes of the result: totals, layers, and the mean over totals."""
+        return (self.totals + self.layers + 1) * 8 * self.rows * self.cols
+
+    @property
+    def fixed(self) -> int:
+        """Bytes held throughout."""
+        return self.result + self.weight_bytes + LIBRARIES
+
+    def running(self, samples: int) -> int:
+        """Bytes of a forward and a backward."""
+        gaps = GAPS if self.device == "cpu" else 1.0
+        return int(gaps * samples * self.bytes_per_sample) + 3 * samples * self.example_bytes
+
+    def multiplying(self, n: int, r: int, c: int) -> int:
+        """Bytes of scratch for the most demanding parameter."""
+        scratch = max(
+            contraction_bytes(self.factors.get(name), plain, self.itemsize, n, r, c, self.accumulate)
+            for name, (_, plain) in self.entries.items()
+        )
+        return scratch + n * self._coupled * self.itemsize
+
+    @property
+    def _coupled(self) -> int:
+        """Entries per row while P acts: what waits for other parameters, what P makes of them, and in between."""
+        sums = [sum(self.entries[name][1] for name in names) for names in self.coupled]
+        waiting = sum(size for size, names in zip(sums, self.coupled, strict=True) if len(names) > 1)
+        return waiting + 3 * max(sums, default=0)
 
 
 def make_plan(sizes: Sizes, budget: int) -> Plan:
@@ -185,49 +226,57 @@ def make_plan(sizes: Sizes, budget: int) -> Plan:
     Raises:
         InputError: the result alone does not fit.
     """
-    result = sizes.matrices * 8 * sizes.rows * sizes.cols
-    if result > max(budget, LEAST):
+    if sizes.result > max(budget, LEAST):
         raise InputError(
-            f"the result alone takes {result / 2**20:.0f} MiB ({sizes.matrices} matrices of "
+            f"the result alone takes {sizes.result / 2**20:.0f} MiB ({sizes.totals + sizes.layers} matrices of "
             f"{sizes.rows}×{sizes.cols}), memory= allows {budget / 2**20:.0f} MiB: give more, by=None, "
             "fewer samples, or probes instead of every output"
         )
-    passes = _passes(sizes, budget, result)
-    if sizes.apart or sizes.outputs > 1:
-        return passes
-    tiles = _tiles(sizes, budget, result)
-    if len(tiles.tasks) == 1:
-        return tiles
-    if max(tiles.bytes, passes.bytes) > budget:
-        return tiles if tiles.bytes <= passes.bytes else passes
-    return tiles if tiles.seconds <= passes.seconds else passes
+    plans = [] if sizes.apart or sizes.outputs > 1 else _tiles(sizes, budget)
+    if plans and len(plans[0].tasks) == 1 and plans[0].bytes <= budget:
+        return plans[0]
+    plans += [_passes(sizes, budget)]
+    if sizes.host_bytes:
+        plans += [_passes(sizes, budget, "host")]
+    fitting = [plan for plan in plans if plan.bytes <= budget]
+    return min(fitting, key=lambda plan: plan.seconds) if fitting else min(plans, key=lambda plan: plan.bytes)
 
 
 # ---------------------------------------------------------------------------- tiles
 
 
-def _tiles(sizes: Sizes, budget: int, result: int) -> Plan:
-    fixed = sizes.weight_bytes + sizes.scratch + result
+def _tiles(sizes: Sizes, budget: int) -> list[Plan]:
+    """The largest tiles that fit, or the smallest there are; none where that is far too many."""
 
     def need(samples: int) -> int:
-        side = min(samples, sizes.samples)
-        return fixed + samples * sizes.bytes_per_sample + (sizes.matrices + 2) * 8 * side * side
+        r, c = (min(side, samples) for side in (sizes.n, sizes.m or sizes.n))
+        if sizes.m or samples < sizes.n:  # rows and columns are different samples
+            r = min(sizes.n, max(1, samples // 2, samples - c))
+            c = min(sizes.m or sizes.n, max(1, samples - r))
+        # totals and layers of the tile, and a product
+        matrices = (sizes.totals + sizes.layers + 1) * 8 * r * c
+        return sizes.fixed + matrices + sizes.running(samples) + sizes.multiplying(samples, r, c)
 
-    samples = sizes.samples
-    while samples > 1 and need(samples) > budget:
-        # the quadratic part is small unless tiles are huge: a fixed point is close after one step
-        fits = (budget - fixed) // max(1, sizes.bytes_per_sample)
-        samples = max(1, min(samples - 1, int(samples * 0.9), fits))
-    samples = max(2, samples) if sizes.samples > 1 else 1
-    tasks, seconds = [], 0.0
+    least, samples = min(2, sizes.samples), sizes.samples
+    if need(samples) > budget:
+        low, high = least, samples  # low fits, or is the least there is
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if need(middle) <= budget else (low, middle)
+        samples = low
+    blocks = -(-sizes.samples // max(1, samples // 2))
+    if blocks**2 // 4 > MOST_TILES:
+        return []
+    tasks, seconds, known = [], 0.0, {}
     for rows, cols in _rectangles(sizes, samples):
         same = sizes.m == 0 and rows == cols
-        r, c = rows[1] - rows[0], cols[1] - cols[0]
-        run = r if same else r + c
-        cost = _run_seconds(sizes, run, sizes.count) + _contraction_seconds(sizes, r, c, run, same)
-        tasks.append(Task(f"tile-{rows[0]:06d}-{cols[0]:06d}", rows, cols, same, cost=cost))
-        seconds += cost
-    return Plan(tuple(tasks), samples, budget, need(samples), seconds)
+        shape = r, c, same = rows[1] - rows[0], cols[1] - cols[0], sizes.m == 0 and rows == cols
+        if shape not in known:
+            run = r if same else r + c
+            known[shape] = _run_seconds(sizes, run, run, sizes.count) + _contraction_seconds(sizes, r, c, run, same)
+        tasks.append(Task(f"tile-{rows[0]:06d}-{cols[0]:06d}", rows, cols, same, cost=known[shape]))
+        seconds += known[shape]
+    return [Plan(tuple(tasks), samples, budget, need(samples), seconds)]
 
 
 def _rectangles(sizes: Sizes, samples: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
@@ -259,35 +308,78 @@ def _rectangles(sizes: Sizes, samples: int) -> Iterator[tuple[tuple[int, int], t
 # --------------------------------------------------------------------------- passes
 
 
-def _passes(sizes: Sizes, budget: int, result: int) -> Plan:
+@dataclass(frozen=True)
+class _Layout:
+    """Which gradients a pass keeps: groups of parameters (or coordinates of one), and how many cotangents."""
+
+    groups: tuple[tuple[tuple[str, ...], tuple[int, int] | None], ...]
+    together: int  # cotangents
+    bytes: int  # of the largest pass
+
+
+def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
     """Groups of parameters, in model order, whose gradients of all samples fit beside a batch."""
-    rows = sizes.samples * sizes.outputs
-    matrix = 8 * sizes.rows * sizes.cols
+    rows, matrix = sizes.samples * sizes.outputs, 8 * sizes.rows * sizes.cols
     kept = {name: min(pair) * rows * sizes.itemsize for name, pair in sizes.entries.items()}
-    # a pass has its own totals, layers and one product
-    fixed = sizes.weight_bytes + sizes.scratch + result + 3 * matrix
-    free = max(0, budget - fixed)
-    batch = max(1, min(sizes.samples, int(free // 4 // max(1, sizes.bytes_per_sample))))
-    room = max(min(max(kept.values()), LEAST), free - batch * sizes.bytes_per_sample)
-    together = sizes.outputs if sizes.outputs > 1 else sizes.count
-    whole = sum(kept.values())
-    per_pass = None if sizes.outputs > 1 or whole * together <= room else 1
-    cotangents: list[tuple[int, ...] | None] = [None] if per_pass is None else [(k,) for k in range(sizes.count)]
-    share = room if per_pass == 1 or sizes.outputs > 1 else room // together
-    tasks: list[Task] = []
-    largest = 0
-    n, m = sizes.n, sizes.m or sizes.n
-    for which in cotangents:
-        for names, columns in _groups(sizes, kept, share, rows):
-            size = kept[names[0]] if columns is None else (columns[1] - columns[0]) * rows * sizes.itemsize
-            size = sum(kept[name] for name in names) if len(names) > 1 else size
-            largest = max(largest, size * (together if which is None and sizes.outputs == 1 else 1))
-            tasks.append(Task(f"pass-{len(tasks):05d}", (0, n), (0, m), sizes.m == 0, names, which, columns))
-    runs = _run_seconds(sizes, sizes.samples, sizes.count if cotangents == [None] else 1)
+    # totals and layers of the pass, and one product
+    multiplying = (sizes.totals + sizes.layers + 1) * matrix + sizes.multiplying(rows, sizes.rows, sizes.cols)
+    moving = max(kept.values()) if home == "host" else 0  # one parameter on its way to the device, one in use
     contraction = _contraction_seconds(sizes, sizes.rows, sizes.cols, rows, sizes.m == 0)
-    seconds = len(tasks) * runs + contraction
-    tasks = [Task(**{**asdict(t), "cost": seconds / len(tasks)}) for t in tasks]
-    return Plan(tuple(tasks), batch, budget, fixed + batch * sizes.bytes_per_sample + largest, seconds)
+    least = min(max(kept.values()), LEAST)
+    layouts: dict[int, _Layout] = {}
+
+    def layout(room: int) -> _Layout:
+        if room not in layouts:
+            layouts[room] = _layout(sizes, kept, room, rows)
+        return layouts[room]
+
+    best: tuple[float, int, int, _Layout] | None = None
+    for batch in _batch_sizes(sizes.samples):
+        running = sizes.running(batch) + min(SLICE, batch * max(plain for _, plain in sizes.entries.values())) * 8
+        beside = max(running, multiplying + 2 * moving)
+        room = sizes.host_bytes if home == "host" else budget - sizes.fixed - beside
+        found = layout(max(room, least))
+        need = sizes.fixed + beside + (found.bytes if home == "device" else 0)
+        passes = len(found.groups) * -(-sizes.count // found.together)
+        runs = _run_seconds(sizes, sizes.samples, batch, found.together) * passes
+        if home == "host":
+            runs += 2 * sum(kept.values()) * (sizes.count if sizes.outputs == 1 else 1) / BUS
+        over = max(0, need - budget)
+        if best is None or (over, runs) < (max(0, best[1] - budget), best[0]):
+            best = runs, need, batch, found
+    assert best is not None
+    runs, need, batch, found = best
+    cotangents: list[tuple[int, ...] | None] = [None]
+    if found.together < sizes.count:
+        steps = range(0, sizes.count, found.together)
+        cotangents = [tuple(range(start, min(sizes.count, start + found.together))) for start in steps]
+    seconds = runs + contraction
+    cost = seconds / (len(found.groups) * len(cotangents))
+    sides = (0, sizes.n), (0, sizes.m or sizes.n), sizes.m == 0
+    tasks = [
+        Task(f"pass-{i:05d}", *sides, names, which, columns, cost)
+        for i, (which, (names, columns)) in enumerate((w, g) for w in cotangents for g in found.groups)
+    ]
+    return Plan(tuple(tasks), batch, budget, need, seconds, home)
+
+
+def _batch_sizes(samples: int) -> list[int]:
+    """Largest first."""
+    return sorted({samples, *(1 << k for k in range(samples.bit_length()) if 1 << k < samples)}, reverse=True)
+
+
+def _layout(sizes: Sizes, kept: dict[str, int], room: int, rows: int) -> _Layout:
+    whole = sum(kept.values())
+    together = sizes.count if sizes.outputs > 1 else max(1, min(sizes.count, room // max(1, whole)))
+    each = together if sizes.outputs == 1 else 1
+    groups, largest = [], 0
+    for names, columns in _groups(sizes, kept, room // each, rows):
+        size = sum(kept[name] for name in names)
+        if columns is not None:
+            size = (columns[1] - columns[0]) * rows * sizes.itemsize
+        largest = max(largest, size * each)
+        groups.append((names, columns))
+    return _Layout(tuple(groups), together, largest)
 
 
 def _groups(
@@ -322,9 +414,10 @@ def _groups(
 # ---------------------------------------------------------------------------- costs
 
 
-def _run_seconds(sizes: Sizes, samples: int, count: int) -> float:
-    """A forward, and a backward per cotangent that takes about as long."""
-    return samples * sizes.seconds_per_sample * (1 + count) / 2
+def _run_seconds(sizes: Sizes, samples: int, batch: int, count: int) -> float:
+    """A forward, and a backward per cotangent that takes about as long, of some samples batch by batch."""
+    once = samples * sizes.seconds_per_sample + -(-samples // batch) * sizes.seconds_per_run
+    return once * (1 + count) / 2
 
 
 def _contraction_seconds(sizes: Sizes, r: int, c: int, n: int, symmetric: bool) -> float:
@@ -338,19 +431,23 @@ def _contraction_seconds(sizes: Sizes, r: int, c: int, n: int, symmetric: bool) 
             flops += min(costs.shifted_ghost(factor, block), costs.materialised(factor, block))
         else:
             flops += 2 * block.rate * block.pairs * plain
-    return flops * (1 if sizes.outputs > 1 else sizes.count) / gemm_rate()
+    return flops * (1 if sizes.outputs > 1 else sizes.count) / gemm_rate(sizes.device)
 
 
 @cache
-def gemm_rate() -> float:
-    """Measured float32 operations per second of a matrix product on the CPU, with the present threads."""
+def gemm_rate(device: str = "cpu") -> float:
+    """Measured float32 operations per second of a matrix product, with the present threads."""
     from genkernel.tangent.products import dot
 
-    a = torch.ones(512, 512)
-    dot(a, a)
-    best = math.inf
-    for _ in range(3):
+    side = 512 if device == "cpu" else 4096
+    a = torch.ones(side, side, device=device)
+
+    def once() -> float:
         started = time.perf_counter()
         dot(a, a)
-        best = min(best, time.perf_counter() - started)
-    return 2 * 512**3 / best
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    once()
+    return 2 * side**3 / min(once() for _ in range(3))

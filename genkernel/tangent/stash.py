@@ -8,12 +8,13 @@ convolution of an 8×8 image.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from genkernel.tangent.contraction import SLICE
 from genkernel.tangent.derivation import Geometry
 from genkernel.tangent.factors import Dense, Factor
 
@@ -36,44 +37,73 @@ class Stash:
     Args:
         rows: number of samples in all (times outputs, where those are kept apart).
         shapes: shape of every parameter.
-        device: where the rows are kept.
+        device: where the rows are multiplied.
         columns: keep only these coordinates of the (one) parameter.
+        home: where the rows are kept in the meantime; None for ``device``. On a CPU beside a GPU they
+            are kept in pinned memory, from which copies go at the full rate of the bus.
     """
 
     def __init__(
-        self, rows: int, shapes: Mapping[str, tuple[int, ...]], device: torch.device, columns: slice | None = None
+        self,
+        rows: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        device: torch.device,
+        columns: slice | None = None,
+        home: torch.device | None = None,
     ):
-        self.rows, self.shapes, self.device, self.columns = rows, shapes, device, columns
+        self.rows, self.shapes, self.columns = rows, shapes, columns
+        self.device, self.home = device, home or device
         self.entries: dict[tuple[int, str], _Entry] = {}
 
     def put(self, which: int, parameter: str, factor: Factor, view: Geometry | None, where: Tensor | slice) -> None:
         """Keep the gradients of the samples at ``where``."""
         if self.columns is not None:
-            factor, view = self._columns(parameter, factor, view), None
-        elif not compact(factor):
-            factor = Dense(factor.dense())
+            factor, view = Dense(self._columns(parameter, factor, view)), None
         entry = self.entries.get((which, parameter))
+        kept = factor if compact(factor) or isinstance(factor, Dense) else None
         if entry is None:
-            parts = {k: self._empty(part) for k, part in factor.parts().items()}
-            entry = self.entries[which, parameter] = _Entry(
-                factor.like({k: p[:0] for k, p in parts.items()}), view, parts
-            )
-        if (entry.template.kind, entry.view) != (factor.kind, view):
+            if kept is not None:
+                like, empty = kept, {k: self._empty(part.shape[1:], part) for k, part in kept.parts().items()}
+            else:
+                part = next(part for part in factor.parts().values() if part.is_floating_point())
+                empty = {"gradient": self._empty(factor.shape, part)}
+                like = Dense(empty["gradient"])
+            template = like.like({k: p[:0] for k, p in empty.items()})
+            entry = self.entries[which, parameter] = _Entry(template, view, empty)
+        kind = kept.kind if kept is not None else (Dense, tuple(factor.shape))
+        if (entry.template.kind, entry.view) != (kind, view):
             # another branch of the model gives another form: all as plain gradients of the parameter
             entry = self._plain(which, parameter, entry)
-            factor = Dense(self._flat(parameter, factor, view))
-        for k, part in factor.parts().items():
-            entry.parts[k][where] = part.to(self.device)
+            kept = Dense(self._flat(parameter, factor, view))
+        if kept is not None:
+            for k, part in kept.parts().items():
+                self._copy(entry.parts[k], where, part)
+            return
+        rows, width = entry.parts["gradient"].view(self.rows, -1), max(1, math.prod(factor.shape[1:]))
+        step = max(1, SLICE // max(1, factor.n * width)) * width
+        for start in range(0, rows.shape[1], step):
+            stop = min(rows.shape[1], start + step)
+            self._copy(rows[:, start:stop], where, factor.columns(start, stop))
 
     def release(self) -> Iterator[tuple[int, str, Factor, Geometry | None]]:
         """Hand over (cotangent, parameter, gradients of all rows, view) one by one, and let go of them."""
         for which, parameter in list(self.entries):
             entry = self.entries.pop((which, parameter))
-            yield which, parameter, entry.template.like(entry.parts), entry.view
+            parts = entry.parts
+            if self.home != self.device:
+                parts = {k: part.to(self.device, non_blocking=True) for k, part in parts.items()}
+            yield which, parameter, entry.template.like(parts), entry.view
 
-    def _empty(self, part: Tensor) -> Tensor:
-        pinned = self.device.type == "cpu" and part.device.type == "cuda"
-        return torch.zeros(self.rows, *part.shape[1:], dtype=part.dtype, device=self.device, pin_memory=pinned)
+    def _copy(self, target: Tensor, where: Tensor | slice, part: Tensor) -> None:
+        if isinstance(where, slice):
+            # from a GPU in the order of its stream, which the copy back waits for as well
+            target[where].copy_(part, non_blocking=True)
+        else:
+            target[where] = part.to(self.home)
+
+    def _empty(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        pinned = self.home.type == "cpu" and like.device.type == "cuda"
+        return torch.zeros(self.rows, *shape, dtype=like.dtype, device=self.home, pin_memory=pinned)
 
     def _plain(self, which: int, parameter: str, entry: _Entry) -> _Entry:
         rows = self._flat(parameter, entry.template.like(entry.parts), entry.view)
@@ -85,9 +115,11 @@ class Stash:
         rows = factor.dense().reshape(factor.n, -1)
         return rows if view is None else view.scatter(rows, math.prod(self.shapes[parameter]))
 
-    def _columns(self, parameter: str, factor: Factor, view: Geometry | None) -> Dense:
+    def _columns(self, parameter: str, factor: Factor, view: Geometry | None) -> Tensor:
         assert self.columns is not None
-        return Dense(self._flat(parameter, factor, view)[:, self.columns].contiguous())
+        if view is None:
+            return factor.columns(self.columns.start, self.columns.stop)
+        return self._flat(parameter, factor, view)[:, self.columns].contiguous()
 
 
 class Collector:
@@ -103,12 +135,13 @@ class Collector:
 
     def add(self, which: int, parameter: str, factor: Factor, view: Geometry | None) -> None:
         for part in factor.parts().values():
-            if part.is_floating_point() and not bool(torch.isfinite(part).all()):
-                self._finite = False
+            if part.is_floating_point() and part.numel():
+                extremes = torch.stack(torch.aminmax(part))  # without a copy of the part; NaN passes through
+                self._finite = self._finite and bool(torch.isfinite(extremes).all())
         if self.outputs is None:
             self.stash.put(which, parameter, factor, view, slice(self.start, self.start + factor.n))
             return
-        rows = torch.arange(self.start, self.start + factor.n, device=self.stash.device) * self.outputs + which
+        rows = torch.arange(self.start, self.start + factor.n, device=self.stash.home) * self.outputs + which
         self.stash.put(0, parameter, factor, view, rows)
 
     def finite(self) -> bool:

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
-_STATM = Path("/proc/self/statm")
-_PAGE = resource.getpagesize()
-
-
-def resident() -> int:
-    """Bytes of memory that this process holds now (its peak so far where the system does not say)."""
-    try:
-        return int(_STATM.read_text().split()[1]) * _PAGE
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
+from genkernel.tangent.heap import resident
 
 
 class Stopwatch:
@@ -34,8 +21,8 @@ class Stopwatch:
         self.device = device
         self.seconds: dict[str, float] = {}
         self._open: list[list[float]] = []  # started, spent in inner sections
-        self._before = self._held()
-        self._most = self._before
+        self._before = self._most = self._held()
+        self._mark = self._top()
 
     @contextmanager
     def __call__(self, section: str) -> Iterator[None]:
@@ -50,15 +37,30 @@ class Stopwatch:
             self.seconds[section] = self.seconds.get(section, 0.0) + spent - inner
             if self._open:
                 self._open[-1][1] += spent
-            self._most = max(self._most, self._held())
+            self.look()
+
+    def look(self) -> None:
+        """See how much memory is held now."""
+        self._most = max(self._most, self._held())
+
+    def forget_peak(self) -> int:
+        """Look for a new peak from now on; the one so far."""
+        peak = self.peak
+        self._most, self._mark = self._held(), self._top()
+        return peak
 
     @property
     def peak(self) -> int:
-        """Most bytes seen at the ends of sections, above what was held when the watch started."""
-        return self._most - self._before
+        """Most bytes seen (on a CPU at the ends of sections), above what was held when the watch started."""
+        top = self._top()
+        return (top if top > self._mark else self._most) - self._before
 
     def _held(self) -> int:
-        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else resident()
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else resident()
+
+    def _top(self) -> int:
+        """The device's own record, which is the user's to reset; it says something once it is broken."""
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
