@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from genkernel.errors import InputError
 from genkernel.tangent import batches
+from genkernel.tangent.alongside import Alongside, Part
 from genkernel.tangent.contraction import Block
 from genkernel.tangent.contractor import Contractor
 from genkernel.tangent.cotangents import Cotangents, probes
@@ -29,12 +30,16 @@ from genkernel.tangent.fingerprint import fingerprint_call
 from genkernel.tangent.heap import available, available_on, give_back
 from genkernel.tangent.matrices import Matrices, pack
 from genkernel.tangent.model import TangentModel, as_tangent_model
-from genkernel.tangent.passes import GradientPass, guarded
+from genkernel.tangent.passes import GradientPass, Sink, guarded
 from genkernel.tangent.plan import Plan, Sizes, Task, make_plan, parse_memory
 from genkernel.tangent.precision import parse_dtype
 from genkernel.tangent.preconditioner import Preconditioner, as_preconditioner
+from genkernel.tangent.projection import Projection
 from genkernel.tangent.result import Kernel
 from genkernel.tangent.shortage import out_of_memory
+from genkernel.tangent.sketch_accumulator import SketchAccumulator
+from genkernel.tangent.sketches import Sketch
+from genkernel.tangent.sketching import settings
 from genkernel.tangent.speed import outputs_and_speed
 from genkernel.tangent.stash import Collector, Stash
 
@@ -61,6 +66,7 @@ def kernel(
     store: str | Path | None = None,
     distributed: bool | None = None,
     coverage: Coverage | None = None,
+    sketch: Projection | None = None,
     progress: bool | None = None,
 ) -> Kernel:
     """The tangent kernel between two batches, or of one batch with itself.
@@ -86,6 +92,8 @@ def kernel(
         distributed: share the work with the other ranks of ``torch.distributed`` or torchrun, which make the
             same call and get the same result: None when there are any, False never.
         coverage: ``K.coverage`` of an earlier call: spares the proof. Only for a model that has not changed since.
+        sketch: also project every sample's gradient, in the same pass: ``K.sketch_x`` and ``K.sketch_y``, as
+            :func:`genkernel.sketch` makes them. For a diagonal P; not with ``blocks()``.
         progress: show the plan and a progress bar (by default when the work takes a while in a terminal).
 
     Returns:
@@ -110,7 +118,7 @@ def kernel(
     model = as_tangent_model(model)
     other = None if model_y is None else as_tangent_model(model_y)
     chosen = cotangents or probes()
-    job = _Job(model, other, x, y, chosen, precondition, by, parse_dtype(dtype), accumulate, memory)
+    job = _Job(model, other, x, y, chosen, precondition, by, parse_dtype(dtype), accumulate, memory, sketch)
     with ExitStack() as stack:
         device = model.device if model.device.type == "cuda" else None
         workers = stack.enter_context(current_workers(distributed, device))
@@ -118,7 +126,7 @@ def kernel(
         if store is not None or workers.world > 1:
             manifest = fingerprint_call(
                 model, x, y, model_y=other, cotangents=chosen, precondition=job.metric, by=by, dtype=job.dtype,
-                accumulate=accumulate,
+                accumulate=accumulate, **({} if sketch is None else {"sketch": sketch.describe()}),
             )  # fmt: skip
             workers.agree(manifest)
             if store is not None:
@@ -142,6 +150,7 @@ class _Job:
         dtype: torch.dtype | None,
         accumulate: str,
         memory: str | int,
+        sketch: Projection | None,
     ):
         if accumulate not in ("float64", "float32"):
             raise InputError(f"accumulate is 'float64' or 'float32', not {accumulate!r}")
@@ -164,6 +173,9 @@ class _Job:
         self.group_of = _groups(model, by)
         self.metric = None if precondition is None else as_preconditioner(precondition, model)
         self.shapes = {name: tuple(p.shape) for name, p in model.parameters.items()}
+        self.sketch = sketch
+        if sketch is not None and (cotangents.blocks or (self.metric is not None and self.metric.blocks)):
+            raise InputError("a sketch goes with one number per pair of samples and a diagonal P: leave sketch= out")
 
     @property
     def symmetric(self) -> bool:
@@ -204,7 +216,7 @@ class _Job:
         say(plan.describe(), logging.WARNING if plan.bytes > plan.budget else logging.INFO, progress, plan.seconds)
         layers = [] if self.group_of is None else list(dict.fromkeys(self.group_of.values()))
         n, m = self.n * self.outputs, (self.m or self.n) * self.outputs
-        matrices = Matrices(self.kept, n, m, self.symmetric, layers)
+        matrices = Matrices(self.kept, n, m, self.symmetric, layers, self._sketch_shape())
         planned = time.perf_counter()
         with _threads(plan.threads if stored else torch.get_num_threads()):
             for task, result in self._results(plan, workers, store, progress):
@@ -336,16 +348,23 @@ class _Job:
             batch = batches.concatenate(a, batches.take(self.x if self.y is None else self.y, slice(*task.cols)))
             rows, cols = slice(0, r), slice(r, r + c)
         block = self._block(task, rows, cols, batches.size(batch))
+        parts = []
+        if task.same or (not self.symmetric and task.cols[0] == 0):  # each sample in one of its tiles
+            parts.append(Part("x", rows, task.rows[0]))
+        if not self.symmetric and task.rows[0] == 0:
+            parts.append(Part("y", cols, task.cols[0]))
+        sink = self._sketching(self._contractor(task, block), parts)
         try:
-            self.left.run(batch, self.cotangents, self._contractor(task, block), where=self._namer(task), done=tick)
+            self.left.run(batch, self.cotangents, sink, where=self._namer(task), done=tick)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error) or r + c <= 2:
                 raise
         else:
             block.mirror()
             squares = None if block.squares is None else (block.squares[:, rows], block.squares[:, cols])
-            return pack(block.totals, block.layers, squares)
-        del block, batch, a
+            sketches = {part.side: (found, norms) for part, found, norms in self._sketched(sink)}
+            return pack(block.totals, block.layers, squares, sketches)
+        del block, batch, a, sink
         say(f"out of memory with {r + (0 if task.same else c)} samples: halving", logging.WARNING, True, 0.0)
         return self._quarters(task, tick)
 
@@ -355,7 +374,7 @@ class _Job:
         halves_r = [(0, r // 2), (r // 2, r)] if r > 1 else [(0, r)]
         halves_c = [(0, c // 2), (c // 2, c)] if c > 1 else [(0, c)]
         layers = list(dict.fromkeys(self.group_of.values())) if self.group_of is not None else []
-        whole = Matrices(self.kept, r, c, task.same and self.symmetric, layers)
+        whole = Matrices(self.kept, r, c, task.same and self.symmetric, layers, self._sketch_shape())
         for rows in halves_r:
             for cols in halves_c:
                 if task.same and cols > rows:
@@ -368,7 +387,7 @@ class _Job:
                 )
                 whole.add(Task("", rows, cols, part.same), self._tile(part, tick))
         squares = None if self.symmetric else (whole.squares_x, whole.squares_y)
-        return pack(whole.totals, whole.layers, squares)
+        return pack(whole.totals, whole.layers, squares, whole.sketches)
 
     def _pass(self, task: Task, plan: Plan, tick: Callable[[], object]) -> dict[str, Tensor]:
         """All samples in batches for one group of parameters, multiplied at the end."""
@@ -376,9 +395,9 @@ class _Job:
         columns = None if task.columns is None else slice(*task.columns)
         home = torch.device("cpu") if plan.home == "host" else None
         stash = Stash(total, self.shapes, self.model.device, columns, home)
-        self._collect(self.left, self.x, 0, stash, task, plan.batch, tick)
+        sketches = {"x": self._collect(self.left, self.x, 0, stash, task, plan.batch, tick)}
         if self.y is not None:
-            self._collect(self.right, self.y, self.n, stash, task, plan.batch, tick)
+            sketches["y"] = self._collect(self.right, self.y, self.n, stash, task, plan.batch, tick)
         give_back()  # what the forwards and backwards held
         rows = slice(0, self.n * self.outputs)
         cols = rows if self.symmetric else slice(rows.stop, total)
@@ -391,7 +410,7 @@ class _Job:
             contractor.finish()
         block.mirror()
         squares = None if block.squares is None else (block.squares[:, rows], block.squares[:, cols])
-        return pack(block.totals, block.layers, squares)
+        return pack(block.totals, block.layers, squares, {k: v for k, v in sketches.items() if v is not None})
 
     def _collect(
         self,
@@ -402,12 +421,18 @@ class _Job:
         task: Task,
         batch: int,
         tick: Callable[[], object],
-    ) -> None:
+    ) -> tuple[Tensor, Tensor] | None:
+        """Fill the stash from one side; returns the rows and norms of its sketch, where one is asked for."""
+        found: list[tuple[Tensor, Tensor]] = []
         n, start = batches.size(samples), 0
         side = "x" if offset == 0 else "y"
         while start < n:
             part = batches.take(samples, slice(start, start + batch))
-            sink = Collector(stash, offset + start, self.outputs if self.outputs > 1 else None)
+            collector = Collector(stash, offset + start, self.outputs if self.outputs > 1 else None)
+            count = batches.size(part)
+            # the slices of one parameter come from the same gradients: sketch them with the first
+            first = task.columns is None or task.columns[0] == 0
+            sink = self._sketching(collector, [Part(side, slice(0, count), start)] if first else [])
             try:
                 run.run(
                     part, self.cotangents, sink, which=task.which, parameters=task.parameters,
@@ -419,7 +444,46 @@ class _Job:
                 batch = max(1, batch // 2)
                 say(f"out of memory: going on with {batch} samples at a time", logging.WARNING, True, 0.0)
                 continue
-            start += batches.size(part)
+            found += [(rows, norms) for _, rows, norms in self._sketched(sink)]
+            start += count
+        return (torch.cat([rows for rows, _ in found]), torch.cat([norms for _, norms in found])) if found else None
+
+    # -------------------------------------------------------------------- sketches
+
+    def _sketch_shape(self) -> tuple[int, int, int] | None:
+        if self.sketch is None:
+            return None
+        layers = 1 if self.group_of is None else len(set(self.group_of.values()))
+        return layers, self.kept, self.sketch.dim
+
+    def _sketching(self, sink: Sink, parts: list[Part]) -> Sink:
+        """The sink itself, or with a sketch of some samples alongside."""
+        projection, metric = self.sketch, self.working
+        if projection is None or not parts:
+            return sink
+
+        def make(n: int) -> SketchAccumulator:
+            root = (lambda _: None) if metric is None else metric.diagonal_root
+            return SketchAccumulator(
+                projection, n, probes=self.kept, layer_of=self.group_of, root=root, device=self.model.device
+            )
+
+        return Alongside(sink, parts, make)
+
+    def _sketched(self, sink: Sink) -> list[tuple[Part, Tensor, Tensor]]:
+        return sink.results() if isinstance(sink, Alongside) else []
+
+    def _sketch_of(self, matrices: Matrices, side: str, shape: tuple[int, ...]) -> Sketch | None:
+        if self.sketch is None or (side == "y" and self.symmetric):
+            return None
+        model = self.model if side == "x" or self.model_y is None else self.model_y
+        metric = self.metric if self.metric is not None else as_preconditioner(None, model)
+        layers = None if self.group_of is None else list(dict.fromkeys(self.group_of.values()))
+        samples = self.x if side == "x" else self.y
+        rows, norms = matrices.sketches[side]
+        exact = (self.dtype or self.model.dtype) == torch.float64
+        told = settings(model, samples, self.sketch, self.cotangents, metric, layers, shape, self.dtype)
+        return Sketch.made(rows if exact else rows.float(), norms, told)
 
     def _namer(self, task: Task) -> Callable[[int], str]:
         r = task.rows[1] - task.rows[0]
@@ -462,6 +526,8 @@ class _Job:
             per_probe_norms_x=matrices.squares_x if random else None,
             per_probe_norms_y=matrices.squares_y if random else None,
             symmetric=self.symmetric,
+            sketch_x=self._sketch_of(matrices, "x", shape),
+            sketch_y=self._sketch_of(matrices, "y", shape),
             meta=self._meta(said, plan, shape, started),
             coverage=said,
         )

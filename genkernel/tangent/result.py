@@ -18,6 +18,7 @@ from genkernel.runs import write_atomic
 
 if TYPE_CHECKING:
     from genkernel.tangent.coverage import Coverage
+    from genkernel.tangent.sketches import Sketch
 
 
 @dataclass
@@ -34,6 +35,8 @@ class Kernel:
         per_probe_norms_x, per_probe_norms_y: the squared norms of each probe ``[q, n]``, ``[q, m]``.
         symmetric: x and y are the same samples.
         is_normalized: entries are cosines.
+        sketch_x, sketch_y: sketches of the samples, where they were asked for (not part of what ``save`` writes:
+            they have a ``save`` of their own).
         meta: parameters, cotangents, dtypes, plan, timing, coverage: everything JSON can hold.
     """
 
@@ -48,6 +51,8 @@ class Kernel:
     is_normalized: bool = False
     meta: dict[str, Any] = field(default_factory=dict)
     coverage: Coverage | None = None
+    sketch_x: Sketch | None = None
+    sketch_y: Sketch | None = None
     _stderr: Tensor | None = None
 
     @property

@@ -13,6 +13,7 @@ import genkernel as gk
 from genkernel.errors import InputError
 from genkernel.tangent import engine, plan, reference
 from genkernel.tangent.plan import Plan, Sizes
+from genkernel.tangent.projection import Projection
 from tests.tangent.compare import BY_NAME, KINDS, QUICK_OR_SLOW, relative_error, samples, shared_model, truth
 from tests.zoo import Case
 
@@ -25,7 +26,7 @@ def only_passes(monkeypatch: pytest.MonkeyPatch, parts: int = 3, batch: int = 4)
     def make(sizes: Sizes, budget: int) -> Plan:
         rows = sizes.samples * sizes.outputs * sizes.itemsize
         monkeypatch.setattr(plan, "LEAST", max(map(min, sizes.entries.values())) * rows // parts)
-        return replace(plan._passes(sizes, 1, 0), batch=batch)
+        return replace(plan._passes(sizes, 1), batch=batch)
 
     monkeypatch.setattr(engine, "make_plan", make)
 
@@ -158,7 +159,7 @@ def test_out_of_memory_halves(schedule: str, monkeypatch: pytest.MonkeyPatch) ->
     net, x, y = small()
     model = gk.TangentModel(net)
     if schedule == "passes":
-        monkeypatch.setattr(engine, "make_plan", lambda sizes, _: plan._passes(sizes, 1 << 30, 0))
+        monkeypatch.setattr(engine, "make_plan", lambda sizes, _: plan._passes(sizes, 1 << 30))
     true = {b: gk.kernel(model, x, y if b else None, cotangents=gk.probes(3)) for b in (False, True)}
     real = engine.GradientPass.run
     sizes: list[int] = []
@@ -204,3 +205,27 @@ def test_many_samples_take_passes_and_few_take_one_tile() -> None:
     assert wide.meta["tasks"] == 1
     assert relative_error(tight, wide.values) < 1e-6
     assert set(wide.meta["timing"]) >= {"proof", "forward", "backward", "contraction"}
+
+
+@pytest.mark.parametrize("schedule", ["tile", "tiles", "passes"])
+@pytest.mark.parametrize("crossed", [False, True])
+@pytest.mark.parametrize("by", [None, "layer"])
+def test_a_sketch_from_the_same_pass(
+    schedule: str, crossed: bool, by: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x, y = small()
+    P = {name: torch.rand_like(p) for name, p in net.named_parameters()}
+    if schedule == "passes":
+        only_passes(monkeypatch)
+    memory = 1 if schedule == "tiles" else "2GiB"
+    options: Any = {"cotangents": gk.probes(2), "precondition": P, "by": by, "memory": memory}
+    K = gk.kernel(net, x, y if crossed else None, sketch=Projection(64, seed=3), **options)
+    assert relative_error(K, gk.kernel(net, x, y if crossed else None, **options).values) < EXACT
+    for mine, samples_ in ((K.sketch_x, x), (K.sketch_y, y)):
+        if mine is None:
+            assert samples_ is y and not crossed
+            continue
+        alone = gk.sketch(net, samples_, dim=64, seed=3, **options)
+        assert relative_error(mine.values, alone.values) < EXACT
+        assert relative_error(mine.norms, alone.norms) < EXACT
+        assert mine.kernel(alone).values.shape == (len(samples_), len(samples_))
