@@ -60,7 +60,7 @@ def take_up(folder: RunFolder, provenance: Provenance) -> str:
     content = {**provenance.to_json(), "versions": versions()}
     write_atomic(record, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     if is_kept(folder):
-        return f"going on with the unfinished run in {folder.out}: {count} of its kernels are finished"
+        return f"going on with the unfinished run in {folder.out}; finished kernels there: {count}"
     return f"nothing to resume in {folder.out}: it holds no run; from now on finished kernels are kept there"
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from genkernel.cli.app import run
-from genkernel.errors import NonFiniteError
+from genkernel.errors import InputError, NonFiniteError
 from tests.tangent.ranks import free_port, on_ranks
 
 pytestmark = pytest.mark.distributed
@@ -130,6 +130,25 @@ def test_the_doctor_examines_on_rank_0_alone(place: Path) -> None:
     found = on_both(lambda rank: run(["doctor", str(place / "ddpm"), "--json"]))
     assert [status for status, _, _ in found] == [0, 0] and found[1][1:] == ("", "")
     assert json.loads(found[0][1])["ok"]
+
+
+def test_each_rank_takes_the_gpu_of_its_own(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(rank: int) -> int:
+        import importlib
+
+        def load(path: Any, device: Any = None, **options: Any) -> None:
+            (place / f"device-{rank}").write_text(str(device))
+            raise InputError("seen")
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(importlib.import_module("genkernel.workflows.load"), "load", load)
+        command = analysis(place, "devices")
+        where = command.index("--device")
+        return run(command[:where] + command[where + 2 :])
+
+    assert [status for status, _, _ in on_both(work)] == [2, 2]
+    assert [(place / f"device-{rank}").read_text() for rank in range(2)] == ["cuda:0", "cuda:1"]
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,31 @@ def test_loss_per_level_is_the_plain_mean(case):
     assert np.allclose(result.loss_mean, loss.mean(1)) and np.allclose(result.loss_stderr, loss.std(1) / math.sqrt(5))
 
 
+def test_one_proof_serves_all_kernels_of_a_model_over_like_inputs(case, monkeypatch):
+    from genkernel.diffusion import analysis
+
+    _, expected, *_ = case
+    proved, made = [], analysis.GradientPass
+
+    def counted(model, batch, dtype):
+        proved.append((model, sorted(batch)))
+        return made(model, batch, dtype)
+
+    monkeypatch.setattr(analysis, "GradientPass", counted)
+    den = tiny_denoiser()
+    shared, _ = analyze(den, tiny_images(5), progress=False, **FAST)
+    # over (x, t), over (x, t, embedding) and with targets; and one of the untrained network
+    assert len(proved) == 4 and sum(model is den.tangent for model, _ in proved) == 3
+    monkeypatch.setattr(analysis._Kernels, "_proof", lambda *_: None)
+    apart, _ = analyze(tiny_denoiser(), tiny_images(5), progress=False, **FAST)
+    for found in (shared, apart):
+        assert found.controls.keys() == expected.controls.keys()
+        for name, control in expected.controls.items():
+            if name != "other_image_same_level":
+                assert np.allclose(found.controls[name].matrix, control.matrix, rtol=1e-9, atol=1e-12)
+        assert np.allclose(found.interference.matrix, expected.interference.matrix, rtol=1e-9, atol=1e-12)
+
+
 def test_a_subset_of_levels_gives_the_same_entries(case):
     den, result, *_ = case
     subset = result.levels.timesteps[[1, 3, 4]]

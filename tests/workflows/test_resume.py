@@ -101,7 +101,7 @@ def test_a_killed_run_goes_on_from_its_finished_kernels(
     finished = KERNELS.index(stage) if stage in KERNELS else len(KERNELS)
     assert {name.split("/")[0] for name in before} == set(KERNELS[:finished])
     report = analyse(out, at_the_end(out, seen), say=said.append)
-    assert f"going on with the unfinished run in {out}: {finished} of its kernels are finished" in said
+    assert f"going on with the unfinished run in {out}; finished kernels there: {finished}" in said
     assert before.items() <= seen.items() and {name.split("/")[0] for name in seen} == set(KERNELS)
     assert numbers(report) == undisturbed
     assert sorted(p.name for p in out.iterdir() if p.name.startswith(".")) == []
@@ -207,5 +207,5 @@ def test_the_command_line_says_what_is_kept(
     assert run([*command, "--resume", "--probes", "3"]) == 2
     assert "probes was 2, now 3" in (said := capsys.readouterr().err) and "leave out --resume" in said
     assert run([*command, "--resume"]) == 0
-    assert "1 of its kernels are finished" in capsys.readouterr().err
+    assert "finished kernels there: 1" in capsys.readouterr().err
     assert Path("run/index.html").is_file() and not kernels_of("run").exists()
