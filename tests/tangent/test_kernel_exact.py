@@ -11,7 +11,7 @@ import torch
 
 import genkernel as gk
 from genkernel.errors import BatchCouplingError
-from genkernel.tangent import batches, kernel, reference
+from genkernel.tangent import batches, engine, kernel, plan, reference
 from tests.tangent.compare import (
     HEAVY,
     KINDS,
@@ -78,6 +78,13 @@ def test_matches_reference(case: Case, kind: str) -> None:
     assert float((sum(C.layers.values()) - C.values).norm()) <= SAME * scale
 
 
+@pytest.fixture
+def only_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans that never take passes (tests/tangent/test_schedules.py is about those)."""
+    monkeypatch.setattr(engine, "make_plan", lambda sizes, budget, *_: plan._tiles(sizes, budget)[-1])
+
+
+@pytest.mark.usefixtures("only_tiles")
 @pytest.mark.parametrize("case", QUICK_OR_SLOW)
 def test_any_budget_gives_the_same_numbers(case: Case) -> None:
     model, x, y = shared_model(case.name), case.batch(3, seed=11), case.batch(2, seed=12)
@@ -96,6 +103,7 @@ def test_any_budget_gives_the_same_numbers(case: Case) -> None:
     assert float((blocks.values - crossed.values).norm()) <= SAME * size
 
 
+@pytest.mark.usefixtures("only_tiles")
 def test_budgets_between_one_tile_and_single_samples() -> None:
     """Tiles that do not divide n, found by bisection of the budget."""
     case = next(c for c in CASES if c.name == "conv_bn_relu")
