@@ -7,6 +7,7 @@ read from a store, or given to other workers), and their results are added in th
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -252,6 +253,7 @@ class _Job:
             entries[name] = (parts, parameter.numel())
         examples = sum(leaf.nbytes for leaf in (*batches.tensors(few), out))
         on_gpu = self.model.device.type == "cuda"
+        sketch = self._sketch_shape()
         return Sizes(
             n=self.n,
             m=self.m,
@@ -273,6 +275,7 @@ class _Job:
             device=self.model.device.type,
             # pinned blocks are rounded up to powers of two
             host_bytes=(available() or 0) // 4 if on_gpu else 0,
+            sketch_bytes=8 * (self.n + self.m) * math.prod(sketch) if sketch is not None else 0,
         )
 
     # --------------------------------------------------------------------- running
@@ -354,6 +357,7 @@ class _Job:
         if not self.symmetric and task.rows[0] == 0:
             parts.append(Part("y", cols, task.cols[0]))
         sink = self._sketching(self._contractor(task, block), parts)
+        give_back()  # forwards that have to fit into the gaps of earlier ones take more
         try:
             self.left.run(batch, self.cotangents, sink, where=self._namer(task), done=tick)
         except (MemoryError, RuntimeError) as error:
@@ -427,6 +431,7 @@ class _Job:
         n, start = batches.size(samples), 0
         side = "x" if offset == 0 else "y"
         while start < n:
+            give_back()  # forwards that have to fit into the gaps of earlier ones take more
             part = batches.take(samples, slice(start, start + batch))
             collector = Collector(stash, offset + start, self.outputs if self.outputs > 1 else None)
             count = batches.size(part)

@@ -155,6 +155,7 @@ class Sizes:
         apart: the two sides need forwards of their own (two models).
         accumulate: dtype of products.
         device: "cpu" or "cuda". ``host_bytes``: what a GPU's host can lend for gradients.
+        sketch_bytes: of the rows of a sketch made alongside.
     """
 
     n: int
@@ -176,6 +177,7 @@ class Sizes:
     accumulate: torch.dtype
     device: str = "cpu"
     host_bytes: int = 0
+    sketch_bytes: int = 0
 
     @property
     def rows(self) -> int:
@@ -192,7 +194,7 @@ class Sizes:
     @property
     def result(self) -> int:
         """Bytes of the result: totals, layers, and the mean over totals."""
-        return (self.totals + self.layers + 1) * 8 * self.rows * self.cols
+        return (self.totals + self.layers + 1) * 8 * self.rows * self.cols + self.sketch_bytes
 
     @property
     def fixed(self) -> int:
@@ -202,7 +204,8 @@ class Sizes:
     def running(self, samples: int) -> int:
         """Bytes of a forward and a backward."""
         gaps = GAPS if self.device == "cpu" else 1.0
-        return int(gaps * samples * self.bytes_per_sample) + 3 * samples * self.example_bytes
+        sketch = 2 * self.sketch_bytes * samples // self.samples  # rows of these samples, and what is added to them
+        return int(gaps * samples * self.bytes_per_sample) + 3 * samples * self.example_bytes + sketch
 
     def multiplying(self, n: int, r: int, c: int) -> int:
         """Bytes of scratch for the most demanding parameter."""

@@ -31,6 +31,30 @@ class _Entry:
     parts: dict[str, Tensor]
 
 
+class _Arena:
+    """Zeros carved from large blocks.
+
+    malloc maps those apart. Small blocks would lie between the activations of the batch in which they
+    were made, and keep the memory around them from being used again.
+    """
+
+    BLOCK = 64 * 2**20
+    ALIGNED = 64
+
+    def __init__(self) -> None:
+        self._left = torch.empty(0, dtype=torch.uint8)
+
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        size = math.prod(shape) * dtype.itemsize
+        taken = -(-size // self.ALIGNED) * self.ALIGNED
+        if taken > len(self._left):
+            if taken > self.BLOCK // 2:  # malloc maps these, too
+                return torch.zeros(shape, dtype=dtype)
+            self._left = torch.empty(self.BLOCK, dtype=torch.uint8)
+        found, self._left = self._left[:size], self._left[taken:]
+        return found.view(dtype).view(shape).zero_()
+
+
 class Stash:
     """Gradients ``[rows]`` of each (cotangent, parameter).
 
@@ -54,6 +78,7 @@ class Stash:
         self.rows, self.shapes, self.columns = rows, shapes, columns
         self.device, self.home = device, home or device
         self.entries: dict[tuple[int, str], _Entry] = {}
+        self._arena = _Arena()
 
     def put(self, which: int, parameter: str, factor: Factor, view: Geometry | None, where: Tensor | slice) -> None:
         """Keep the gradients of the samples at ``where``."""
@@ -102,6 +127,8 @@ class Stash:
             target[where] = part.to(self.home)
 
     def _empty(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        if self.home.type == self.device.type == "cpu":
+            return self._arena.zeros((self.rows, *shape), like.dtype)
         pinned = self.home.type == "cpu" and like.device.type == "cuda"
         return torch.zeros(self.rows, *shape, dtype=like.dtype, device=self.home, pin_memory=pinned)
 
