@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -87,9 +88,11 @@ class Coverage:
         """What is said about a run whose batches needed several coverages."""
         every = [self, *others]
         generic = sorted({name for c in every for name in c.generic})
+        # as a proof of its own it must not hand out a parameter both ways
+        known = replace(self, plans=deepcopy(self.plans))
+        known.give_up(set(generic))
         return replace(
-            self,
-            generic=generic,
+            known,
             by_call=sorted({name for c in every for name in c.by_call} - set(generic)),
             silent=[name for name in self.silent if all(name in c.silent for c in others)],
             error=max(c.error for c in every),

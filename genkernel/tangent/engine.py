@@ -211,7 +211,11 @@ class _Job:
                 "and two gradients of the weights whatever the budget"
             )
         stored = workers.lead(lambda: store.plan if store is not None else None)
-        plan = Plan.read(stored) if stored else workers.lead(lambda: make_plan(self._sizes(out, few), self._budget()))
+        if stored:
+            plan = Plan.read(stored)
+        else:
+            plan = workers.lead(lambda: make_plan(self._sizes(out, few), self._budget()))
+            plan = plan.shared(workers.world, self.count)
         if store is not None:
             store.keep_plan(plan.record())
         say(plan.describe(), logging.WARNING if plan.bytes > plan.budget else logging.INFO, progress, plan.seconds)
@@ -359,7 +363,7 @@ class _Job:
         sink = self._sketching(self._contractor(task, block), parts)
         give_back()  # forwards that have to fit into the gaps of earlier ones take more
         try:
-            self.left.run(batch, self.cotangents, sink, where=self._namer(task), done=tick)
+            self.left.run(batch, self.cotangents, sink, which=task.which, where=self._namer(task), done=tick)
         except (MemoryError, RuntimeError) as error:
             if not out_of_memory(error) or r + c <= 2:
                 raise
@@ -378,7 +382,8 @@ class _Job:
         halves_r = [(0, r // 2), (r // 2, r)] if r > 1 else [(0, r)]
         halves_c = [(0, c // 2), (c // 2, c)] if c > 1 else [(0, c)]
         layers = list(dict.fromkeys(self.group_of.values())) if self.group_of is not None else []
-        whole = Matrices(self.kept, r, c, task.same and self.symmetric, layers, self._sketch_shape())
+        kept = self.kept if task.which is None or self.kept == 1 else len(task.which)
+        whole = Matrices(kept, r, c, task.same and self.symmetric, layers, self._sketch_shape())
         for rows in halves_r:
             for cols in halves_c:
                 if task.same and cols > rows:
@@ -388,10 +393,14 @@ class _Job:
                     (task.rows[0] + rows[0], task.rows[0] + rows[1]),
                     (task.cols[0] + cols[0], task.cols[0] + cols[1]),
                     task.same and rows == cols,
+                    which=task.which,
                 )
                 whole.add(Task("", rows, cols, part.same), self._tile(part, tick))
         squares = None if self.symmetric else (whole.squares_x, whole.squares_y)
-        return pack(whole.totals, whole.layers, squares, whole.sketches)
+        # a symmetric kernel sketches its samples on the diagonal, and has no other side
+        sides = ("x", "y") if not self.symmetric else ("x",) if task.same else ()
+        sketches = {side: found for side, found in whole.sketches.items() if side in sides}
+        return pack(whole.totals, whole.layers, squares, sketches)
 
     def _pass(self, task: Task, plan: Plan, tick: Callable[[], object]) -> dict[str, Tensor]:
         """All samples in batches for one group of parameters, multiplied at the end."""

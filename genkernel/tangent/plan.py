@@ -14,10 +14,11 @@ can be stored, and shared out.
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -109,6 +110,19 @@ class Plan:
     @property
     def passes(self) -> bool:
         return self.tasks[0].parameters is not None
+
+    def shared(self, workers: int, cotangents: int) -> Plan:
+        """A plan with a task for every worker, where the cotangents of a single tile can be shared out."""
+        if self.passes or len(self.tasks) > 1 or min(workers, cotangents) < 2:
+            return self
+        (whole,) = self.tasks
+        parts = min(workers, cotangents)
+        bounds = [cotangents * i // parts for i in range(parts + 1)]
+        tasks = tuple(
+            replace(whole, name=f"{whole.name}-{a:04d}", which=tuple(range(a, b)), cost=whole.cost / parts)
+            for a, b in itertools.pairwise(bounds)
+        )
+        return replace(self, tasks=tasks)
 
     def describe(self) -> str:
         """One sentence."""

@@ -229,3 +229,61 @@ def test_a_sketch_from_the_same_pass(
         assert relative_error(mine.values, alone.values) < EXACT
         assert relative_error(mine.norms, alone.norms) < EXACT
         assert mine.kernel(alone).values.shape == (len(samples_), len(samples_))
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+@pytest.mark.parametrize("kind", ["probes", "trace"])
+@pytest.mark.parametrize("scarce", [False, True])
+def test_cotangents_of_one_tile_shared_out(
+    crossed: bool, kind: str, scarce: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x, y = small()
+    options: Any = {"cotangents": KINDS[kind], "sketch": Projection(32)}
+    true = gk.kernel(net, x, y if crossed else None, **options)
+    monkeypatch.setattr(engine, "make_plan", lambda *a: plan.make_plan(*a).shared(2, 3))
+    if scarce:
+        real = engine.GradientPass.run
+
+        def run(self: Any, batch: Any, *args: Any, **named: Any) -> None:
+            if len(batch) > 2:
+                raise MemoryError
+            real(self, batch, *args, **named)
+
+        monkeypatch.setattr(engine.GradientPass, "run", run)
+    K = gk.kernel(net, x, y if crossed else None, **options)
+    assert K.meta["tasks"] == 2
+    for name in ("values", "norms_x", "norms_y", "per_probe", "per_probe_norms_x", "per_probe_norms_y"):
+        if getattr(true, name) is not None:
+            assert relative_error(getattr(K, name), getattr(true, name)) < EXACT, name
+    assert relative_error(K.sketch_x.values, true.sketch_x.values) < EXACT
+
+
+def test_a_proof_of_several_branches_is_used_again() -> None:
+    class Swish(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:  # type: ignore[override]
+            ctx.save_for_backward(x, w)
+            return x * w
+
+        @staticmethod
+        def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            x, w = ctx.saved_tensors
+            return g * w, (g * x).sum(0)
+
+    class Branches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.scale = nn.Linear(3, 4), nn.Parameter(torch.rand(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.layer(x)
+            return Swish.apply(h, self.scale) if bool((x[:, 0] > 0).all()) else h * self.scale
+
+    net = Branches().double()
+    x = torch.randn(6, 3, dtype=torch.float64)
+    x[:3, 0], x[3:, 0] = 1.0, -1.0
+    first = gk.kernel(net, x, cotangents=gk.total(), memory=1)
+    again = gk.kernel(net, x, cotangents=gk.total(), memory=1, coverage=first.coverage)
+    true = reference.kernel(net, x, cotangents=gk.total())
+    assert relative_error(first, true) < EXACT
+    assert relative_error(again, true) < EXACT
