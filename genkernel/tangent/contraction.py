@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from genkernel.tangent import costs, ghost
-from genkernel.tangent.factors import Convolution, Factor, Outer
+from genkernel.tangent.factors import Factor
 from genkernel.tangent.products import dot
 
 #: entries of one materialised slice: large enough for GEMM, small enough for cache and scratch
@@ -143,16 +143,8 @@ class Block:
 
     def route(self, factor: Factor, root: Tensor | None = None) -> str:
         """The cheapest route."""
-        if root is not None or not isinstance(factor, (Outer, Convolution)):
-            return "materialised"
         size = costs.Rectangle(*self._sides, self.samples, self.symmetric, self.accumulate)
-        candidates: dict[str, float] = {"materialised": costs.materialised(factor, size)}
-        if isinstance(factor, Outer):
-            candidates["ghost"] = costs.ghost(factor, size)
-        elif factor.groups == 1:
-            candidates["shifted ghost"] = costs.shifted_ghost(factor, size)
-            candidates["unfolded ghost"] = costs.unfolded_ghost(factor, size)
-        return min(candidates, key=lambda route: candidates[route])
+        return costs.cheapest(factor, size, scaled=root is not None)[0]
 
     def _materialised(self, factor: Factor, root: Tensor | None) -> tuple[Tensor, Tensor | None]:
         r, _ = self._sides

@@ -31,9 +31,25 @@ class Rectangle:
     """Sizes of the products that a block takes: r × c pairs from n samples."""
 
     def __init__(self, rows: int, cols: int, n: int, symmetric: bool, accumulate: torch.dtype):
-        self.n = n
+        self.n, self.rows, self.cols, self.accumulate = n, rows, cols, accumulate
         self.pairs = rows * cols * (TRIANGLE_SHARE if symmetric else 1.0)
         self.rate = DOUBLE if accumulate == torch.float64 else 1.0
+
+
+def cheapest(factor: Factor, block: Rectangle, scaled: bool = False) -> tuple[str, float]:
+    """The best route of a contraction, and its cost.
+
+    Args:
+        scaled: the gradients are multiplied by a diagonal first, which has to have them.
+    """
+    candidates: dict[str, float] = {"materialised": materialised(factor, block)}
+    if isinstance(factor, Outer) and not scaled:
+        candidates["ghost"] = ghost(factor, block)
+    elif isinstance(factor, Convolution) and factor.groups == 1 and not scaled:
+        candidates["shifted ghost"] = shifted_ghost(factor, block)
+        candidates["unfolded ghost"] = unfolded_ghost(factor, block)
+    route = min(candidates, key=lambda route: candidates[route])
+    return route, candidates[route]
 
 
 def materialised(factor: Factor, block: Rectangle) -> float:

@@ -95,6 +95,11 @@ class Dense(Factor):
         self.n = gradient.shape[0]
         self.shape = tuple(gradient.shape[1:])
 
+    @classmethod
+    def of(cls, entries: int) -> Dense:
+        """The form alone, of one sample and without data."""
+        return cls(torch.empty(1, entries, device="meta"))
+
     def dense(self) -> Tensor:
         return self.gradient
 

@@ -15,6 +15,7 @@ can be stored, and shared out.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ import torch
 from genkernel.errors import InputError
 from genkernel.tangent import costs
 from genkernel.tangent.contraction import SLICE
-from genkernel.tangent.factors import Convolution, Factor, Outer
+from genkernel.tangent.factors import Dense, Factor
 from genkernel.tangent.heap import GAPS, LIBRARIES
 from genkernel.tangent.scratch import contraction_bytes
 
@@ -206,14 +207,19 @@ class Sizes:
         return self.n + self.m
 
     @property
+    def matrix(self) -> int:
+        """Bytes of one kernel-sized matrix."""
+        return 8 * self.rows * self.cols
+
+    @property
     def result(self) -> int:
-        """Bytes of the result: totals, layers, and the mean over totals."""
-        return (self.totals + self.layers + 1) * 8 * self.rows * self.cols + self.sketch_bytes
+        """Bytes of the result: totals, layers, the mean over totals, and sketches."""
+        return (self.totals + self.layers + 1) * self.matrix + self.sketch_bytes
 
     @property
     def fixed(self) -> int:
-        """Bytes held throughout."""
-        return self.result + self.weight_bytes + LIBRARIES
+        """Bytes held throughout: the result is complete when the rest is gone, but for its mean."""
+        return self.result - self.matrix + self.weight_bytes + LIBRARIES
 
     def running(self, samples: int) -> int:
         """Bytes of a forward and a backward."""
@@ -223,8 +229,9 @@ class Sizes:
 
     def multiplying(self, n: int, r: int, c: int) -> int:
         """Bytes of scratch for the most demanding parameter."""
+        block = costs.Rectangle(r, c, n, self.m == 0, self.accumulate)
         scratch = max(
-            contraction_bytes(self.factors.get(name), plain, self.itemsize, n, r, c, self.accumulate)
+            contraction_bytes(self.factors.get(name) or Dense.of(plain), self.itemsize, block)
             for name, (_, plain) in self.entries.items()
         )
         return scratch + n * self._coupled * self.itemsize
@@ -325,78 +332,65 @@ def _rectangles(sizes: Sizes, samples: int) -> Iterator[tuple[tuple[int, int], t
 # --------------------------------------------------------------------------- passes
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Which gradients a pass keeps: groups of parameters (or coordinates of one), and how many cotangents."""
-
-    groups: tuple[tuple[tuple[str, ...], tuple[int, int] | None], ...]
-    together: int  # cotangents
-    bytes: int  # of the largest pass
+_Groups = list[tuple[tuple[str, ...], tuple[int, int] | None]]
 
 
 def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
     """Groups of parameters, in model order, whose gradients of all samples fit beside a batch."""
-    rows, matrix = sizes.samples * sizes.outputs, 8 * sizes.rows * sizes.cols
+    rows = sizes.samples * sizes.outputs
     kept = {name: min(pair) * rows * sizes.itemsize for name, pair in sizes.entries.items()}
-    # totals and layers of the pass, and one product
-    multiplying = (sizes.totals + sizes.layers + 1) * matrix + sizes.multiplying(rows, sizes.rows, sizes.cols)
-    moving = max(kept.values()) if home == "host" else 0  # one parameter on its way to the device, one in use
-    contraction = _contraction_seconds(sizes, sizes.rows, sizes.cols, rows, sizes.m == 0)
+    scratch = sizes.multiplying(rows, sizes.rows, sizes.cols)
+    # one parameter on its way to the device, and one in use there
+    scratch += 2 * max(kept.values()) if home == "host" else 0
+    put = 8 * min(SLICE, max(plain for _, plain in sizes.entries.values()))
     least = min(max(kept.values()), LEAST)
-    layouts: dict[int, _Layout] = {}
-
-    def layout(room: int) -> _Layout:
-        if room not in layouts:
-            layouts[room] = _layout(sizes, kept, room, rows)
-        return layouts[room]
-
-    best: tuple[float, int, int, _Layout] | None = None
-    for batch in _batch_sizes(sizes.samples):
-        running = sizes.running(batch) + min(SLICE, batch * max(plain for _, plain in sizes.entries.values())) * 8
-        beside = max(running, multiplying + 2 * moving)
-        room = sizes.host_bytes if home == "host" else budget - sizes.fixed - beside
-        found = layout(max(room, least))
-        need = sizes.fixed + beside + (found.bytes if home == "device" else 0)
-        passes = len(found.groups) * -(-sizes.count // found.together)
-        runs = _run_seconds(sizes, sizes.samples, batch, found.together) * passes
-        if home == "host":
-            runs += 2 * sum(kept.values()) * (sizes.count if sizes.outputs == 1 else 1) / BUS
-        over = max(0, need - budget)
-        if best is None or (over, runs) < (max(0, best[1] - budget), best[0]):
-            best = runs, need, batch, found
-    assert best is not None
-    runs, need, batch, found = best
-    cotangents: list[tuple[int, ...] | None] = [None]
-    if found.together < sizes.count:
-        steps = range(0, sizes.count, found.together)
-        cotangents = [tuple(range(start, min(sizes.count, start + found.together))) for start in steps]
-    seconds = runs + contraction
-    cost = seconds / (len(found.groups) * len(cotangents))
+    known: dict[int, tuple[_Groups, int]] = {}
+    best: tuple[float, float] = (math.inf, math.inf)
+    chosen: tuple[int, int, int, _Groups] | None = None
+    for together in _halves(sizes.count if sizes.outputs == 1 else 1):
+        # totals and layers of the pass, and one product
+        multiplying = (min(together, sizes.totals) + sizes.layers + 1) * sizes.matrix + scratch
+        for batch in _halves(sizes.samples):
+            beside = max(sizes.running(batch) + put * batch, multiplying)
+            room = sizes.host_bytes if home == "host" else budget - sizes.fixed - beside
+            each = max(room, least) // together
+            if each not in known:
+                groups = list(_groups(sizes, kept, each, rows))
+                known[each] = groups, max(_kept_bytes(sizes, kept, *group) for group in groups)
+            groups, largest = known[each]
+            need = sizes.fixed + beside + (largest * together if home == "device" else 0)
+            cotangents = together if sizes.outputs == 1 else sizes.count
+            times = len(groups) * -(-sizes.count // cotangents)
+            seconds = _run_seconds(sizes, sizes.samples, batch, cotangents) * times
+            if (max(0, need - budget), seconds) < best:
+                best, chosen = (max(0, need - budget), seconds), (need, batch, cotangents, groups)
+    assert chosen is not None
+    need, batch, cotangents, groups = chosen
+    seconds = best[1] + _contraction_seconds(sizes, sizes.rows, sizes.cols, rows, sizes.m == 0)
+    if home == "host":
+        seconds += 2 * sum(kept.values()) * (sizes.count if sizes.outputs == 1 else 1) / BUS
+    which: list[tuple[int, ...] | None] = [None]
+    if cotangents < sizes.count:
+        starts = range(0, sizes.count, cotangents)
+        which = [tuple(range(start, min(sizes.count, start + cotangents))) for start in starts]
+    cost = seconds / (len(groups) * len(which))
     sides = (0, sizes.n), (0, sizes.m or sizes.n), sizes.m == 0
     tasks = [
-        Task(f"pass-{i:05d}", *sides, names, which, columns, cost)
-        for i, (which, (names, columns)) in enumerate((w, g) for w in cotangents for g in found.groups)
+        Task(f"pass-{i:05d}", *sides, names, some, columns, cost)
+        for i, (some, (names, columns)) in enumerate((some, group) for some in which for group in groups)
     ]
     return Plan(tuple(tasks), batch, budget, need, seconds, home)
 
 
-def _batch_sizes(samples: int) -> list[int]:
-    """Largest first."""
-    return sorted({samples, *(1 << k for k in range(samples.bit_length()) if 1 << k < samples)}, reverse=True)
+def _halves(most: int) -> list[int]:
+    """``most``, and the powers of two below it."""
+    return [most, *(1 << k for k in reversed(range((most - 1).bit_length())))]
 
 
-def _layout(sizes: Sizes, kept: dict[str, int], room: int, rows: int) -> _Layout:
-    whole = sum(kept.values())
-    together = sizes.count if sizes.outputs > 1 else max(1, min(sizes.count, room // max(1, whole)))
-    each = together if sizes.outputs == 1 else 1
-    groups, largest = [], 0
-    for names, columns in _groups(sizes, kept, room // each, rows):
-        size = sum(kept[name] for name in names)
-        if columns is not None:
-            size = (columns[1] - columns[0]) * rows * sizes.itemsize
-        largest = max(largest, size * each)
-        groups.append((names, columns))
-    return _Layout(tuple(groups), together, largest)
+def _kept_bytes(sizes: Sizes, kept: dict[str, int], names: tuple[str, ...], columns: tuple[int, int] | None) -> int:
+    if columns is None:
+        return sum(kept[name] for name in names)
+    return (columns[1] - columns[0]) * sizes.samples * sizes.outputs * sizes.itemsize
 
 
 def _groups(
@@ -441,13 +435,7 @@ def _contraction_seconds(sizes: Sizes, r: int, c: int, n: int, symmetric: bool) 
     block = costs.Rectangle(r, c, n, symmetric, sizes.accumulate)
     flops = 0.0
     for name, (_, plain) in sizes.entries.items():
-        factor = sizes.factors.get(name)
-        if isinstance(factor, Outer):
-            flops += min(costs.ghost(factor, block), costs.materialised(factor, block))
-        elif isinstance(factor, Convolution):
-            flops += min(costs.shifted_ghost(factor, block), costs.materialised(factor, block))
-        else:
-            flops += 2 * block.rate * block.pairs * plain
+        flops += costs.cheapest(sizes.factors.get(name) or Dense.of(plain), block)[1]
     return flops * (1 if sizes.outputs > 1 else sizes.count) / gemm_rate(sizes.device)
 
 

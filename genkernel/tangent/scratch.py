@@ -4,41 +4,53 @@ from __future__ import annotations
 
 import math
 
-import torch
-
-from genkernel.tangent import factors, ghost
+from genkernel.tangent import costs, factors, ghost
 from genkernel.tangent.contraction import SLICE, STRIP
 from genkernel.tangent.factors import Convolution, Factor, Outer
 
 
-def contraction_bytes(
-    factor: Factor | None, plain: int, itemsize: int, n: int, r: int, c: int, accumulate: torch.dtype
-) -> int:
-    """An upper bound over the routes of :mod:`genkernel.tangent.contraction`, apart from the product itself.
+def contraction_bytes(factor: Factor, itemsize: int, block: costs.Rectangle) -> int:
+    """An upper bound for the route that a contraction takes, apart from the product itself.
 
     Args:
-        factor: form of the gradient, with parts of one sample; None where that is unknown.
-        plain: entries of the parameter.
+        factor: form of the gradient, with parts of one sample.
         itemsize: of a gradient entry.
-        n, r, c: samples, rows and columns.
-        accumulate: dtype of the products.
     """
-    wide = accumulate.itemsize
-    converted = min(SLICE, n * plain) * (2 * wide if wide > itemsize else wide) + min(r, STRIP) * c * wide
-    making = min(SLICE, n * plain) * itemsize
-    if not isinstance(factor, (Outer, Convolution)):
-        return converted + making
+    route, _ = costs.cheapest(factor, block)
+    materialised = _materialised(factor, itemsize, block)  # what a diagonal P asks for in any case
+    return materialised if route == "materialised" else max(materialised, _ghost(factor, block))
+
+
+def _materialised(factor: Factor, itemsize: int, block: costs.Rectangle) -> int:
+    wide = block.accumulate.itemsize
+    entries = min(SLICE, block.n * math.prod(factor.shape))
+    making = entries * itemsize
+    if isinstance(factor, Convolution):
+        # a padded copy, the same in another order, and the windows of a tap; or all windows
+        most = max(_padded(factor), min(_windows(factor), factors.UNFOLDED))
+        making += 3 * min(factors.UNFOLDED, block.n * most) * itemsize
+    converted = entries * (2 * wide if wide > itemsize else wide)  # and their squares
+    return making + converted + min(block.rows, STRIP) * block.cols * wide
+
+
+def _ghost(factor: Factor, block: costs.Rectangle) -> int:
+    wide = block.accumulate.itemsize
     if isinstance(factor, Outer):
-        T, extent, entries = factor.T, factor.T, factor.T * (factor.a + factor.b)
+        extent, entries = factor.T, factor.T * (factor.a + factor.b)
     else:
-        T, extent = factor.positions, max(factor.positions, factor.large[0, 0].numel())
-        images = factor.large[0].numel() + factor.small[0].numel()
-        windows = T * factor.large.shape[1] * math.prod(factor.shape[2:])
-        padded = factor.large.shape[1] * math.prod(
-            size + 2 * padding for size, padding in zip(factor.large.shape[2:], factor.padding, strict=True)
-        )
-        making += 3 * min(factors.UNFOLDED, n * max(padded, min(windows, factors.UNFOLDED))) * itemsize
-        entries = max(images, T * factor.windows_width)
-    sides = 2 * min(max(ghost.CONVERTED, entries), n * entries) * wide
-    pairs = 4 * min(max(ghost.ENTRIES, extent**2), r * c * extent**2) * wide
-    return max(converted + making, sides + pairs)
+        assert isinstance(factor, Convolution)
+        each = factor.large[0, 0].numel() // math.prod(factor.stride)
+        extent = max(factor.positions, each)
+        entries = max(factor.large[0].numel(), _windows(factor)) + factor.small[0].numel()
+    sides = 2 * min(max(ghost.CONVERTED, entries), block.n * entries)
+    pairs = 4 * min(max(ghost.ENTRIES, extent**2), block.rows * block.cols * extent**2)
+    return (sides + pairs) * wide
+
+
+def _padded(factor: Convolution) -> int:
+    sizes = zip(factor.large.shape[2:], factor.padding, strict=True)
+    return factor.large.shape[1] * math.prod(size + 2 * padding for size, padding in sizes)
+
+
+def _windows(factor: Convolution) -> int:
+    return factor.positions * factor.large.shape[1] * math.prod(factor.shape[2:])
