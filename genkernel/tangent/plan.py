@@ -342,7 +342,7 @@ def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
     scratch = sizes.multiplying(rows, sizes.rows, sizes.cols)
     # one parameter on its way to the device, and one in use there
     scratch += 2 * max(kept.values()) if home == "host" else 0
-    put = 8 * min(SLICE, max(plain for _, plain in sizes.entries.values()))
+    made = max((plain for parts, plain in sizes.entries.values() if parts >= plain), default=0)
     least = min(max(kept.values()), LEAST)
     known: dict[int, tuple[_Groups, int]] = {}
     best: tuple[float, float] = (math.inf, math.inf)
@@ -351,7 +351,8 @@ def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
         # totals and layers of the pass, and one product
         multiplying = (min(together, sizes.totals) + sizes.layers + 1) * sizes.matrix + scratch
         for batch in _halves(sizes.samples):
-            beside = max(sizes.running(batch) + put * batch, multiplying)
+            making = 2 * sizes.itemsize * min(SLICE, batch * made)  # gradients that are kept plain, and library calls
+            beside = max(sizes.running(batch) + making, multiplying)
             room = sizes.host_bytes if home == "host" else budget - sizes.fixed - beside
             each = max(room, least) // together
             if each not in known:
