@@ -41,13 +41,16 @@ from genkernel.tangent.shortage import out_of_memory
 from genkernel.tangent.sketch_accumulator import SketchAccumulator
 from genkernel.tangent.sketches import Sketch
 from genkernel.tangent.sketching import settings
-from genkernel.tangent.speed import outputs_and_speed
+from genkernel.tangent.speed import first_look, speed
 from genkernel.tangent.stash import Collector, Stash
 
 if TYPE_CHECKING:
     from genkernel.tangent.store import TileStore
 
 log = logging.getLogger("genkernel")
+
+#: budgets of so many plans leave room for the gaps between blocks of memory
+ROOMY = 2
 
 Grouping = str | Callable[[str], str] | Mapping[str, str] | None
 
@@ -194,16 +197,16 @@ class _Job:
         self.left = GradientPass(self.model, both, self.dtype, coverage)
         self.right = self.left if self.model_y is None else GradientPass(self.model_y, both, self.dtype)
         few = batches.move(batches.take(_spread(self.x), slice(0, 4)), self.model.device, self.dtype)
-        out, self.speed = outputs_and_speed(self.left, few)
+        out, look = first_look(self.left, few)
         self.cotangents.check(out, few)
         shape = tuple(out.shape[1:])
         self.count = self.cotangents.count(shape)
+        self.speed = speed(self.left, few, look, runs=(self.n + self.m) * self.count)
         self.outputs = self.count if self.cotangents.blocks else 1
         self.kept = self.count if self.cotangents.random else 1
         device, itemsize = self.model.device, (self.dtype or self.model.dtype)
         self.working = None if self.metric is None else self.metric.to(device, itemsize)
 
-        give_back()  # what the proof held
         self.proof_bytes = self.left.watch.forget_peak()
         if self.proof_bytes > self.budget:
             log.warning(
@@ -219,6 +222,8 @@ class _Job:
         if store is not None:
             store.keep_plan(plan.record())
         say(plan.describe(), logging.WARNING if plan.bytes > plan.budget else logging.INFO, progress, plan.seconds)
+        self.tight = ROOMY * plan.bytes > self.budget
+        self._make_room()  # what the proof held
         layers = [] if self.group_of is None else list(dict.fromkeys(self.group_of.values()))
         n, m = self.n * self.outputs, (self.m or self.n) * self.outputs
         matrices = Matrices(self.kept, n, m, self.symmetric, layers, self._sketch_shape())
@@ -330,6 +335,11 @@ class _Job:
         with tqdm(total=total, desc="kernel", unit="pass", disable=hidden, delay=1.0, leave=False) as bar:
             yield lambda: bar.update(1)
 
+    def _make_room(self) -> None:
+        """Give freed memory back where it is short: memory that is new to a process has to be filled first."""
+        if self.tight:
+            give_back()
+
     def _compute(self, task: Task, plan: Plan, tick: Callable[[], object]) -> Mapping[str, Tensor]:
         return self._pass(task, plan, tick) if task.parameters is not None else self._tile(task, tick)
 
@@ -361,7 +371,7 @@ class _Job:
         if not self.symmetric and task.rows[0] == 0:
             parts.append(Part("y", cols, task.cols[0]))
         sink = self._sketching(self._contractor(task, block), parts)
-        give_back()  # forwards that have to fit into the gaps of earlier ones take more
+        self._make_room()  # forwards that have to fit into the gaps of earlier ones take more
         try:
             self.left.run(batch, self.cotangents, sink, which=task.which, where=self._namer(task), done=tick)
         except (MemoryError, RuntimeError) as error:
@@ -411,7 +421,7 @@ class _Job:
         sketches = {"x": self._collect(self.left, self.x, 0, stash, task, plan.batch, tick)}
         if self.y is not None:
             sketches["y"] = self._collect(self.right, self.y, self.n, stash, task, plan.batch, tick)
-        give_back()  # what the forwards and backwards held
+        self._make_room()  # what the forwards and backwards held
         rows = slice(0, self.n * self.outputs)
         cols = rows if self.symmetric else slice(rows.stop, total)
         block = self._block(task, rows, cols, total)
@@ -440,7 +450,7 @@ class _Job:
         n, start = batches.size(samples), 0
         side = "x" if offset == 0 else "y"
         while start < n:
-            give_back()  # forwards that have to fit into the gaps of earlier ones take more
+            self._make_room()  # forwards that have to fit into the gaps of earlier ones take more
             part = batches.take(samples, slice(start, start + batch))
             collector = Collector(stash, offset + start, self.outputs if self.outputs > 1 else None)
             count = batches.size(part)
@@ -512,7 +522,7 @@ class _Job:
 
     def _kernel(self, matrices: Matrices, plan: Plan, shape: tuple[int, ...], started: float) -> Kernel:
         scale = self.cotangents.scale(shape)
-        give_back()
+        self._make_room()
         said = self.left.coverage if self.model_y is None else self.left.coverage.merge(self.right.coverages)
         random, each = self.cotangents.random, self.outputs
 

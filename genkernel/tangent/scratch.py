@@ -23,7 +23,8 @@ def contraction_bytes(factor: Factor, itemsize: int, block: costs.Rectangle) -> 
 
 def _materialised(factor: Factor, itemsize: int, block: costs.Rectangle) -> int:
     wide = block.accumulate.itemsize
-    entries = min(SLICE, block.n * math.prod(factor.shape))
+    pieces = factors.BY_SAMPLES if isinstance(factor, Convolution) and factor.one_by_one else 1
+    entries = min(pieces * SLICE, block.n * math.prod(factor.shape))
     making = entries * itemsize
     if isinstance(factor, Convolution):
         # a padded copy, the same in another order, and the windows of a tap; or all windows
