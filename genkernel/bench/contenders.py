@@ -78,15 +78,18 @@ class Contender:
 # ------------------------------------------------------------------------------ genkernel
 
 
-def _genkernel(accumulate: str, **further: Any) -> Callable[[Problem, Setting], Run]:
+def _genkernel(accumulate: str, again: bool = False, **further: Any) -> Callable[[Problem, Setting], Run]:
     def prepare(problem: Problem, setting: Setting) -> Run:
         from genkernel.tangent.engine import kernel
         from genkernel.tangent.model import TangentModel
+        from genkernel.tangent.probe import examine
 
         if lacking := set(further) - set(inspect.signature(kernel).parameters):
             raise UnsupportedError(f"gk.kernel has no option {', '.join(sorted(lacking))}")
         model = TangentModel(problem.module, call=problem.call)
         options = {"by": None, "accumulate": accumulate, "progress": False, **further}
+        if again:
+            options["coverage"] = examine(model, problem.batch)
 
         def run() -> Outcome:
             K = kernel(model, problem.batch, cotangents=problem.cotangents, **options)
@@ -203,6 +206,10 @@ OWN = (
     Contender("genkernel", "gk.kernel as it comes: products summed in float64", _genkernel("float64")),
     Contender("genkernel-float32", 'gk.kernel(accumulate="float32")', _genkernel("float32")),
 )
+AGAIN = (
+    Contender("genkernel-again", "a further call, spared the proof by coverage=", _genkernel("float64", again=True)),
+    Contender("genkernel-float32-again", "both of these options", _genkernel("float32", again=True)),
+)
 FLOOR = Contender(
     "step", "one forward, one backward with weight gradients per cotangent: the floor", _step, kernel=False
 )
@@ -263,7 +270,7 @@ def contenders() -> dict[str, Contender]:
     """Everyone by name, in the order of the table."""
     from genkernel.bench.peers import PEERS
 
-    return {c.name: c for c in (*OWN, FLOOR, *TORCH, *PEERS, *TF32)}
+    return {c.name: c for c in (*OWN, FLOOR, *AGAIN, *TORCH, *PEERS, *TF32)}
 
 
 def find(name: str) -> Contender:

@@ -127,7 +127,7 @@ def _one(
     ideal = {dtype: needed.ideal_seconds(machine, dtype) for dtype in ("float64", "float32")}
     for name, row in rows.items():
         if find(name).kernel and row["seconds"] is not None and row["status"] == "ok":
-            dtype = "float64" if name == "genkernel" else "float32"
+            dtype = "float64" if name in ("genkernel", "genkernel-again") else "float32"
             row["fraction_of_roofline"] = ideal[dtype] / row["seconds"]
     return {
         "title": workload.title,

@@ -370,8 +370,8 @@ class Convolution(Factor):
         n, kernel = self.n, self.shape[2:]
         wide, narrow = (A.shape[1], B.shape[1]) if self.transposed else (B.shape[1], A.shape[1])
         weight = A.new_empty(1).expand(n * wide, narrow // groups, *kernel)
-        images = (image.reshape(1, -1, *image.shape[2:]) for image in (A, B))
-        gradient = self._weight_gradient(*images, weight, n * groups)
+        A, B = (image.reshape(1, -1, *image.shape[2:]) for image in (A, B))
+        gradient = self._weight_gradient(A, B, weight, n * groups)
         return gradient.view(n, wide, narrow // groups, *kernel)
 
     def outer(self) -> Outer:
