@@ -18,6 +18,8 @@ _HOMES = {
     "TangentModel": "genkernel.tangent",
     "Kernel": "genkernel.tangent",
     "kernel": "genkernel.tangent",
+    "plan": "genkernel.tangent.forecast",  # genkernel.tangent.plan is a module
+    "Forecast": "genkernel.tangent",
     "total": "genkernel.tangent",
     "output": "genkernel.tangent",
     "exact_trace": "genkernel.tangent",
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from genkernel.diffusion import Denoiser, NoiseSchedule
     from genkernel.errors import GenkernelError
     from genkernel.tangent import (
+        Forecast,
         Kernel,
         Preconditioner,
         Sketch,
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
         sketch,
         total,
     )
+    from genkernel.tangent.forecast import plan
     from genkernel.workflows import Report, doctor, load, locality, open_run, wrap
 
 

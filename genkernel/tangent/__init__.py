@@ -13,6 +13,7 @@ from genkernel.tangent.cotangents import (
 )
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.engine import kernel
+from genkernel.tangent.forecast import Forecast
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.operators import TangentOperator, operator
 from genkernel.tangent.preconditioner import Preconditioner, as_preconditioner
@@ -25,6 +26,7 @@ from genkernel.tangent.sketching import sketch
 __all__ = [
     "Cotangents",
     "Coverage",
+    "Forecast",
     "Kernel",
     "Preconditioner",
     "Projection",

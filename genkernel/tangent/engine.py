@@ -1,13 +1,12 @@
 """``kernel()``: K = J(x) P J(y)ᵀ for chosen cotangents.
 
-The arguments are checked, the model is proved, a plan is made and said, its tasks are run (or
-read from a store, or given to other workers), and their results are added in the plan's order.
+The arguments are checked, the model is proved and a plan is made (:mod:`genkernel.tangent.call`); its tasks
+are run (or read from a store, or given to other workers), and their results are added in the plan's order.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,20 +18,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from genkernel.errors import InputError
 from genkernel.tangent import batches
 from genkernel.tangent.alongside import Alongside, Part
+from genkernel.tangent.call import Call, Grouping
 from genkernel.tangent.contraction import Block
 from genkernel.tangent.contractor import Contractor
 from genkernel.tangent.cotangents import Cotangents, probes
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.distributed import Workers, current_workers, share
 from genkernel.tangent.fingerprint import fingerprint_call
-from genkernel.tangent.heap import available, available_on, give_back
+from genkernel.tangent.forecast import Forecast
+from genkernel.tangent.heap import give_back
 from genkernel.tangent.matrices import Matrices, pack
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.passes import GradientPass, Sink, guarded
-from genkernel.tangent.plan import Plan, Sizes, Task, make_plan, parse_memory
+from genkernel.tangent.plan import Plan, Task
 from genkernel.tangent.precision import parse_dtype
 from genkernel.tangent.preconditioner import Preconditioner, as_preconditioner
 from genkernel.tangent.projection import Projection
@@ -41,7 +41,6 @@ from genkernel.tangent.shortage import out_of_memory
 from genkernel.tangent.sketch_accumulator import SketchAccumulator
 from genkernel.tangent.sketches import Sketch
 from genkernel.tangent.sketching import settings
-from genkernel.tangent.speed import first_look, speed
 from genkernel.tangent.stash import Collector, Stash
 
 if TYPE_CHECKING:
@@ -51,8 +50,6 @@ log = logging.getLogger("genkernel")
 
 #: budgets of so many plans leave room for the gaps between blocks of memory
 ROOMY = 2
-
-Grouping = str | Callable[[str], str] | Mapping[str, str] | None
 
 
 def kernel(
@@ -70,6 +67,7 @@ def kernel(
     store: str | Path | None = None,
     distributed: bool | None = None,
     coverage: Coverage | None = None,
+    plan: Forecast | None = None,
     sketch: Projection | None = None,
     progress: bool | None = None,
 ) -> Kernel:
@@ -96,6 +94,8 @@ def kernel(
         distributed: share the work with the other ranks of ``torch.distributed`` or torchrun, which make the
             same call and get the same result: None when there are any, False never.
         coverage: ``K.coverage`` of an earlier call: spares the proof. Only for a model that has not changed since.
+        plan: what :func:`genkernel.plan` returned for the same arguments: the run keeps to it, and is spared the
+            proof. (A store that was begun keeps to the plan it has.)
         sketch: also project every sample's gradient, in the same pass: ``K.sketch_x`` and ``K.sketch_y``, as
             :func:`genkernel.sketch` makes them. For a diagonal P; not with ``blocks()``.
         progress: show the plan and a progress bar (by default when the work takes a while in a terminal).
@@ -104,7 +104,7 @@ def kernel(
         Kernel: values ``[n, m]`` = scale · Σ_k ⟨J(x_i)ᵀ v_ik, P J(y_j)ᵀ v_jk⟩.
 
     Raises:
-        InputError: empty or mismatched batches, unknown options, P of the wrong shape, a store of another call.
+        InputError: empty or mismatched batches, unknown options, P of the wrong shape, a store or plan of another call.
         BatchCouplingError, RandomOutputError: the output is no function of one sample.
         NonFiniteError: NaN or infinity in weights, outputs or gradients, with where.
         CaptureError: a parameter from outside the module is used.
@@ -136,78 +136,26 @@ def kernel(
             if store is not None:
                 shelf = stack.enter_context(workers.open_store(store, manifest))
         stack.enter_context(guarded(model))
-        return job.run(workers, shelf, coverage, progress, started)
+        return job.run(workers, shelf, coverage, plan, progress, started)
 
 
-class _Job:
-    """Arguments checked once, then shared by all tasks."""
-
-    def __init__(
-        self,
-        model: TangentModel,
-        model_y: TangentModel | None,
-        x: Any,
-        y: Any,
-        cotangents: Cotangents,
-        precondition: Any,
-        by: Grouping,
-        dtype: torch.dtype | None,
-        accumulate: str,
-        memory: str | int,
-        sketch: Projection | None,
-    ):
-        if accumulate not in ("float64", "float32"):
-            raise InputError(f"accumulate is 'float64' or 'float32', not {accumulate!r}")
-        if not isinstance(cotangents, Cotangents):
-            raise InputError(
-                "cotangents is one of total(), output(i), exact_trace(), blocks(), probes(k), loss(fn), residual(fn), "
-                "cotangent(fn)"
-            )
-        self.model, self.model_y, self.cotangents, self.dtype = model, model_y, cotangents, dtype
-        self.accumulate = torch.float64 if accumulate == "float64" else torch.float32
-        self.budget = parse_memory(memory)
-        if model_y is not None:
-            _check_pair(model, model_y)
-            y = x if y is None else y
-        self.x, self.y = x, y
-        self.n, self.m = batches.size(x), batches.size(y) if y is not None else 0
-        if y is not None:
-            batches.concatenate(batches.take(x, [0]), batches.take(y, [0]))  # structures agree
-        self.by = by
-        self.group_of = _groups(model, by)
-        self.metric = None if precondition is None else as_preconditioner(precondition, model)
-        self.shapes = {name: tuple(p.shape) for name, p in model.parameters.items()}
-        self.sketch = sketch
-        if sketch is not None and (cotangents.blocks or (self.metric is not None and self.metric.blocks)):
-            raise InputError("a sketch goes with one number per pair of samples and a diagonal P: leave sketch= out")
-
-    @property
-    def symmetric(self) -> bool:
-        return self.m == 0
+class _Job(Call):
+    """A call that is carried out."""
 
     def run(
         self,
         workers: Workers,
         store: TileStore | None,
         coverage: Coverage | None,
+        forecast: Forecast | None,
         progress: bool | None,
         started: float,
     ) -> Kernel:
-        both = self.x if self.y is None else batches.concatenate(_spread(self.x), _spread(self.y))
-        self.left = GradientPass(self.model, both, self.dtype, coverage)
-        self.right = self.left if self.model_y is None else GradientPass(self.model_y, both, self.dtype)
-        few = batches.move(batches.take(_spread(self.x), slice(0, 4)), self.model.device, self.dtype)
-        out, look = first_look(self.left, few)
-        self.cotangents.check(out, few)
-        shape = tuple(out.shape[1:])
-        self.count = self.cotangents.count(shape)
-        self.speed = speed(self.left, few, look, runs=(self.n + self.m) * self.count)
-        self.outputs = self.count if self.cotangents.blocks else 1
-        self.kept = self.count if self.cotangents.random else 1
+        if forecast is not None and coverage is None:
+            coverage = forecast.coverage
+        self.prove(coverage)
         device, itemsize = self.model.device, (self.dtype or self.model.dtype)
         self.working = None if self.metric is None else self.metric.to(device, itemsize)
-
-        self.proof_bytes = self.left.watch.forget_peak()
         if self.proof_bytes > self.budget:
             log.warning(
                 f"the proof held {self.proof_bytes / 2**20:.0f} MiB, more than memory= allows: it takes three samples "
@@ -217,7 +165,7 @@ class _Job:
         if stored:
             plan = Plan.read(stored)
         else:
-            plan = workers.lead(lambda: make_plan(self._sizes(out, few), self._budget()))
+            plan = workers.lead(lambda: forecast.plan_for(self) if forecast is not None else self.plan())
             plan = plan.shared(workers.world, self.count)
         if store is not None:
             store.keep_plan(plan.record())
@@ -226,7 +174,7 @@ class _Job:
         self._make_room()  # what the proof held
         layers = [] if self.group_of is None else list(dict.fromkeys(self.group_of.values()))
         n, m = self.n * self.outputs, (self.m or self.n) * self.outputs
-        matrices = Matrices(self.kept, n, m, self.symmetric, layers, self._sketch_shape())
+        matrices = Matrices(self.kept, n, m, self.symmetric, layers, self.sketch_shape)
         planned = time.perf_counter()
         with _threads(plan.threads if stored else torch.get_num_threads()):
             for task, result in self._results(plan, workers, store, progress):
@@ -235,57 +183,7 @@ class _Job:
         matrices.finish()
         if store is not None and workers.is_leader:
             store.finish()
-        return self._kernel(matrices, plan, shape, started)
-
-    # -------------------------------------------------------------------- planning
-
-    def _budget(self) -> int:
-        """What is allowed, or what is there where that is less."""
-        there = available_on(self.model.device)
-        if there is None or self.budget <= there:
-            return self.budget
-        log.warning(
-            f"memory= allows {self.budget / 2**20:.0f} MiB, but {there / 2**20:.0f} MiB are free: planning for those"
-        )
-        return there
-
-    def _sizes(self, out: Tensor, few: Any) -> Sizes:
-        coverage = self.left.coverages[0]
-        itemsize = (self.dtype or self.model.dtype).itemsize
-        parameters = self.model.parameters
-        numel = sum(p.numel() for p in parameters.values())
-        copied = self.dtype not in (None, self.model.dtype) or bool(self.model.weights)
-        entries = {}
-        for name, parameter in parameters.items():
-            factor = coverage.footprints.get(name)
-            parts = sum(p[0].numel() for p in factor.parts().values()) if factor is not None else parameter.numel()
-            entries[name] = (parts, parameter.numel())
-        examples = sum(leaf.nbytes for leaf in (*batches.tensors(few), out))
-        on_gpu = self.model.device.type == "cuda"
-        sketch = self._sketch_shape()
-        return Sizes(
-            n=self.n,
-            m=self.m,
-            count=self.count,
-            outputs=self.outputs,
-            totals=self.kept,
-            layers=len(set(self.group_of.values())) if self.group_of is not None else 0,
-            bytes_per_sample=coverage.bytes_per_sample,
-            example_bytes=examples // len(out),
-            weight_bytes=(numel * itemsize if copied else 0) * (1 if self.model_y is None else 2),
-            itemsize=itemsize,
-            entries=entries,
-            factors=coverage.footprints,
-            coupled=self.metric.blocks if self.metric is not None else [],
-            seconds_per_sample=self.speed.per_sample,
-            seconds_per_run=self.speed.per_run,
-            apart=self.model_y is not None,
-            accumulate=self.accumulate,
-            device=self.model.device.type,
-            # pinned blocks are rounded up to powers of two
-            host_bytes=(available() or 0) // 4 if on_gpu else 0,
-            sketch_bytes=8 * (self.n + self.m) * math.prod(sketch) if sketch is not None else 0,
-        )
+        return self._kernel(matrices, plan, started)
 
     # --------------------------------------------------------------------- running
 
@@ -393,7 +291,7 @@ class _Job:
         halves_c = [(0, c // 2), (c // 2, c)] if c > 1 else [(0, c)]
         layers = list(dict.fromkeys(self.group_of.values())) if self.group_of is not None else []
         kept = self.kept if task.which is None or self.kept == 1 else len(task.which)
-        whole = Matrices(kept, r, c, task.same and self.symmetric, layers, self._sketch_shape())
+        whole = Matrices(kept, r, c, task.same and self.symmetric, layers, self.sketch_shape)
         for rows in halves_r:
             for cols in halves_c:
                 if task.same and cols > rows:
@@ -474,12 +372,6 @@ class _Job:
 
     # -------------------------------------------------------------------- sketches
 
-    def _sketch_shape(self) -> tuple[int, int, int] | None:
-        if self.sketch is None:
-            return None
-        layers = 1 if self.group_of is None else len(set(self.group_of.values()))
-        return layers, self.kept, self.sketch.dim
-
     def _sketching(self, sink: Sink, parts: list[Part]) -> Sink:
         """The sink itself, or with a sketch of some samples alongside."""
         projection, metric = self.sketch, self.working
@@ -497,7 +389,7 @@ class _Job:
     def _sketched(self, sink: Sink) -> list[tuple[Part, Tensor, Tensor]]:
         return sink.results() if isinstance(sink, Alongside) else []
 
-    def _sketch_of(self, matrices: Matrices, side: str, shape: tuple[int, ...]) -> Sketch | None:
+    def _sketch_of(self, matrices: Matrices, side: str) -> Sketch | None:
         if self.sketch is None or (side == "y" and self.symmetric):
             return None
         model = self.model if side == "x" or self.model_y is None else self.model_y
@@ -506,7 +398,7 @@ class _Job:
         samples = self.x if side == "x" else self.y
         rows, norms = matrices.sketches[side]
         exact = (self.dtype or self.model.dtype) == torch.float64
-        told = settings(model, samples, self.sketch, self.cotangents, metric, layers, shape, self.dtype)
+        told = settings(model, samples, self.sketch, self.cotangents, metric, layers, self.out_shape, self.dtype)
         return Sketch.made(rows if exact else rows.float(), norms, told)
 
     def _namer(self, task: Task) -> Callable[[int], str]:
@@ -520,8 +412,8 @@ class _Job:
 
     # ---------------------------------------------------------------------- result
 
-    def _kernel(self, matrices: Matrices, plan: Plan, shape: tuple[int, ...], started: float) -> Kernel:
-        scale = self.cotangents.scale(shape)
+    def _kernel(self, matrices: Matrices, plan: Plan, started: float) -> Kernel:
+        scale = self.cotangents.scale(self.out_shape)
         self._make_room()
         said = self.left.coverage if self.model_y is None else self.left.coverage.merge(self.right.coverages)
         random, each = self.cotangents.random, self.outputs
@@ -550,13 +442,13 @@ class _Job:
             per_probe_norms_x=matrices.squares_x if random else None,
             per_probe_norms_y=matrices.squares_y if random else None,
             symmetric=self.symmetric,
-            sketch_x=self._sketch_of(matrices, "x", shape),
-            sketch_y=self._sketch_of(matrices, "y", shape),
-            meta=self._meta(said, plan, shape, started),
+            sketch_x=self._sketch_of(matrices, "x"),
+            sketch_y=self._sketch_of(matrices, "y"),
+            meta=self._meta(said, plan, started),
             coverage=said,
         )
 
-    def _meta(self, coverage: Coverage, plan: Plan, shape: tuple[int, ...], started: float) -> dict[str, Any]:
+    def _meta(self, coverage: Coverage, plan: Plan, started: float) -> dict[str, Any]:
         watches = {id(w): w for w in (self.left.watch, self.right.watch)}.values()
         timing: dict[str, float] = {}
         for watch in watches:
@@ -575,7 +467,7 @@ class _Job:
             "parameters": sum(p.numel() for p in self.model.parameters.values()),
             "by": self.by if isinstance(self.by, str) or self.by is None else "group",
             "parameter_order": list(self.model.parameter_names),
-            "output_shape": list(shape),
+            "output_shape": list(self.out_shape),
             "batch_norm": self.model.batch_norm,
             "preconditioned": False if self.metric is None else self.metric.describe(),
             "two_models": self.model_y is not None,
@@ -613,41 +505,3 @@ def _threads(count: int) -> Iterator[None]:
     finally:
         if count != before:
             torch.set_num_threads(before)
-
-
-def _spread(batch: Any, most: int = 16) -> Any:
-    """At most ``most`` samples, evenly over the batch."""
-    n = batches.size(batch)
-    return batches.take(batch, sorted({round(i * (n - 1) / (most - 1)) for i in range(most)}))
-
-
-def _groups(model: TangentModel, by: Grouping) -> dict[str, str] | None:
-    """Parameter → the name its partial kernel is kept under."""
-    if by is None:
-        return None
-    if by == "layer":
-        return {name: model.layer_of(name) for name in model.parameter_names}
-    if by == "parameter":
-        return {name: name for name in model.parameter_names}
-    if isinstance(by, Mapping):
-        missing = [name for name in model.parameter_names if name not in by]
-        if missing:
-            raise InputError(f"by names no group for parameter {missing[0]!r}: a mapping has to name one for each")
-        return {name: str(by[name]) for name in model.parameter_names}
-    if callable(by):
-        return {name: str(by(name)) for name in model.parameter_names}
-    raise InputError(f"by is 'layer', 'parameter', None, or a function or mapping of parameter names, not {by!r}")
-
-
-def _check_pair(model: TangentModel, other: TangentModel) -> None:
-    """The two models of a two-time kernel have the same parameters."""
-    one = {name: tuple(p.shape) for name, p in model.parameters.items()}
-    two = {name: tuple(p.shape) for name, p in other.parameters.items()}
-    if one != two:
-        names = sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
-        raise InputError(
-            f"model and model_y differ in {len(names)} parameters ({names[0]!r}: {one.get(names[0])} and "
-            f"{two.get(names[0])}): a two-time kernel needs the same parameters with other values"
-        )
-    if model.device != other.device:
-        raise InputError(f"model is on {model.device} and model_y on {other.device}: move them to one device")

@@ -11,7 +11,7 @@ import torch
 
 import genkernel as gk
 from genkernel.errors import BatchCouplingError
-from genkernel.tangent import batches, engine, kernel, plan, reference
+from genkernel.tangent import batches, call, kernel, plan, reference
 from tests.tangent.compare import (
     HEAVY,
     KINDS,
@@ -81,7 +81,7 @@ def test_matches_reference(case: Case, kind: str) -> None:
 @pytest.fixture
 def only_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans that never take passes (tests/tangent/test_schedules.py is about those)."""
-    monkeypatch.setattr(engine, "make_plan", lambda sizes, budget, *_: plan._tiles(sizes, budget)[-1])
+    monkeypatch.setattr(call, "make_plan", lambda sizes, budget, *_: plan._tiles(sizes, budget)[-1])
 
 
 @pytest.mark.usefixtures("only_tiles")

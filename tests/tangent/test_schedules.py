@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import genkernel as gk
 from genkernel.errors import InputError
-from genkernel.tangent import engine, plan, reference
+from genkernel.tangent import call, engine, plan, reference
 from genkernel.tangent.plan import Plan, Sizes
 from genkernel.tangent.projection import Projection
 from tests.tangent.compare import BY_NAME, KINDS, QUICK_OR_SLOW, relative_error, samples, shared_model, truth
@@ -28,7 +28,7 @@ def only_passes(monkeypatch: pytest.MonkeyPatch, parts: int = 3, batch: int = 4)
         monkeypatch.setattr(plan, "LEAST", max(map(min, sizes.entries.values())) * rows // parts)
         return replace(plan._passes(sizes, 1), batch=batch)
 
-    monkeypatch.setattr(engine, "make_plan", make)
+    monkeypatch.setattr(call, "make_plan", make)
 
 
 LONG = ("diffusers", "resnet", "dit", "swin", "transformer")  # many parameters, so many passes
@@ -159,7 +159,7 @@ def test_out_of_memory_halves(schedule: str, monkeypatch: pytest.MonkeyPatch) ->
     net, x, y = small()
     model = gk.TangentModel(net)
     if schedule == "passes":
-        monkeypatch.setattr(engine, "make_plan", lambda sizes, _: plan._passes(sizes, 1 << 30))
+        monkeypatch.setattr(call, "make_plan", lambda sizes, _: plan._passes(sizes, 1 << 30))
     true = {b: gk.kernel(model, x, y if b else None, cotangents=gk.probes(3)) for b in (False, True)}
     real = engine.GradientPass.run
     sizes: list[int] = []
@@ -240,7 +240,7 @@ def test_cotangents_of_one_tile_shared_out(
     net, x, y = small()
     options: Any = {"cotangents": KINDS[kind], "sketch": Projection(32)}
     true = gk.kernel(net, x, y if crossed else None, **options)
-    monkeypatch.setattr(engine, "make_plan", lambda *a: plan.make_plan(*a).shared(2, 3))
+    monkeypatch.setattr(call, "make_plan", lambda *a: plan.make_plan(*a).shared(2, 3))
     if scarce:
         real = engine.GradientPass.run
 

@@ -1,0 +1,232 @@
+"""A call of ``kernel()``: its arguments, checked once, and what a plan for it is made from.
+
+Carried out by :mod:`genkernel.tangent.engine`, looked ahead to by :mod:`genkernel.tangent.forecast`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from genkernel.errors import InputError
+from genkernel.tangent import batches
+from genkernel.tangent.cotangents import Cotangents
+from genkernel.tangent.coverage import Coverage
+from genkernel.tangent.heap import available, available_on
+from genkernel.tangent.model import TangentModel
+from genkernel.tangent.passes import GradientPass
+from genkernel.tangent.plan import Plan, Sizes, make_plan, parse_memory
+from genkernel.tangent.preconditioner import as_preconditioner
+from genkernel.tangent.projection import Projection
+from genkernel.tangent.speed import Speed, first_look, speed
+
+log = logging.getLogger("genkernel")
+
+Grouping = str | Callable[[str], str] | Mapping[str, str] | None
+
+
+class Call:
+    """Arguments of :func:`genkernel.kernel`, checked; after :meth:`prove` a plan can be made.
+
+    Attributes:
+        n, m: samples on the two sides; ``m = 0`` for x with itself.
+        left, right: the model of each side, proved; one object where it is the same.
+        out_shape: of one sample's output.
+        count: cotangents. ``outputs``: rows of each sample. ``kept``: totals that are kept apart.
+        group_of: parameter → the name its partial kernel is kept under; None for none.
+        metric: P; None for the identity.
+        budget: bytes that ``memory=`` allows.
+        proof_bytes: most bytes that the proof was seen to hold.
+    """
+
+    def __init__(
+        self,
+        model: TangentModel,
+        model_y: TangentModel | None,
+        x: Any,
+        y: Any,
+        cotangents: Cotangents,
+        precondition: Any,
+        by: Grouping,
+        dtype: torch.dtype | None,
+        accumulate: str,
+        memory: str | int,
+        sketch: Projection | None,
+    ):
+        if accumulate not in ("float64", "float32"):
+            raise InputError(f"accumulate is 'float64' or 'float32', not {accumulate!r}")
+        if not isinstance(cotangents, Cotangents):
+            raise InputError(
+                "cotangents is one of total(), output(i), exact_trace(), blocks(), probes(k), loss(fn), residual(fn), "
+                "cotangent(fn)"
+            )
+        self.model, self.model_y, self.cotangents, self.dtype = model, model_y, cotangents, dtype
+        self.accumulate = torch.float64 if accumulate == "float64" else torch.float32
+        self.budget = parse_memory(memory)
+        if model_y is not None:
+            _check_pair(model, model_y)
+            y = x if y is None else y
+        self.x, self.y = x, y
+        self.n, self.m = batches.size(x), batches.size(y) if y is not None else 0
+        if y is not None:
+            batches.concatenate(batches.take(x, [0]), batches.take(y, [0]))  # structures agree
+        self.by = by
+        self.group_of = _groups(model, by)
+        self.metric = None if precondition is None else as_preconditioner(precondition, model)
+        self.shapes = {name: tuple(p.shape) for name, p in model.parameters.items()}
+        self.sketch = sketch
+        if sketch is not None and (cotangents.blocks or (self.metric is not None and self.metric.blocks)):
+            raise InputError("a sketch goes with one number per pair of samples and a diagonal P: leave sketch= out")
+
+    @property
+    def symmetric(self) -> bool:
+        return self.m == 0
+
+    @property
+    def sketch_shape(self) -> tuple[int, int, int] | None:
+        """(layers, probes, dim) of a sample's row in a sketch made alongside."""
+        if self.sketch is None:
+            return None
+        layers = 1 if self.group_of is None else len(set(self.group_of.values()))
+        return layers, self.kept, self.sketch.dim
+
+    @property
+    def terms(self) -> dict[str, Any]:
+        """What a plan depends on, but for speeds and the machine."""
+        return {
+            "x": self.n,
+            "y": self.m,
+            "parameters": list(self.shapes.items()),
+            "model_y": self.model_y is not None,
+            "outputs": self.out_shape,
+            "cotangents": self.cotangents.describe(),
+            "precondition": None if self.metric is None else self.metric.describe(),
+            "by": self.group_of,
+            "dtype": self.dtype or self.model.dtype,
+            "accumulate": self.accumulate,
+            "memory": self.budget,
+            "sketch": None if self.sketch is None else self.sketch.settings,
+            "device": self.model.device.type,
+        }
+
+    # -------------------------------------------------------------------- proof and plan
+
+    def prove(self, coverage: Coverage | None = None) -> None:
+        """Prove the model, and look at a few outputs.
+
+        Args:
+            coverage: a proof made before for the unchanged model.
+
+        Raises:
+            BatchCouplingError, RandomOutputError, CaptureError, NonFiniteError: see :func:`examine`.
+        """
+        both = self.x if self.y is None else batches.concatenate(_spread(self.x), _spread(self.y))
+        self.left = GradientPass(self.model, both, self.dtype, coverage)
+        self.right = self.left if self.model_y is None else GradientPass(self.model_y, both, self.dtype)
+        self._few = batches.move(batches.take(_spread(self.x), slice(0, 4)), self.model.device, self.dtype)
+        out, self._look = first_look(self.left, self._few)
+        self.cotangents.check(out, self._few)
+        self.out_shape = tuple(out.shape[1:])
+        self.count = self.cotangents.count(self.out_shape)
+        self.outputs = self.count if self.cotangents.blocks else 1
+        self.kept = self.count if self.cotangents.random else 1
+        self._example_bytes = sum(leaf.nbytes for leaf in (*batches.tensors(self._few), out)) // len(out)
+        self.proof_bytes = self.left.watch.forget_peak()
+
+    def plan(self, sizes: Sizes | None = None) -> Plan:
+        """The plan for this machine as it is now."""
+        return make_plan(sizes or self.sizes(), self._allowed())
+
+    def measured_speed(self) -> Speed:
+        """Of a forward and a backward, from a few samples."""
+        return speed(self.left, self._few, self._look, runs=(self.n + self.m) * self.count)
+
+    def sizes(self) -> Sizes:
+        """What the plan is made from."""
+        coverage, measured = self.left.coverages[0], self.measured_speed()
+        itemsize = (self.dtype or self.model.dtype).itemsize
+        parameters = self.model.parameters
+        numel = sum(p.numel() for p in parameters.values())
+        copied = self.dtype not in (None, self.model.dtype) or bool(self.model.weights)
+        entries = {}
+        for name, parameter in parameters.items():
+            factor = coverage.footprints.get(name)
+            parts = sum(p[0].numel() for p in factor.parts().values()) if factor is not None else parameter.numel()
+            entries[name] = (parts, parameter.numel())
+        on_gpu = self.model.device.type == "cuda"
+        sketch = self.sketch_shape
+        return Sizes(
+            n=self.n,
+            m=self.m,
+            count=self.count,
+            outputs=self.outputs,
+            totals=self.kept,
+            layers=len(set(self.group_of.values())) if self.group_of is not None else 0,
+            bytes_per_sample=coverage.bytes_per_sample,
+            example_bytes=self._example_bytes,
+            weight_bytes=(numel * itemsize if copied else 0) * (1 if self.model_y is None else 2),
+            itemsize=itemsize,
+            entries=entries,
+            factors=coverage.footprints,
+            coupled=self.metric.blocks if self.metric is not None else [],
+            seconds_per_sample=measured.per_sample,
+            seconds_per_run=measured.per_run,
+            apart=self.model_y is not None,
+            accumulate=self.accumulate,
+            device=self.model.device.type,
+            # pinned blocks are rounded up to powers of two
+            host_bytes=(available() or 0) // 4 if on_gpu else 0,
+            sketch_bytes=8 * (self.n + self.m) * math.prod(sketch) if sketch is not None else 0,
+        )
+
+    def _allowed(self) -> int:
+        """What memory= allows, or what is there where that is less."""
+        there = available_on(self.model.device)
+        if there is None or self.budget <= there:
+            return self.budget
+        log.warning(
+            f"memory= allows {self.budget / 2**20:.0f} MiB, but {there / 2**20:.0f} MiB are free: planning for those"
+        )
+        return there
+
+
+def _spread(batch: Any, most: int = 16) -> Any:
+    """At most ``most`` samples, evenly over the batch."""
+    n = batches.size(batch)
+    return batches.take(batch, sorted({round(i * (n - 1) / (most - 1)) for i in range(most)}))
+
+
+def _groups(model: TangentModel, by: Grouping) -> dict[str, str] | None:
+    """Parameter → the name its partial kernel is kept under."""
+    if by is None:
+        return None
+    if by == "layer":
+        return {name: model.layer_of(name) for name in model.parameter_names}
+    if by == "parameter":
+        return {name: name for name in model.parameter_names}
+    if isinstance(by, Mapping):
+        missing = [name for name in model.parameter_names if name not in by]
+        if missing:
+            raise InputError(f"by names no group for parameter {missing[0]!r}: a mapping has to name one for each")
+        return {name: str(by[name]) for name in model.parameter_names}
+    if callable(by):
+        return {name: str(by(name)) for name in model.parameter_names}
+    raise InputError(f"by is 'layer', 'parameter', None, or a function or mapping of parameter names, not {by!r}")
+
+
+def _check_pair(model: TangentModel, other: TangentModel) -> None:
+    """The two models of a two-time kernel have the same parameters."""
+    one = {name: tuple(p.shape) for name, p in model.parameters.items()}
+    two = {name: tuple(p.shape) for name, p in other.parameters.items()}
+    if one != two:
+        names = sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
+        raise InputError(
+            f"model and model_y differ in {len(names)} parameters ({names[0]!r}: {one.get(names[0])} and "
+            f"{two.get(names[0])}): a two-time kernel needs the same parameters with other values"
+        )
+    if model.device != other.device:
+        raise InputError(f"model is on {model.device} and model_y on {other.device}: move them to one device")

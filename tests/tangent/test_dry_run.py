@@ -1,0 +1,150 @@
+"""Dry runs: the plan that a later run keeps to, where its time goes, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import genkernel as gk
+from genkernel.errors import InputError
+from genkernel.tangent import call, forecast
+from genkernel.tangent.passes import GradientPass
+
+
+def network() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(2, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 64, 3, padding=1), nn.SiLU(),
+            nn.AvgPool2d(4), nn.Flatten(), nn.Linear(64, 5),
+        )  # fmt: skip
+
+
+def images(n: int = 12, seed: int = 0) -> Tensor:
+    return torch.randn(n, 2, 4, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_run_keeps_to_the_plan_it_is_given() -> None:
+    net, x, y = network(), images(), images(7, 1)
+    for options in ({}, {"memory": 1}, {"cotangents": gk.total(), "by": None, "accumulate": "float32"}):
+        for batch in (None, y):
+            ahead = gk.plan(net, x, batch, **options)
+            K = gk.kernel(net, x, batch, plan=ahead, **options)
+            assert K.meta["plan"] == ahead.plan.describe()
+            assert (K.meta["tasks"], K.meta["expected"]["bytes"]) == (len(ahead.plan.tasks), ahead.bytes)
+            assert torch.equal(K.values, gk.kernel(net, x, batch, plan=ahead, **options).values)
+
+
+def test_the_plan_is_the_one_that_a_run_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = network(), images()
+    made: list[Any] = []
+    real = call.make_plan
+
+    def make(*arguments: Any) -> Any:
+        made.append(real(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(call, "make_plan", make)
+    for memory in ("8GiB", 1):
+        ahead, K = gk.plan(net, x, memory=memory), gk.kernel(net, x, memory=memory)
+        dry, run = made[-2:]
+        assert ahead.plan == dry
+        assert ([t.name for t in dry.tasks], dry.batch, dry.bytes) == (
+            [t.name for t in run.tasks],
+            run.batch,
+            run.bytes,
+        )
+        assert K.meta["plan"] == run.describe()
+
+
+def test_nothing_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(*_: Any, **__: Any) -> None:
+        raise AssertionError("a dry run ran")
+
+    monkeypatch.setattr(GradientPass, "run", run)
+    net, x = network(), images()
+    state = torch.get_rng_state()
+    before = {name: p.clone() for name, p in net.state_dict().items()}
+    gk.plan(net, x)
+    assert net.training and all(p.grad is None for p in net.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(before[name], p) for name, p in net.state_dict().items())
+
+
+def test_shares_and_routes() -> None:
+    net, x = network(), images()
+    ahead = gk.plan(net, x, cotangents=gk.total())
+    routes = {c.parameter: c.route for c in ahead.contractions}
+    assert list(routes) == [name for name, _ in net.named_parameters()]
+    assert routes["6.weight"] == "ghost"  # one position
+    assert routes["6.bias"] == "materialised"
+    assert sum(c.entries for c in ahead.contractions) == sum(p.numel() for p in net.parameters())
+    assert sum(ahead.routes.values()) == pytest.approx(sum(ahead.layers.values()))
+    assert 0 < sum(ahead.routes.values()) <= 1
+    assert set(ahead.layers) == {"0", "2", "6"}
+    spent = ahead.running_seconds + sum(c.seconds for c in ahead.contractions)
+    assert spent == pytest.approx(ahead.seconds)
+    # a diagonal P asks for the gradients themselves
+    scaled = gk.plan(net, x, cotangents=gk.total(), precondition={"6.weight": torch.rand(5, 64)})
+    assert {c.parameter: c.route for c in scaled.contractions}["6.weight"] == "materialised"
+
+
+def test_the_generic_path_is_named() -> None:
+    class Opaque(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.scale = nn.Linear(4, 3), nn.Parameter(torch.ones(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([row * torch.tensor(float(row.detach().sum())) * self.scale for row in self.inner(x)])
+
+    ahead = gk.plan(Opaque(), torch.randn(6, 4, generator=torch.Generator().manual_seed(0)))
+    assert ahead.coverage.generic
+    assert {c.parameter for c in ahead.contractions if c.route == "generic"} == set(ahead.coverage.generic)
+    assert "generic" in str(ahead)
+
+
+def test_what_it_says() -> None:
+    net, x = network(), images()
+    ahead = gk.plan(net, x, cotangents=gk.probes(3), memory="1GiB")
+    text = str(ahead)
+    for words in ("kernel 12×12", "1 tile(s)", "of 1,024 MiB", "contractions", "6 "):
+        assert words in text
+    assert "(2 more)" in ahead.describe(layers=1) and "more)" not in text
+    assert ahead.describe(layers=0).count("\n") < text.count("\n")
+    record = json.loads(json.dumps(ahead.record()))
+    assert record["bytes"] == ahead.bytes and record["schedule"] == "tiles"
+    assert "more than allowed" in str(gk.plan(net, x, memory=1))
+    assert "pass(es)" in str(gk.plan(net, x, cotangents=gk.blocks()))
+
+
+def test_another_call_is_refused() -> None:
+    net, x = network(), images()
+    ahead = gk.plan(net, x, cotangents=gk.total())
+    for other in (
+        {"cotangents": gk.probes(2)}, {"cotangents": gk.total(), "memory": "1GiB"},
+        {"cotangents": gk.total(), "dtype": torch.float64}, {"cotangents": gk.total(), "by": "parameter"},
+    ):  # fmt: skip
+        with pytest.raises(InputError, match="plan= was made for another call"):
+            gk.kernel(net, x, plan=ahead, **other)
+    with pytest.raises(InputError, match="differs in x:"):
+        gk.kernel(net, x[:5], cotangents=gk.total(), plan=ahead)
+    with pytest.raises(InputError, match="differs in parameters"):
+        gk.kernel(nn.Sequential(*list(net)[:-1]), x, cotangents=gk.total(), plan=ahead)
+    with pytest.raises(InputError, match="accumulate"):
+        gk.plan(net, x, accumulate="float16")
+
+
+def test_text_of_sizes_and_times() -> None:
+    assert [forecast.duration(s) for s in (0.123, 42, 150, 9000, 2e6)] == [
+        "0.12 s",
+        "42 s",
+        "2.5 min",
+        "2.5 h",
+        "23.1 days",
+    ]
+    assert [forecast.size(b) for b in (2**20, 3 * 2**30, 20 * 2**30)] == ["1 MiB", "3,072 MiB", "20.0 GiB"]
