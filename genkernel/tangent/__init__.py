@@ -20,6 +20,7 @@ from genkernel.tangent.preconditioner import Preconditioner, as_preconditioner
 from genkernel.tangent.probe import examine
 from genkernel.tangent.projection import Projection
 from genkernel.tangent.result import Kernel
+from genkernel.tangent.sketch_forecast import SketchForecast, plan_sketch
 from genkernel.tangent.sketches import Sketch
 from genkernel.tangent.sketching import sketch
 
@@ -31,6 +32,7 @@ __all__ = [
     "Preconditioner",
     "Projection",
     "Sketch",
+    "SketchForecast",
     "TangentModel",
     "TangentOperator",
     "as_preconditioner",
@@ -43,6 +45,7 @@ __all__ = [
     "loss",
     "operator",
     "output",
+    "plan_sketch",
     "probes",
     "residual",
     "sketch",

@@ -296,7 +296,9 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Bytes as MiB or GiB."""
+    """Bytes as KiB, MiB or GiB."""
+    if count < 10 * 2**20:
+        return f"{count / 2**10:,.0f} KiB"
     return f"{count / 2**30:.1f} GiB" if count >= 10 * 2**30 else f"{count / 2**20:,.0f} MiB"
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from genkernel.errors import InputError
 from genkernel.tangent import batches
 from genkernel.tangent.cotangents import Cotangents, probes
+from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.fingerprint import fingerprint_batch, fingerprint_code, fingerprint_model
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.passes import GradientPass, guarded
@@ -25,6 +26,7 @@ from genkernel.tangent.shortage import out_of_memory
 from genkernel.tangent.sketch_accumulator import SketchAccumulator, slice_of
 from genkernel.tangent.sketch_store import RowStore, Sizes
 from genkernel.tangent.sketches import Sketch
+from genkernel.tangent.speed import first_look
 
 log = logging.getLogger("genkernel")
 
@@ -88,7 +90,7 @@ def sketch(
     model = as_tangent_model(model)
     if by not in ("layer", "parameter", None):
         raise InputError(f"by is 'layer', 'parameter' or None, not {by!r}")
-    job = _Job(
+    call = SketchCall(
         model,
         x,
         Projection(dim, seed, kind, nonzeros),
@@ -99,11 +101,19 @@ def sketch(
         parse_memory(memory),
     )
     with guarded(model):
-        return job.run(store, progress)
+        return call.run(store, progress)
 
 
-class _Job:
-    """Arguments checked once, then shared by all batches."""
+class SketchCall:
+    """Arguments of :func:`sketch`, checked once, then shared by all batches.
+
+    Attributes:
+        n: samples.
+        gradients, few, out_shape: after :meth:`prove`, the proved model, a few samples and the shape of an output.
+        count: cotangents. ``probes``: sketches that are kept apart. ``layers``: names of those of parts; None for one.
+        kept: dtype of the rows.
+        look_seconds: of a forward of the few samples.
+    """
 
     def __init__(
         self,
@@ -133,25 +143,34 @@ class _Job:
         if by is not None:
             self.layer_of = {p: p if by == "parameter" else model.layer_of(p) for p in model.parameter_names}
 
-    def run(self, store: str | Path | None, progress: bool | None) -> Sketch:
+    def prove(self, coverage: Coverage | None = None) -> None:
+        """Prove the model (``coverage``: as it was proved before), and look at a few outputs."""
         model = self.model
-        gradients = GradientPass(model, batches.take(self.x, _spread(self.n, 16)), self.dtype)
-        few = batches.move(batches.take(self.x, _spread(self.n, 4)), model.device, self.dtype)
-        out = gradients.outputs(few)
-        self.cotangents.check(out, few)
-        shape = tuple(out.shape[1:])
-        probes = self.cotangents.count(shape) if self.cotangents.random else 1
-        layers = list(dict.fromkeys(self.layer_of.values())) if self.layer_of is not None else None
-        batch = self._batch(gradients.coverage.bytes_per_sample, probes, len(layers or [None]))
-        kept = torch.float64 if (self.dtype or model.dtype) == torch.float64 else torch.float32
-        sizes = Sizes.of(self.n, len(layers or [None]), probes, self.projection.dim, kept)
-        plan = {"batch": batch, "threads": torch.get_num_threads()}
-        what = settings(model, self.x, self.projection, self.cotangents, self.P, layers, shape, self.dtype)
+        self.gradients = GradientPass(model, batches.take(self.x, _spread(self.n, 16)), self.dtype, coverage)
+        self.few = batches.move(batches.take(self.x, _spread(self.n, 4)), model.device, self.dtype)
+        out, self.look_seconds = first_look(self.gradients, self.few)
+        self.cotangents.check(out, self.few)
+        self.out_shape = tuple(out.shape[1:])
+        self.count = self.cotangents.count(self.out_shape)
+        self.probes = self.count if self.cotangents.random else 1
+        self.layers = list(dict.fromkeys(self.layer_of.values())) if self.layer_of is not None else None
+        self.kept = torch.float64 if (self.dtype or model.dtype) == torch.float64 else torch.float32
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of the rows."""
+        return Sizes.of(self.n, len(self.layers or [None]), self.probes, self.projection.dim, self.kept)
+
+    def run(self, store: str | Path | None, progress: bool | None) -> Sketch:
+        self.prove()
+        model, sizes, layers = self.model, self.sizes, self.layers
+        plan = {"batch": self.batch(), "threads": torch.get_num_threads()}
+        what = settings(model, self.x, self.projection, self.cotangents, self.P, layers, self.out_shape, self.dtype)
 
         rows = RowStore.open(store, what, sizes, plan) if store is not None else None
         if rows is not None:
             plan = rows.plan
-        values = torch.empty(0 if rows else self.n, sizes.layers, sizes.probes, sizes.dim, dtype=kept)
+        values = torch.empty(0 if rows else self.n, sizes.layers, sizes.probes, sizes.dim, dtype=self.kept)
         norms = torch.empty(0 if rows else self.n, sizes.layers, sizes.probes, dtype=torch.float64)
         batch, done = int(plan["batch"]), self._done(rows)
         log.info(f"{self.projection.describe()}: {self.n} samples in batches of {batch}, {len(done)} done before")
@@ -159,9 +178,9 @@ class _Job:
         with _threads(int(plan["threads"])), _bar(len(starts), progress) as bar:
             for start in starts:
                 part = slice(start, min(self.n, start + batch))
-                found = self._project(gradients, part, probes)
+                found = self._project(part)
                 if rows is not None:
-                    rows.put(start, found[0].to(kept), found[1])
+                    rows.put(start, found[0].to(self.kept), found[1])
                 else:
                     values[part], norms[part] = found
                 del found  # the next batch needs its memory
@@ -170,19 +189,19 @@ class _Job:
             return Sketch.read(rows)
         return Sketch.made(values, norms, what)
 
-    def _project(self, gradients: GradientPass, part: slice, probes: int) -> tuple[Tensor, Tensor]:
+    def _project(self, part: slice) -> tuple[Tensor, Tensor]:
         """Rows and norms of a few samples, float64 on the CPU; in halves where memory turns out short."""
         into = SketchAccumulator(
             self.projection,
             part.stop - part.start,
-            probes=probes,
+            probes=self.probes,
             layer_of=self.layer_of,
             root=self.P.diagonal_root,
             device=self.model.device,
         )
         batch = batches.take(self.x, part)
         try:
-            gradients.run(batch, self.cotangents, into, where=lambda i: f"sample {part.start + i}")
+            self.gradients.run(batch, self.cotangents, into, where=lambda i: f"sample {part.start + i}")
             return into.rows.cpu(), into.norms.cpu()
         except (MemoryError, RuntimeError) as error:
             if into.n == 1 or not out_of_memory(error):
@@ -192,9 +211,7 @@ class _Job:
             torch.cuda.empty_cache()
         middle = (part.start + part.stop) // 2
         log.warning(f"out of memory with {part.stop - part.start} samples at once: going on with half as many")
-        halves = [
-            self._project(gradients, half, probes) for half in (slice(part.start, middle), slice(middle, part.stop))
-        ]
+        halves = [self._project(half) for half in (slice(part.start, middle), slice(middle, part.stop))]
         return torch.cat([rows for rows, _ in halves]), torch.cat([norms for _, norms in halves])
 
     def _done(self, rows: RowStore | None) -> set[tuple[int, int]]:
@@ -207,17 +224,22 @@ class _Job:
             )
         return set(good)
 
-    def _batch(self, bytes_per_sample: int, probes: int, layers: int) -> int:
+    def batch(self) -> int:
         """Samples that run together."""
-        itemsize = (self.dtype or self.model.dtype).itemsize
-        sums = layers * probes * (self.projection.dim + 1) * 8 * 2  # float64, and the copy that is kept
-        scratch = slice_of(self.model.device) * (3 * itemsize + 16)
-        copies = sum(p.numel() for p in self.model.parameters.values()) * itemsize * (self.dtype is not None)
-        activations = bytes_per_sample * 5 // 4  # allocators leave gaps
-        most = (self.budget - scratch - copies) // max(1, activations + sums)
+        most = (self.budget - self.held(0)) // max(1, self.held(1) - self.held(0))
         if most < 1:
             log.warning(f"one sample takes more than memory={self.budget} bytes: they run one at a time")
         return max(1, min(self.n, LARGEST_BATCH, most))
+
+    def held(self, samples: int) -> int:
+        """Bytes of a batch of so many samples, apart from rows that are finished."""
+        itemsize = (self.dtype or self.model.dtype).itemsize
+        # float64, and the copy that is kept
+        sums = len(self.layers or [None]) * self.probes * (self.projection.dim + 1) * 8 * 2
+        scratch = slice_of(self.model.device) * (3 * itemsize + 16)
+        copies = sum(p.numel() for p in self.model.parameters.values()) * itemsize * (self.dtype is not None)
+        activations = self.gradients.coverage.bytes_per_sample * 5 // 4  # allocators leave gaps
+        return scratch + copies + samples * (activations + sums)
 
 
 def settings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 import genkernel as gk
 from genkernel.errors import InputError
-from genkernel.tangent import call, forecast
+from genkernel.tangent import call, forecast, passes
 from genkernel.tangent.passes import GradientPass
+from genkernel.tangent.sketch_store import RowStore
 
 
 def network() -> nn.Module:
@@ -147,4 +149,33 @@ def test_text_of_sizes_and_times() -> None:
         "2.5 h",
         "23.1 days",
     ]
-    assert [forecast.size(b) for b in (2**20, 3 * 2**30, 20 * 2**30)] == ["1 MiB", "3,072 MiB", "20.0 GiB"]
+    sizes = [forecast.size(b) for b in (2**20, 3 * 2**30, 20 * 2**30)]
+    assert sizes == ["1,024 KiB", "3,072 MiB", "20.0 GiB"]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"memory": "100MB", "by": "layer"}, {"cotangents": gk.total(), "dtype": torch.float64}]
+)
+def test_sketch(tmp_path: Path, options: dict[str, Any]) -> None:
+    net, x = network(), images(40)
+    ahead = gk.plan_sketch(net, x, dim=64, **options)
+    gk.sketch(net, x, dim=64, store=tmp_path, **options)
+    assert RowStore.read(tmp_path).plan["batch"] == ahead.batch
+    assert sum((tmp_path / name).stat().st_size for name in ("rows.bin", "norms.bin")) == ahead.rows_bytes
+    assert ahead.batches == -(-40 // ahead.batch)
+    assert ahead.bytes <= ahead.budget and ahead.seconds > 0
+    assert "batch(es)" in str(ahead)
+    json.dumps(ahead.record())
+
+
+def test_sketch_in_no_memory() -> None:
+    net, x = network(), images()
+    assert "more than allowed" in str(gk.plan_sketch(net, x, dim=64, memory=1))
+
+
+def test_sketch_without_a_second_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = network(), images()
+    ahead = gk.plan(net, x)
+    monkeypatch.setattr(passes, "examine", lambda *_: pytest.fail("proved again"))
+    assert gk.plan_sketch(net, x, dim=64, coverage=ahead.coverage).proof_seconds < 0.01
+    gk.kernel(net, x, plan=ahead)
