@@ -17,11 +17,11 @@ from torch import Tensor
 
 from genkernel.tangent import costs, ghost
 from genkernel.tangent.factors import Factor
-from genkernel.tangent.products import dot
+from genkernel.tangent.products import dot, square
 
 #: entries of one materialised slice: large enough for GEMM, small enough for cache and scratch
 SLICE = 1 << 21
-#: from this many samples on, symmetric products compute the lower triangle only
+#: from this many samples on, symmetric products in float32 compute the lower triangle only
 TRIANGLE = 48
 #: rows of a matrix that are worked on together, where that needs memory beside it
 STRIP = 512
@@ -147,25 +147,30 @@ class Block:
         return costs.cheapest(factor, size, scaled=root is not None)[0]
 
     def _materialised(self, factor: Factor, root: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        r, _ = self._sides
         product = torch.zeros(self._sides, dtype=torch.float64, device=self.device)
         squares = torch.zeros(self.samples, dtype=torch.float64, device=self.device) if self.norms else None
-        triangle = self.symmetric and r >= TRIANGLE
         for part in factor.slices(SLICE, root):
             part = part.to(self.device, self.accumulate)
             if squares is not None:
                 squares += part.square().sum(1)
-            self._accumulate(product, part[self.rows], part[self.cols], triangle)
+            self._accumulate(product, part[self.rows], part[self.cols], self.symmetric)
         return product, squares
 
-    def _accumulate(self, product: Tensor, left: Tensor, right: Tensor, triangle: bool) -> None:
-        """Add ``left @ rightᵀ`` in strips of rows; below and around the diagonal alone for a ``triangle``."""
-        r = len(left)
-        stride = max(32, min(STRIP, r // 4)) if triangle else r if left.dtype == product.dtype else STRIP
+    def _accumulate(self, product: Tensor, left: Tensor, right: Tensor, symmetric: bool) -> None:
+        """Add ``left @ rightᵀ`` in strips of rows; what lies above them may stay away if it is ``symmetric``."""
+        r, same = len(left), left.dtype == product.dtype
+        if symmetric and same:
+            for start in range(0, r, STRIP):
+                part = slice(start, min(r, start + STRIP))
+                product[part, :start].addmm_(left[part], right[:start].T)
+                product[part, part] += square(left[part])
+            return
+        triangle = symmetric and r >= TRIANGLE
+        stride = max(32, min(STRIP, r // 4)) if triangle else r if same else STRIP
         for start in range(0, r, stride):
             stop = min(r, start + stride)
             reach = stop if triangle else len(right)
-            if left.dtype == product.dtype:
+            if same:
                 product[start:stop, :reach].addmm_(left[start:stop], right[:reach].T)
             else:
                 product[start:stop, :reach] += dot(left[start:stop], right[:reach])

@@ -1,4 +1,4 @@
-"""Matrix products of float32 on CPUs through oneDNN, of everything else through torch.
+"""Matrix products of float32 on CPUs through oneDNN, squares of float64 through numpy, others through torch.
 
 On an x86 processor torch multiplies float32 matrices with MKL, which leaves half of the AVX-512
 units of some processors unused; oneDNN, which torch runs its convolutions with, does not (measured:
@@ -22,6 +22,14 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     if _suits(a, b) and len(a) * len(b) >= SMALL:
         return _product(a, b)
     return a @ b.T
+
+
+def square(a: Tensor) -> Tensor:
+    """``a [m, k]`` → ``a aᵀ [m, m]``."""
+    if a.dtype == torch.float64 and a.device.type == "cpu" and not a.requires_grad:
+        rows = a.numpy()
+        return torch.from_numpy(rows @ rows.T)  # numpy computes one triangle of such a product, torch both
+    return dot(a, a)
 
 
 def batched(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
