@@ -38,18 +38,16 @@ _UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 
 
 def parse_memory(memory: str | int | float) -> int:
     """Bytes from ``"8GiB"``, ``"500MB"`` or a number."""
+    size: int | float
     if isinstance(memory, (int, float)) and not isinstance(memory, bool):
-        size = int(memory)
+        size = memory
     else:
-        match = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]*)\s*", str(memory))
-        if not match or match.group(2).lower() not in _UNITS:
-            raise InputError(
-                f"memory={memory!r} is not an amount of memory: write '8GiB', '500MB' or a number of bytes"
-            )
-        try:
-            size = int(float(match.group(1)) * _UNITS[match.group(2).lower()])
-        except ValueError:
-            raise InputError(f"memory={memory!r} is not an amount of memory: write '8GiB', '500MB' or bytes") from None
+        match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*([a-zA-Z]*)\s*", str(memory))
+        unit = _UNITS.get(match.group(2).lower()) if match else None
+        size = float(match.group(1)) * unit if match and unit else math.nan
+    if isinstance(size, float) and not math.isfinite(size):
+        raise InputError(f"memory={memory!r} is not an amount of memory: write '8GiB', '500MB' or a number of bytes")
+    size = int(size)
     if size <= 0:
         raise InputError(f"memory={memory!r} has to be positive")
     return size
@@ -57,8 +55,10 @@ def parse_memory(memory: str | int | float) -> int:
 
 #: however small the budget, this much is kept rather than passes of a few coordinates each
 LEAST = 16 * 2**20
-#: tiles are not considered when there would be more
+#: tiles do not get smaller than where there would be about so many
 MOST_TILES = 20_000
+#: where nothing fits, more tiles than this are worth it only where passes take so much more memory
+MANY_TILES, MUCH_MORE = 1000, 1.25
 #: bytes per second between the memories of a GPU and its host
 BUS = 2e10
 
@@ -111,6 +111,10 @@ class Plan:
     @property
     def passes(self) -> bool:
         return self.tasks[0].parameters is not None
+
+    @property
+    def tiles(self) -> Sequence[Task]:
+        return () if self.passes else self.tasks
 
     def shared(self, workers: int, cotangents: int) -> Plan:
         """A plan with a task for every worker, where the cotangents of a single tile can be shared out."""
@@ -263,14 +267,16 @@ def make_plan(sizes: Sizes, budget: int) -> Plan:
     if sizes.host_bytes:
         plans += [_passes(sizes, budget, "host")]
     fitting = [plan for plan in plans if plan.bytes <= budget]
-    return min(fitting, key=lambda plan: plan.seconds) if fitting else min(plans, key=lambda plan: plan.bytes)
+    if fitting:
+        return min(fitting, key=lambda plan: plan.seconds)
+    return min(plans, key=lambda plan: plan.bytes * (MUCH_MORE if len(plan.tiles) > MANY_TILES else 1))
 
 
 # ---------------------------------------------------------------------------- tiles
 
 
 def _tiles(sizes: Sizes, budget: int) -> list[Plan]:
-    """The largest tiles that fit, or the smallest there are; none where that is far too many."""
+    """The largest tiles that fit, or the smallest there are."""
 
     def need(samples: int) -> int:
         r, c = (min(side, samples) for side in (sizes.n, sizes.m or sizes.n))
@@ -281,16 +287,14 @@ def _tiles(sizes: Sizes, budget: int) -> list[Plan]:
         matrices = (sizes.totals + sizes.layers + 1) * 8 * r * c
         return sizes.fixed + matrices + sizes.running(samples) + sizes.multiplying(samples, r, c)
 
-    least, samples = min(2, sizes.samples), sizes.samples
+    blocks = 2 * math.isqrt(MOST_TILES)
+    least, samples = min(2 * -(-sizes.samples // blocks), sizes.samples), sizes.samples
     if need(samples) > budget:
         low, high = least, samples  # low fits, or is the least there is
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if need(middle) <= budget else (low, middle)
         samples = low
-    blocks = -(-sizes.samples // max(1, samples // 2))
-    if blocks**2 // 4 > MOST_TILES:
-        return []
     tasks, seconds, known = [], 0.0, {}
     for rows, cols in _rectangles(sizes, samples):
         same = sizes.m == 0 and rows == cols
@@ -332,7 +336,8 @@ def _rectangles(sizes: Sizes, samples: int) -> Iterator[tuple[tuple[int, int], t
 # --------------------------------------------------------------------------- passes
 
 
-_Groups = list[tuple[tuple[str, ...], tuple[int, int] | None]]
+#: parameters of a pass; or one parameter, and into how many coordinates each it is sliced for several passes
+_Group = tuple[tuple[str, ...], int | None]
 
 
 def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
@@ -344,9 +349,9 @@ def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
     scratch += 2 * max(kept.values()) if home == "host" else 0
     made = max((plain for parts, plain in sizes.entries.values() if parts >= plain), default=0)
     least = min(max(kept.values()), LEAST)
-    known: dict[int, tuple[_Groups, int]] = {}
+    known: dict[int, tuple[list[_Group], int, int]] = {}
     best: tuple[float, float] = (math.inf, math.inf)
-    chosen: tuple[int, int, int, _Groups] | None = None
+    chosen: tuple[int, int, int, list[_Group]] | None = None
     for together in _halves(sizes.count if sizes.outputs == 1 else 1):
         # totals and layers of the pass, and one product
         multiplying = (min(together, sizes.totals) + sizes.layers + 1) * sizes.matrix + scratch
@@ -357,11 +362,12 @@ def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
             each = max(room, least) // together
             if each not in known:
                 groups = list(_groups(sizes, kept, each, rows))
-                known[each] = groups, max(_kept_bytes(sizes, kept, *group) for group in groups)
-            groups, largest = known[each]
+                largest = max(_kept_bytes(sizes, kept, *group) for group in groups)
+                known[each] = groups, largest, sum(_count(sizes, *group) for group in groups)
+            groups, largest, passes = known[each]
             need = sizes.fixed + beside + (largest * together if home == "device" else 0)
             cotangents = together if sizes.outputs == 1 else sizes.count
-            times = len(groups) * -(-sizes.count // cotangents)
+            times = passes * -(-sizes.count // cotangents)
             seconds = _run_seconds(sizes, sizes.samples, batch, cotangents) * times
             if (max(0, need - budget), seconds) < best:
                 best, chosen = (max(0, need - budget), seconds), (need, batch, cotangents, groups)
@@ -374,11 +380,12 @@ def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
     if cotangents < sizes.count:
         starts = range(0, sizes.count, cotangents)
         which = [tuple(range(start, min(sizes.count, start + cotangents))) for start in starts]
-    cost = seconds / (len(groups) * len(which))
+    slices = [(names, columns) for names, width in groups for columns in _slices(sizes, names, width)]
+    cost = seconds / (len(slices) * len(which))
     sides = (0, sizes.n), (0, sizes.m or sizes.n), sizes.m == 0
     tasks = [
         Task(f"pass-{i:05d}", *sides, names, some, columns, cost)
-        for i, (some, (names, columns)) in enumerate((some, group) for some in which for group in groups)
+        for i, (some, (names, columns)) in enumerate(itertools.product(which, slices))
     ]
     return Plan(tuple(tasks), batch, budget, need, seconds, home)
 
@@ -388,15 +395,26 @@ def _halves(most: int) -> list[int]:
     return [most, *(1 << k for k in reversed(range((most - 1).bit_length())))]
 
 
-def _kept_bytes(sizes: Sizes, kept: dict[str, int], names: tuple[str, ...], columns: tuple[int, int] | None) -> int:
-    if columns is None:
+def _kept_bytes(sizes: Sizes, kept: dict[str, int], names: tuple[str, ...], width: int | None) -> int:
+    if width is None:
         return sum(kept[name] for name in names)
-    return (columns[1] - columns[0]) * sizes.samples * sizes.outputs * sizes.itemsize
+    return min(width, sizes.entries[names[0]][1]) * sizes.samples * sizes.outputs * sizes.itemsize
 
 
-def _groups(
-    sizes: Sizes, kept: dict[str, int], room: int, rows: int
-) -> Iterator[tuple[tuple[str, ...], tuple[int, int] | None]]:
+def _count(sizes: Sizes, names: tuple[str, ...], width: int | None) -> int:
+    """Passes over a group."""
+    return 1 if width is None else -(-sizes.entries[names[0]][1] // width)
+
+
+def _slices(sizes: Sizes, names: tuple[str, ...], width: int | None) -> Sequence[tuple[int, int] | None]:
+    """The coordinates of each pass over a group; None for all."""
+    if width is None:
+        return [None]
+    entries = sizes.entries[names[0]][1]
+    return [(start, min(entries, start + width)) for start in range(0, entries, width)]
+
+
+def _groups(sizes: Sizes, kept: dict[str, int], room: int, rows: int) -> Iterator[_Group]:
     """Parameters that fit together; slices of coordinates of those that do not fit alone."""
     bound = {name: names for names in sizes.coupled for name in names}
     group: list[str] = []
@@ -412,10 +430,7 @@ def _groups(
             yield tuple(group), None
             group, size = [], 0
         if need > room and name not in bound:
-            width = max(1, room // (rows * sizes.itemsize))
-            entries = sizes.entries[name][1]
-            for start in range(0, entries, width):
-                yield (name,), (start, min(entries, start + width))
+            yield (name,), max(1, room // (rows * sizes.itemsize))
             continue
         group += names
         size += need
