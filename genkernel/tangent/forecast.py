@@ -61,7 +61,7 @@ class Forecast:
         contractions: one for each parameter.
         running_seconds: expected for forwards, backwards and transfers, on one worker; ``plan.seconds`` is with
             the contractions.
-        proof_seconds, proof_bytes: what the proof took and was seen to hold.
+        proof_seconds: what the proof took; ``proof_bytes``: what it was seen to hold at its end.
         result_bytes: of the result.
         terms: what was asked for.
     """
@@ -157,7 +157,7 @@ class Forecast:
             f"{1 - sum(shares.values()):.0%} forwards and backwards, {sum(shares.values()):.0%} contractions"
         )
         yield f"  memory    {size(plan.bytes)} of {size(plan.budget)}{over}; {size(self.result_bytes)} of it the result"
-        yield f"  proof     done: took {duration(self.proof_seconds)}, held {size(self.proof_bytes)}"
+        yield f"  proof     {proof_took(self.proof_seconds)}"
         counts = Counter(c.route for c in self.contractions)
         sizes = {route: sum(c.entries for c in self.contractions if c.route == route) for route in counts}
         yield ""
@@ -293,6 +293,11 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.3g} {unit}"
     return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def proof_took(seconds: float) -> str:
+    """A proof that was there already takes next to nothing."""
+    return f"took {duration(seconds)}" if seconds > 1e-3 else "an earlier one"
 
 
 def size(count: int) -> str:

@@ -15,7 +15,7 @@ from genkernel.tangent import costs
 from genkernel.tangent.cotangents import Cotangents, probes
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.factors import Dense
-from genkernel.tangent.forecast import duration, size
+from genkernel.tangent.forecast import duration, proof_took, size
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.passes import guarded
 from genkernel.tangent.plan import gemm_rate, parse_memory
@@ -36,7 +36,7 @@ class SketchForecast:
             from their parts, and for their projection.
         budget: bytes allowed. ``bytes``: expected at the peak, without finished rows.
         rows_bytes: of the rows and their norms: a file with ``store=``, memory without.
-        proof_seconds, proof_bytes: what the proof took and was seen to hold.
+        proof_seconds: what the proof took; ``proof_bytes``: what it was seen to hold at its end.
         threads: CPU threads.
         coverage: the proof.
         terms: what was asked for, in words.
@@ -95,7 +95,7 @@ class SketchForecast:
         )
         yield f"  memory    {size(self.bytes)} of {size(self.budget)}{over}"
         yield f"  rows      {size(self.rows_bytes)}, on disk with store=, in memory without"
-        yield f"  proof     done: took {duration(self.proof_seconds)}, held {size(self.proof_bytes)}"
+        yield f"  proof     {proof_took(self.proof_seconds)}"
 
 
 def plan_sketch(
