@@ -6,6 +6,7 @@ would go is read off the same cost model that chooses the contractions (:mod:`ge
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,17 @@ class Contraction:
     route: str
     entries: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Layers that are alike: a line of a table."""
+
+    name: str
+    kinds: str
+    count: int
+    entries: int
+    share: float
 
 
 @dataclass(frozen=True)
@@ -167,19 +179,36 @@ class Forecast:
         )
         if layers <= 0:
             return
-        each = list(self.layers.items())
-        rows = []
-        for layer, share in each[:layers]:
-            own = [c for c in self.contractions if c.layer == layer]
-            kinds = ", ".join(dict.fromkeys(c.route for c in sorted(own, key=lambda c: -c.seconds)))
-            rows.append((layer, kinds, f"{sum(c.entries for c in own):,}", f"{share:.1%}"))
-        if len(each) > layers:
-            rest = {layer for layer, _ in each[layers:]}
-            number = sum(c.entries for c in self.contractions if c.layer in rest)
-            share = sum(share for _, share in each[layers:])
-            rows.append((f"({len(rest)} more)", "", f"{number:,}", f"{share:.1%}"))
+        rows = self._alike()
+        if len(rows) > layers:
+            rest, rows = rows[layers:], rows[:layers]
+            count = sum(row.count for row in rest)
+            rows.append(_Row(f"({count} more)", "", count, sum(r.entries for r in rest), sum(r.share for r in rest)))
         yield ""
-        yield from _table(("layer", "contraction", "entries", "time"), rows, text=2)
+        yield from _table(
+            ("layer", "contraction", "entries", "time"),
+            [(row.name, row.kinds, f"{row.entries:,}", f"{row.share:.1%}") for row in rows],
+            text=2,
+        )
+
+    def _alike(self) -> list[_Row]:
+        """Layers, those together that differ in the numbers of their names alone; the most expensive first."""
+        own: defaultdict[str, list[Contraction]] = defaultdict(list)
+        for c in self.contractions:
+            own[c.layer].append(c)
+        groups: defaultdict[tuple[str, str, int], list[str]] = defaultdict(list)
+        for layer, parts in own.items():
+            kinds = ", ".join(dict.fromkeys(c.route for c in sorted(parts, key=lambda c: -c.seconds)))
+            groups[re.sub(r"(?<![^.])\d+(?![^.])", "*", layer), kinds, sum(c.entries for c in parts)].append(layer)
+        shares = self.layers
+        rows = [
+            _Row(
+                f"{pattern} ({len(names)})" if len(names) > 1 else names[0],
+                kinds, len(names), entries * len(names), sum(shares[name] for name in names),
+            )
+            for (pattern, kinds, entries), names in groups.items()
+        ]  # fmt: skip
+        return sorted(rows, key=lambda row: -row.share)
 
 
 def plan(

@@ -124,6 +124,18 @@ def test_what_it_says() -> None:
     assert "pass(es)" in str(gk.plan(net, x, cotangents=gk.blocks()))
 
 
+def test_layers_that_are_alike_stand_together() -> None:
+    blocks = nn.ModuleDict({"in": nn.Linear(3, 4), "blocks": nn.Sequential(*(nn.Linear(4, 4) for _ in range(5)))})
+
+    def forward(net: nn.ModuleDict, x: Tensor) -> Tensor:
+        return net["blocks"](net["in"](x).tanh())
+
+    text = gk.plan(gk.TangentModel(blocks, call=forward), torch.randn(6, 3)).describe()
+    line = next(line for line in text.splitlines() if "blocks.*" in line)
+    assert "blocks.* (5)" in line and f" {5 * 20} " in line
+    assert "  in " in text and "blocks.1" not in text
+
+
 def test_another_call_is_refused() -> None:
     net, x = network(), images()
     ahead = gk.plan(net, x, cotangents=gk.total())
