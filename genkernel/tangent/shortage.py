@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import torch
 
+#: by torch's allocators, and by oneDNN, which cannot make its buffers (it says the same of what it does not
+#: support; that is raised all the same once there is nothing left to halve)
+SAID = ("can't allocate memory", "not enough memory", "out of memory", "could not create a ")
+
 
 def out_of_memory(error: BaseException) -> bool:
     """True for the ways in which torch and Python say so, on a CPU or a GPU."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    text = str(error)
-    return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text.lower()
-    )
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in SAID)
