@@ -17,6 +17,7 @@ from torch import Tensor
 from genkernel.tangent.contraction import SLICE
 from genkernel.tangent.derivation import Geometry
 from genkernel.tangent.factors import Dense, Factor
+from genkernel.tangent.shortage import out_of_memory
 
 
 def compact(factor: Factor) -> bool:
@@ -50,7 +51,12 @@ class _Arena:
         if taken > len(self._left):
             if taken > self.BLOCK // 2:  # malloc maps these, too
                 return torch.zeros(shape, dtype=dtype)
-            self._left = torch.empty(self.BLOCK, dtype=torch.uint8)
+            try:
+                self._left = torch.empty(self.BLOCK, dtype=torch.uint8)
+            except RuntimeError as error:  # there may be room for the tensor alone
+                if not out_of_memory(error):
+                    raise
+                return torch.zeros(shape, dtype=dtype)
         found, self._left = self._left[:size], self._left[taken:]
         return found.view(dtype).view(shape).zero_()
 
@@ -109,6 +115,12 @@ class Stash:
         for start in range(0, rows.shape[1], step):
             stop = min(rows.shape[1], start + step)
             self._copy(rows[:, start:stop], where, factor.columns(start, stop))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held where the rows are multiplied."""
+        kept = (part for entry in self.entries.values() for part in entry.parts.values())
+        return sum(part.nbytes for part in kept if part.device.type == self.device.type)
 
     def release(self) -> Iterator[tuple[int, str, Factor, Geometry | None]]:
         """Hand over (cotangent, parameter, gradients of all rows, view) one by one, and let go of them."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from genkernel.bench import budgets
 from genkernel.bench.budgets import HEAD, QUICK, Case, check, line, wrong
+from genkernel.tangent import stash
+from genkernel.tangent.shortage import out_of_memory
 from scripts import check_memory
 
 
@@ -28,10 +28,10 @@ SMALL = Case("mlp", 300, "1GiB", "layer", m=200)
 
 
 def test_a_budget_is_kept_by_the_same_kernel() -> None:
-    roomy, tight = assert_kept([SMALL, replace(SMALL, memory="96MiB")])
-    assert roomy["tasks"] == 1 < tight["tasks"]
-    assert tight["peak_bytes"] < roomy["peak_bytes"]
-    assert roomy["error"] == 0 < tight["error"]  # other matrices, but the same kernel
+    roomy, tight = assert_kept([SMALL, replace(SMALL, memory="84MiB")])
+    assert roomy["tasks"] == 1 and roomy["error"] == 0
+    assert tight["plan"] != roomy["plan"]  # several tiles or a pass, whichever is faster on this machine
+    assert tight["expected"]["bytes"] < roomy["expected"]["bytes"]
 
 
 @pytest.mark.slow
@@ -65,39 +65,31 @@ def test_a_process_that_fails_is_reported(capsys: pytest.CaptureFixture[str], mo
     assert "1 cases, 1 outside of their budget or wrong" in said
 
 
-# What the machine refuses to give (RLIMIT_DATA: /proc/meminfo does not know) though the plan was allowed to take it.
-STARVED = """
-import json, logging, resource, sys
-import torch, genkernel as gk
-from torch import nn
-
-logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
-torch.manual_seed(0)
-net = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), *(nn.Tanh() for _ in range(24)), nn.Flatten(), nn.Linear(8192, 10))
-x = torch.randn(256, 8, 32, 32)  # activations of 200 MB
-sides = {"tile": (x, None), "tile of two sides": (x[:150], x[150:]), "passes": (x, None)}[sys.argv[1]]
-options = {"cotangents": gk.total(), "progress": False}
-if sys.argv[1] == "passes":  # two models take them
-    options["model_y"] = gk.TangentModel(net).at({k: v * 1.1 for k, v in net.state_dict().items()})
-gk.kernel(net, x[:8], memory="64MiB", **options)  # what libraries load once
-held = int(next(row for row in open("/proc/self/status") if row.startswith("VmData")).split()[1]) * 1024
-resource.setrlimit(resource.RLIMIT_DATA, (held + int(sys.argv[2]), resource.RLIM_INFINITY))
-K = gk.kernel(net, *sides, memory="4GiB", **options)
-resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-true = gk.kernel(net, *sides, memory="4GiB", **options).values
-print(json.dumps({"error": float((K.values - true).norm() / true.norm()), "plan": K.meta["plan"]}))
-"""
+@pytest.mark.parametrize(
+    ("error", "short"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("could not create a primitive"), True),  # oneDNN
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_shortages_are_recognised(error: Exception, short: bool) -> None:
+    assert out_of_memory(error) == short
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits on memory are Linux's")
-@pytest.mark.parametrize(("schedule", "mib"), [("tile", 120), ("tile of two sides", 150), ("passes", 220)])
-def test_a_machine_with_less_memory_than_it_says(schedule: str, mib: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", STARVED, schedule, str(mib * 2**20)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert ("pass(es)" in found["plan"]) == (schedule == "passes")
-    assert "out of memory" in done.stderr, "the limit was not reached"
-    assert found["error"] < 1e-6
+def test_gradients_are_kept_where_a_block_for_several_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **options: Any) -> torch.Tensor:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    arena = stash._Arena()
+    first = arena.zeros((3, 4), torch.float32)
+    monkeypatch.setattr(stash._Arena, "BLOCK", 1 << 20)
+    monkeypatch.setattr(stash.torch, "empty", refuse)
+    arena._left = arena._left[:8]
+    second = arena.zeros((5, 4), torch.float64)
+    assert second.shape == (5, 4) and second.dtype == torch.float64 and not second.any()
+    second.fill_(1)
+    assert not first.any()
