@@ -28,7 +28,7 @@ from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.distributed import Workers, current_workers, share
 from genkernel.tangent.fingerprint import fingerprint_call
 from genkernel.tangent.forecast import Forecast
-from genkernel.tangent.heap import give_back
+from genkernel.tangent.heap import GAPS, LIBRARIES, give_back
 from genkernel.tangent.matrices import Matrices, pack
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.passes import GradientPass, Sink, guarded
@@ -47,9 +47,6 @@ if TYPE_CHECKING:
     from genkernel.tangent.store import TileStore
 
 log = logging.getLogger("genkernel")
-
-#: budgets of so many plans leave room for the gaps between blocks of memory
-ROOMY = 2
 
 
 def kernel(
@@ -170,8 +167,7 @@ class _Job(Call):
         if store is not None:
             store.keep_plan(plan.record())
         say(plan.describe(), logging.WARNING if plan.bytes > plan.budget else logging.INFO, progress, plan.seconds)
-        self.tight = ROOMY * plan.bytes > self.budget
-        self._make_room()  # what the proof held
+        self.expected = plan.bytes
         layers = [] if self.group_of is None else list(dict.fromkeys(self.group_of.values()))
         n, m = self.n * self.outputs, (self.m or self.n) * self.outputs
         matrices = Matrices(self.kept, n, m, self.symmetric, layers, self.sketch_shape)
@@ -233,9 +229,13 @@ class _Job(Call):
         with tqdm(total=total, desc="kernel", unit="pass", disable=hidden, delay=1.0, leave=False) as bar:
             yield lambda: bar.update(1)
 
-    def _make_room(self) -> None:
-        """Give freed memory back where it is short: memory that is new to a process has to be filled first."""
-        if self.tight:
+    def _make_room(self, need: int) -> None:
+        """Give freed memory back if ``need`` more bytes may not fit beside it.
+
+        What comes next might find no room in the gaps. Not needlessly: memory that is new to a process has to be
+        filled first, which takes as long as the work in it.
+        """
+        if self.left.watch.grown + need > self.budget:
             give_back()
 
     def _compute(self, task: Task, plan: Plan, tick: Callable[[], object]) -> Mapping[str, Tensor]:
@@ -269,7 +269,7 @@ class _Job(Call):
         if not self.symmetric and task.rows[0] == 0:
             parts.append(Part("y", cols, task.cols[0]))
         sink = self._sketching(self._contractor(task, block), parts)
-        self._make_room()  # forwards that have to fit into the gaps of earlier ones take more
+        self._make_room(self.expected)
         try:
             self.left.run(batch, self.cotangents, sink, which=task.which, where=self._namer(task), done=tick)
         except (MemoryError, RuntimeError) as error:
@@ -319,7 +319,7 @@ class _Job(Call):
         sketches = {"x": self._collect(self.left, self.x, 0, stash, task, plan.batch, tick)}
         if self.y is not None:
             sketches["y"] = self._collect(self.right, self.y, self.n, stash, task, plan.batch, tick)
-        self._make_room()  # what the forwards and backwards held
+        self._make_room(self.expected - stash.nbytes)
         rows = slice(0, self.n * self.outputs)
         cols = rows if self.symmetric else slice(rows.stop, total)
         block = self._block(task, rows, cols, total)
@@ -348,7 +348,8 @@ class _Job(Call):
         n, start = batches.size(samples), 0
         side = "x" if offset == 0 else "y"
         while start < n:
-            self._make_room()  # forwards that have to fit into the gaps of earlier ones take more
+            running = int(GAPS * batch * run.coverages[0].bytes_per_sample) + LIBRARIES
+            self._make_room(running if stash.entries else self.expected)  # the first batch makes the stash
             part = batches.take(samples, slice(start, start + batch))
             collector = Collector(stash, offset + start, self.outputs if self.outputs > 1 else None)
             count = batches.size(part)
@@ -414,7 +415,6 @@ class _Job(Call):
 
     def _kernel(self, matrices: Matrices, plan: Plan, started: float) -> Kernel:
         scale = self.cotangents.scale(self.out_shape)
-        self._make_room()
         said = self.left.coverage if self.model_y is None else self.left.coverage.merge(self.right.coverages)
         random, each = self.cotangents.random, self.outputs
 

@@ -19,14 +19,14 @@ from genkernel.tangent.products import batched
 #: the coordinates of a piece: maps a tensor shaped like the parameter to their values, flat
 Pick = Callable[[Tensor], Tensor]
 
-# Windows of more entries are taken tap by tap instead of unfolded whole; up to NARROW channels
-# one grouped library call beats both, given enough positions (measured on CPUs, docs/engine.md).
+# How gradients of convolutions are made on a CPU, by what was measured there (docs/engine.md).
+# Windows of more entries are not unfolded whole.
 UNFOLD_WIDTH = 96
-NARROW = 64
-FEW_POSITIONS = 64
-#: From so many positions on, where there are not too many weights for them, the library's weight gradient of
-#: each sample by itself is faster still (1.2 to 2 times on the layers of W2, W3 and W4); in larger pieces.
-MANY_POSITIONS, ENTRIES_PER_POSITION, BY_SAMPLES = 256, 600, 4
+#: Up to so many channels one library call with a group per sample is the fastest, given enough positions;
+NARROW, FEW_POSITIONS = 32, 64
+#: above, the library's weight gradient of one sample after the other, where there are not too many weights for
+#: the positions. It takes larger pieces.
+ENTRIES_PER_POSITION, BY_SAMPLES = 600, 4
 #: entries of windows that may lie unfolded at a time, and of padded copies
 UNFOLDED = 1 << 23
 
@@ -293,22 +293,34 @@ class Convolution(Factor):
         )[1]  # fmt: skip
 
     def pieces(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
-        widest, width = max(self.shape[:2]), math.prod(self.shape[1:])
-        if self.one_by_one:
-            yield from self._by_samples(BY_SAMPLES * limit)
-            return
+        width = math.prod(self.shape[1:])
         unfolded = self.positions * self.large.shape[1] * math.prod(self.shape[2:])
-        if self.groups == 1 and width <= UNFOLD_WIDTH and self.n * unfolded <= UNFOLDED:
+        if self.one_by_one:
+            yield from self._rows(BY_SAMPLES * limit, 1)
+        elif self.groups == 1 and width <= UNFOLD_WIDTH and self.n * unfolded <= UNFOLDED:
             yield from self.outer().pieces(limit)
-        elif self.groups > 1 or width <= UNFOLD_WIDTH or (widest <= NARROW and self.positions >= FEW_POSITIONS):
-            group = self.shape[0] // self.groups
-            step = max(1, limit // max(1, self.n * width))
-            step = step if self.groups == 1 else max(group, step // group * group)
-            for start in range(0, self.shape[0], step):
-                stop = min(self.shape[0], start + step)
-                yield _flat_pick(slice(start * width, stop * width)), self.columns(start * width, stop * width)
+        elif self.groups > 1 or width <= UNFOLD_WIDTH or (not self._wide and self.positions >= FEW_POSITIONS):
+            yield from self._rows(limit, self.shape[0] // self.groups if self.groups > 1 else 1)
         else:
             yield from self._by_taps(limit)
+
+    def _rows(self, limit: int, multiple: int) -> Iterator[tuple[Pick, Tensor]]:
+        """As many rows of the weight at a time as fit, or the least multiple."""
+        width = math.prod(self.shape[1:])
+        step = max(multiple, limit // max(1, self.n * width) // multiple * multiple)
+        for start in range(0, self.shape[0], step):
+            stop = min(self.shape[0], start + step)
+            yield _flat_pick(slice(start * width, stop * width)), self.columns(start * width, stop * width)
+
+    @property
+    def _wide(self) -> bool:
+        return max(self.shape[:2]) > NARROW
+
+    @property
+    def one_by_one(self) -> bool:
+        """The library's weight gradient of one sample after the other is the fastest way to all of them."""
+        long = self.positions >= FEW_POSITIONS and math.prod(self.shape) <= ENTRIES_PER_POSITION * self.positions
+        return long and self._wide and self.groups == 1 and self.small.device.type != "cuda"
 
     def columns(self, start: int, stop: int) -> Tensor:
         width, group = math.prod(self.shape[1:]), self.shape[0] // self.groups
@@ -321,27 +333,6 @@ class Convolution(Factor):
         small, large = self.small[:, first:last], self.large[:, channels]
         found = self._gradient(*((small, large) if self.transposed else (large, small)), groups).reshape(self.n, -1)
         return found[:, start - first * width : stop - first * width]
-
-    @property
-    def one_by_one(self) -> bool:
-        """The library's weight gradient of one sample after the other is the fastest way to all of them."""
-        long = self.positions >= MANY_POSITIONS and math.prod(self.shape) <= ENTRIES_PER_POSITION * self.positions
-        return long and self.groups == 1 and self.small.device.type != "cuda"
-
-    def _by_samples(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
-        """As many rows of the weight at a time as fit, sample by sample."""
-        width = math.prod(self.shape[1:])
-        step = max(1, min(self.shape[0], limit // max(1, self.n * width)))
-        room = self.small.new_empty(self.n * step * width)  # used again: new memory has to be filled first
-        for start in range(0, self.shape[0], step):
-            stop = min(self.shape[0], start + step)
-            small = self.small[:, start:stop]
-            A, B = (small, self.large) if self.transposed else (self.large, small)
-            weight = A.new_empty(1).expand(stop - start, *self.shape[1:])
-            block = room[: self.n * (stop - start) * width].view(self.n, stop - start, *self.shape[1:])
-            for i in range(self.n):
-                block[i] = self._weight_gradient(A[i : i + 1], B[i : i + 1], weight, self.groups)
-            yield _flat_pick(slice(start * width, stop * width)), block.view(self.n, -1)
 
     def _by_taps(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
         """One batched product per kernel tap: a window is copied while it is in the cache."""
@@ -366,13 +357,20 @@ class Convolution(Factor):
                     yield pick, block.view(self.n, -1)
 
     def _gradient(self, A: Tensor, B: Tensor, groups: int) -> Tensor:
-        """One library call for all samples (n · groups of them)."""
+        """Of each sample; ``A`` and ``B`` may lack some of the channels."""
         n, kernel = self.n, self.shape[2:]
         wide, narrow = (A.shape[1], B.shape[1]) if self.transposed else (B.shape[1], A.shape[1])
-        weight = A.new_empty(1).expand(n * wide, narrow // groups, *kernel)
+        shape = (wide, narrow // groups, *kernel)
+        like = A.new_empty(1)
+        if groups == 1 and self._wide and A.device.type != "cuda":
+            found = A.new_empty(n, *shape)
+            for i in range(n):
+                found[i] = self._weight_gradient(A[i : i + 1], B[i : i + 1], like.expand(shape), 1)
+            return found
+        # one call with a group for each sample
         A, B = (image.reshape(1, -1, *image.shape[2:]) for image in (A, B))
-        gradient = self._weight_gradient(A, B, weight, n * groups)
-        return gradient.view(n, wide, narrow // groups, *kernel)
+        gradient = self._weight_gradient(A, B, like.expand(n * wide, *shape[1:]), n * groups)
+        return gradient.view(n, *shape)
 
     def outer(self) -> Outer:
         """The same gradient by unfolding (im2col); for one group only."""

@@ -19,6 +19,7 @@ named.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,6 +169,7 @@ class _Proof:
         self._check_independence(small.out, record.out, self.tensors, trio)
         coverage, sure = self._plan(small, record)
         small.tape.close()
+        del small  # and with its output the graph
         if not sure:  # zero-initialised gates hide in which order samples are merged
             detached, shaken = self.detached, self._recorded(_perturbed(self.tensors), pair)
             coverage = self._plan(shaken, record)[0] if shaken is not None else coverage
@@ -405,8 +407,14 @@ class _Proof:
             whole = total if view is None else view.scatter(total[None], tensors[name].numel())
             assembled[name] = whole.reshape(-1)
 
+        gaps: dict[str, _Gap] = {}
+
+        def judge(name: str, true: Tensor) -> None:
+            gaps[name] = _Gap.between(true, assembled.pop(name, None))
+
         while True:
             assembled.clear()
+            gaps.clear()
             found.signs = Signs()
             if record is None or (coverage.keep_all and received is not None):
                 record, received = self._attached(tensors, three, coverage.keep_all), None
@@ -448,46 +456,76 @@ class _Proof:
                 tape.close()
                 return _Comparison(failed=set(names) - set(coverage.generic))
             tape.deliver = None
-            truth: dict[str, Tensor] = {}
             if out.requires_grad:
                 weighted = v * w.to(v).view(-1, *[1] * (v.dim() - 1))
-                grads = torch.autograd.grad(out, [tensors[name] for name in names], weighted, allow_unused=True)
-                truth = {
-                    name: (g.to_dense() if g.is_sparse else g).detach().reshape(-1)
-                    for name, g in zip(names, grads, strict=True)
-                    if g is not None
-                }
+                _each_gradient(out, {name: tensors[name] for name in names}, weighted, judge)
             tape.close()
             break
-        self._judge(names, truth, assembled, coverage, found)
+        self._judge(names, gaps, assembled, coverage, found)
         return found
 
     def _judge(
         self,
         names: list[str],
-        truth: dict[str, Tensor],
+        gaps: dict[str, _Gap],
         assembled: dict[str, Tensor],
         coverage: Coverage,
         found: _Comparison,
     ) -> None:
+        """``assembled``: what autograd has no gradient for."""
         tolerance = self._tolerance.gradient
-        overall = sum(float(g.square().sum()) for g in truth.values()) ** 0.5
+        overall = sum(gap.size**2 for gap in gaps.values()) ** 0.5
         for name in names:
-            true, mine = truth.get(name), assembled.get(name)
-            if true is None or not bool(true.any()):
+            gap = gaps.get(name)
+            if gap is None or not gap.any:
                 found.silent.append(name)
-            if name in coverage.generic or (true is None and mine is None):
+            if name in coverage.generic or (gap is None and name not in assembled):
                 continue
-            if true is None:
-                assert mine is not None
-                true = torch.zeros_like(mine)
-            mine = torch.zeros_like(true) if mine is None else mine
-            size, gap = float(true.norm()), float((mine.to(true) - true).norm())
+            if gap is None:
+                gap = _Gap(False, 0.0, float(assembled[name].norm()))
             # gradients that cancel exactly (a bias in front of a normalisation) are rounding noise
-            if not gap <= tolerance * size + 1e-3 * tolerance * overall:
+            if not gap.gap <= tolerance * gap.size + 1e-3 * tolerance * overall:
                 found.failed.add(name)
-            elif size > 0:
-                found.worst = max(found.worst, gap / max(size, 1e-3 * overall))
+            elif gap.size > 0:
+                found.worst = max(found.worst, gap.gap / max(gap.size, 1e-3 * overall))
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """Autograd's gradient of one parameter: whether there is any, its norm, and its distance from the assembled one."""
+
+    any: bool
+    size: float
+    gap: float
+
+    @classmethod
+    def between(cls, true: Tensor, mine: Tensor | None) -> _Gap:
+        true = (true.to_dense() if true.is_sparse else true).detach().reshape(-1)
+        gap = true if mine is None else mine.to(true).sub_(true) if mine.dtype != true.dtype else mine.sub_(true)
+        return cls(bool(true.any()), float(true.norm()), float(gap.norm()))
+
+
+def _each_gradient(
+    out: Tensor, tensors: dict[str, Tensor], cotangent: Tensor, take: Callable[[str, Tensor], None]
+) -> None:
+    """Hand over autograd's gradient of each leaf as soon as it is complete, and let go of it: never all at once."""
+
+    def hook(name: str) -> Callable[[Tensor], None]:
+        def arrived(leaf: Tensor) -> None:
+            assert leaf.grad is not None
+            gradient, leaf.grad = leaf.grad, None
+            take(name, gradient)
+
+        return arrived
+
+    handles = [tensor.register_post_accumulate_grad_hook(hook(name)) for name, tensor in tensors.items()]
+    try:
+        torch.autograd.backward(out, cotangent, inputs=list(tensors.values()))
+    finally:
+        for handle in handles:
+            handle.remove()
+        for tensor in tensors.values():
+            tensor.grad = None
 
 
 def _alone(record: Record, i: int, three: Tensor) -> dict[int, Tensor]:

@@ -39,6 +39,11 @@ class Stopwatch:
                 self._open[-1][1] += spent
             self.look()
 
+    @property
+    def grown(self) -> int:
+        """Bytes held now above what was held when the watch started."""
+        return self._held() - self._before
+
     def look(self) -> None:
         """See how much memory is held now."""
         self._most = max(self._most, self._held())
