@@ -17,12 +17,12 @@ from torch import Tensor
 
 from genkernel.tangent import costs, ghost
 from genkernel.tangent.factors import Factor
-from genkernel.tangent.products import dot, square
+from genkernel.tangent.products import dot
 
 #: entries of one materialised slice: large enough for GEMM, small enough for cache and scratch
 SLICE = 1 << 21
-#: from this many samples on, symmetric products in float32 compute the lower triangle only
-TRIANGLE = 48
+#: rows of a strip of a triangle, at the least: of float32 products, of those in the dtype of their sum
+LEAST_STRIP = {False: 32, True: 16}
 #: rows of a matrix that are worked on together, where that needs memory beside it
 STRIP = 512
 
@@ -159,14 +159,9 @@ class Block:
     def _accumulate(self, product: Tensor, left: Tensor, right: Tensor, symmetric: bool) -> None:
         """Add ``left @ rightᵀ`` in strips of rows; what lies above them may stay away if it is ``symmetric``."""
         r, same = len(left), left.dtype == product.dtype
-        if symmetric and same:
-            for start in range(0, r, STRIP):
-                part = slice(start, min(r, start + STRIP))
-                product[part, :start].addmm_(left[part], right[:start].T)
-                product[part, part] += square(left[part])
-            return
-        triangle = symmetric and r >= TRIANGLE
-        stride = max(32, min(STRIP, r // 4)) if triangle else r if same else STRIP
+        least = LEAST_STRIP[same]
+        triangle = symmetric and r > least
+        stride = max(least, min(STRIP, r // 4)) if triangle else r if same else STRIP
         for start in range(0, r, stride):
             stop = min(r, start + stride)
             reach = stop if triangle else len(right)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from genkernel.tangent.parallel import over_samples
 from genkernel.tangent.products import batched
 
 #: the coordinates of a piece: maps a tensor shaped like the parameter to their values, flat
@@ -364,8 +365,12 @@ class Convolution(Factor):
         like = A.new_empty(1)
         if groups == 1 and self._wide and A.device.type != "cuda":
             found = A.new_empty(n, *shape)
-            for i in range(n):
-                found[i] = self._weight_gradient(A[i : i + 1], B[i : i + 1], like.expand(shape), 1)
+
+            def some(samples: range) -> None:
+                for i in samples:
+                    found[i] = self._weight_gradient(A[i : i + 1], B[i : i + 1], like.expand(shape), 1)
+
+            over_samples(n, some)
             return found
         # one call with a group for each sample
         A, B = (image.reshape(1, -1, *image.shape[2:]) for image in (A, B))

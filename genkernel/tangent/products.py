@@ -1,4 +1,4 @@
-"""Matrix products of float32 on CPUs through oneDNN, squares of float64 through numpy, others through torch.
+"""Matrix products of float32 on CPUs through oneDNN, of everything else through torch.
 
 On an x86 processor torch multiplies float32 matrices with MKL, which leaves half of the AVX-512
 units of some processors unused; oneDNN, which torch runs its convolutions with, does not (measured:
@@ -24,19 +24,12 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return a @ b.T
 
 
-def square(a: Tensor) -> Tensor:
-    """``a [m, k]`` → ``a aᵀ [m, m]``."""
-    if a.dtype == torch.float64 and a.device.type == "cpu" and not a.requires_grad:
-        rows = a.numpy()
-        return torch.from_numpy(rows @ rows.T)  # numpy computes one triangle of such a product, torch both
-    return dot(a, a)
-
-
 def batched(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """``a [n, m, k]``, ``b [n, p, k]`` → ``a_i b_iᵀ [n, m, p]``, into ``out`` where one is given."""
     if a.shape[2] == 1:
         return torch.mul(a, b.transpose(1, 2), out=out)
-    if not _suits(a, b) or a.shape[1] * b.shape[1] < 4 * SMALL or a.shape[2] < 16:
+    small = a.shape[1] * b.shape[1] < 4 * SMALL or a.shape[2] < 16
+    if small or torch.get_num_threads() > 1 or not _suits(a, b):  # several threads share out samples, not one product
         return torch.bmm(a, b.transpose(1, 2), out=out) if out is not None else torch.bmm(a, b.transpose(1, 2))
     if out is None:
         out = a.new_empty(a.shape[0], a.shape[1], b.shape[1])
