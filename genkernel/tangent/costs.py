@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from genkernel.tangent.factors import Convolution, Factor, Outer
+from genkernel.tangent.factors import Convolution, Factor, Outer, Rows
 
 #: one float64 operation in a matrix product
 DOUBLE = 4.0
@@ -55,6 +55,8 @@ def cheapest(factor: Factor, block: Rectangle, scaled: bool = False) -> tuple[st
 def materialised(factor: Factor, block: Rectangle) -> float:
     """Per-sample gradients in slices, one matrix product per slice."""
     entries = math.prod(factor.shape)
+    if isinstance(factor, Rows):  # only rows that some sample touches are multiplied
+        entries = min(entries, block.n * factor.T * factor.d)
     making = 0.0
     if isinstance(factor, Outer):
         making = 2.0 * block.n * factor.T * entries

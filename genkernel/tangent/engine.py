@@ -156,7 +156,7 @@ class _Job(Call):
         if self.proof_bytes > self.budget:
             log.warning(
                 f"the proof held {self.proof_bytes / 2**20:.0f} MiB, more than memory= allows: it takes three samples "
-                "and two gradients of the weights whatever the budget"
+                "and a gradient of the weights whatever the budget"
             )
         stored = workers.lead(lambda: store.plan if store is not None else None)
         if stored:

@@ -160,7 +160,7 @@ class Forecast:
             how = f"{len(plan.tasks)} pass(es) over all samples, {plan.batch} at a time, gradients on the {plan.home}"
         else:
             how = f"{len(plan.tasks)} tile(s) of up to {plan.batch} samples, nothing kept between them"
-        over = "" if plan.bytes <= plan.budget else ": more than allowed, but the least possible"
+        over = "" if plan.bytes <= plan.budget else ": more than allowed, but about the least possible"
         shares = self.routes
         yield f"kernel {n}×{m} of {entries:,} parameters, {terms['cotangents']}, {dtype} on {terms['device']}"
         yield f"  schedule  {how}"

@@ -137,7 +137,7 @@ class Plan:
             how += ", gradients kept on the host" if self.home == "host" else ""
         else:
             how = f"{len(self.tasks)} tile(s) of up to {self.batch} samples"
-        over = ": more than allowed, but the least possible" if self.bytes > self.budget else ""
+        over = ": more than allowed, but about the least possible" if self.bytes > self.budget else ""
         return (
             f"kernel {n}×{m} in {how}; expects {self.seconds:.2g} s and "
             f"{self.bytes / 2**20:.0f} MiB of {self.budget / 2**20:.0f} MiB{over}"

@@ -84,7 +84,7 @@ class SketchForecast:
         }
 
     def _lines(self) -> Iterator[str]:
-        over = "" if self.bytes <= self.budget else ": more than allowed, but the least possible"
+        over = "" if self.bytes <= self.budget else ": more than allowed, but about the least possible"
         whole = max(self.seconds, 1e-30)
         yield self.terms
         yield f"  schedule  {self.batches} batch(es) of up to {self.batch} samples"
