@@ -7,10 +7,12 @@ are run (or read from a store, or given to other workers), and their results are
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -311,7 +313,38 @@ class _Job(Call):
         return pack(whole.totals, whole.layers, squares, sketches)
 
     def _pass(self, task: Task, plan: Plan, tick: Callable[[], object]) -> dict[str, Tensor]:
-        """All samples in batches for one group of parameters, multiplied at the end."""
+        """All samples for one group of parameters; for a part of the group at a time when memory runs out."""
+        try:
+            return self._undivided(task, plan, tick)
+        except (MemoryError, RuntimeError) as error:
+            halves = self._halves(task)
+            if not out_of_memory(error) or not halves:
+                raise
+        names = task.parameters or ()
+        what = f"the gradients of {len(names)} parameters" if len(names) > 1 else f"the gradient of {names[0]!r}"
+        say(f"out of memory with {what}: halving", logging.WARNING, True, 0.0)
+        found: dict[str, Tensor] = {}
+        for half in halves:
+            for name, part in self._pass(half, plan, tick).items():
+                found[name] = found[name] + part if name in found else part
+        return found
+
+    def _halves(self, task: Task) -> list[Task]:
+        """The same pass in two: parameters, or coordinates of a single one; none where P couples all of them."""
+        names = task.parameters or ()
+        coupled = {name: block for block in (self.metric.blocks if self.metric is not None else ()) for name in block}
+        groups = list(dict.fromkeys(coupled.get(name, (name,)) for name in names))
+        if len(groups) > 1:
+            halves = groups[: len(groups) // 2], groups[len(groups) // 2 :]
+            return [replace(task, parameters=tuple(name for group in half for name in group)) for half in halves]
+        start, stop = task.columns or (0, math.prod(self.shapes[names[0]]))
+        if len(names) > 1 or names[0] in coupled or stop - start < 2:
+            return []
+        middle = (start + stop) // 2
+        return [replace(task, columns=columns) for columns in ((start, middle), (middle, stop))]
+
+    def _undivided(self, task: Task, plan: Plan, tick: Callable[[], object]) -> dict[str, Tensor]:
+        """All samples in batches, their gradients multiplied at the end."""
         total = (self.n + self.m) * self.outputs
         columns = None if task.columns is None else slice(*task.columns)
         home = torch.device("cpu") if plan.home == "host" else None

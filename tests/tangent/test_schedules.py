@@ -181,6 +181,55 @@ def test_out_of_memory_halves(schedule: str, monkeypatch: pytest.MonkeyPatch) ->
             assert relative_error(K.layers[name], values) < EXACT
 
 
+@pytest.mark.parametrize("crossed", [False, True])
+@pytest.mark.parametrize("share", [0.7, 0.2, 0.02])
+def test_a_pass_whose_gradients_do_not_fit_is_divided(
+    crossed: bool, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, x, y = small()
+    monkeypatch.setattr(call, "make_plan", lambda sizes, _: plan._passes(sizes, 1 << 30))
+    options: Any = {"y": y if crossed else None, "cotangents": gk.probes(3), "sketch": Projection(32)}
+    true = gk.kernel(net, x, **options)
+    held: list[int] = []
+    real = engine.Stash.put
+
+    def counted(self: Any, *args: Any) -> None:
+        real(self, *args)
+        held.append(self.nbytes)
+
+    monkeypatch.setattr(engine.Stash, "put", counted)
+    gk.kernel(net, x, **options)
+    most, refused = max(held), []
+
+    def scarce(self: Any, *args: Any) -> None:
+        real(self, *args)
+        if self.nbytes > share * most:
+            refused.append(self.nbytes)
+            raise MemoryError
+
+    monkeypatch.setattr(engine.Stash, "put", scarce)
+    K = gk.kernel(net, x, **options)
+    assert refused
+    assert relative_error(K, true.values) < EXACT and relative_error(K.norms_x, true.norms_x) < EXACT
+    for name, values in true.layers.items():
+        assert relative_error(K.layers[name], values) < EXACT
+    assert relative_error(K.sketch_x.values, true.sketch_x.values) < EXACT
+
+
+def test_parameters_that_p_couples_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x, _ = small()
+    names = [name for name, _ in net.named_parameters()]
+    P = gk.Preconditioner.action(lambda rows: {k: 2 * v for k, v in rows.items()}, blocks=[names])
+    only_passes(monkeypatch)
+
+    def scarce(self: Any, *args: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(engine.Stash, "put", scarce)
+    with pytest.raises(MemoryError):
+        gk.kernel(net, x, precondition=P, cotangents=gk.total())
+
+
 def test_groups_of_parameters() -> None:
     net, x, _ = small()
     K = gk.kernel(net, x, cotangents=gk.total(), by=lambda name: name.rpartition(".")[2])
