@@ -24,7 +24,9 @@ def size(batch: Any) -> int:
     """Number of samples ``n``; every tensor leaf has to agree on it."""
     leaves = tensors(batch)
     if not leaves:
-        raise InputError("a batch needs at least one tensor with a leading sample axis")
+        given = sorted({type(leaf).__name__ for leaf in tree_flatten(batch)[0]})
+        hint = f": it holds {', '.join(given)}" + (" (torch.from_numpy converts arrays)" if "ndarray" in given else "")
+        raise InputError(f"a batch needs at least one tensor with a leading sample axis{hint if given else ''}")
     if any(leaf.dim() == 0 for leaf in leaves):
         raise InputError("a batch holds a tensor without a sample axis: give every tensor a leading axis of length n")
     counts = sorted({leaf.shape[0] for leaf in leaves})

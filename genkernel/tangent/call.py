@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from genkernel.errors import InputError
 from genkernel.tangent import batches
 from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.coverage import Coverage
+from genkernel.tangent.fingerprint import fingerprint_structure
 from genkernel.tangent.heap import available, available_on
 from genkernel.tangent.model import TangentModel
 from genkernel.tangent.passes import GradientPass
@@ -65,7 +67,8 @@ class Call:
                 "cotangent(fn)"
             )
         self.model, self.model_y, self.cotangents, self.dtype = model, model_y, cotangents, dtype
-        self.accumulate = torch.float64 if accumulate == "float64" else torch.float32
+        sums = torch.float64 if accumulate == "float64" else torch.float32
+        self.accumulate = torch.promote_types(sums, dtype or model.dtype)  # never coarser than the gradients
         self.budget = parse_memory(memory)
         if model_y is not None:
             _check_pair(model, model_y)
@@ -78,6 +81,8 @@ class Call:
         self.group_of = _groups(model, by)
         self.metric = None if precondition is None else as_preconditioner(precondition, model)
         self.shapes = {name: tuple(p.shape) for name, p in model.parameters.items()}
+        if sketch is not None and not isinstance(sketch, Projection):
+            raise InputError(f"sketch is a Projection, such as Projection(4096), not {type(sketch).__name__}")
         self.sketch = sketch
         if sketch is not None and (cotangents.blocks or (self.metric is not None and self.metric.blocks)):
             raise InputError("a sketch goes with one number per pair of samples and a diagonal P: leave sketch= out")
@@ -100,8 +105,9 @@ class Call:
         return {
             "x": self.n,
             "y": self.m,
-            "parameters": list(self.shapes.items()),
-            "model_y": self.model_y is not None,
+            "shapes of parameters": list(self.shapes.items()),
+            "model": fingerprint_structure(self.model),
+            "model_y": None if self.model_y is None else fingerprint_structure(self.model_y),
             "outputs": self.out_shape,
             "cotangents": self.cotangents.describe(),
             "precondition": None if self.metric is None else self.metric.describe(),
@@ -127,15 +133,33 @@ class Call:
         both = self.x if self.y is None else batches.concatenate(_spread(self.x), _spread(self.y))
         self.left = GradientPass(self.model, both, self.dtype, coverage)
         self.right = self.left if self.model_y is None else GradientPass(self.model_y, both, self.dtype)
-        self._few = batches.move(batches.take(_spread(self.x), slice(0, 4)), self.model.device, self.dtype)
-        out, self._look = first_look(self.left, self._few)
+        # the first samples of x, which the run compares with what they give in a larger batch; of both sides where
+        # there are too few to see whether a cotangent mixes samples
+        few = batches.take(self.x if self.n > 1 else both, slice(0, 4))
+        self._few = batches.move(few, self.model.device, self.dtype)
+        out, self._look = self._first_look()
         self.cotangents.check(out, self._few)
+        self.left.remember(self._few, out)
         self.out_shape = tuple(out.shape[1:])
         self.count = self.cotangents.count(self.out_shape)
         self.outputs = self.count if self.cotangents.blocks else 1
         self.kept = self.count if self.cotangents.random else 1
         self._example_bytes = sum(leaf.nbytes for leaf in (*batches.tensors(self._few), out)) // len(out)
         self.proof_bytes = self.left.watch.forget_peak()
+
+    def _first_look(self) -> tuple[Tensor, float]:
+        try:
+            return first_look(self.left, self._few)
+        except RuntimeError as error:
+            expected = self.dtype or self.model.dtype
+            given = {leaf.dtype for leaf in batches.tensors(self._few) if leaf.is_floating_point()} - {expected}
+            if self.dtype is None and given:
+                names = [str(dtype).removeprefix("torch.") for dtype in (*given, expected)]
+                raise InputError(
+                    f"the model does not run on {names[0]} samples, its weights are {names[-1]}: convert one of "
+                    f"them, or say dtype={names[-1]!r}"
+                ) from error
+            raise
 
     def plan(self, sizes: Sizes | None = None) -> Plan:
         """The plan for this machine as it is now."""
@@ -212,10 +236,17 @@ def _groups(model: TangentModel, by: Grouping) -> dict[str, str] | None:
         missing = [name for name in model.parameter_names if name not in by]
         if missing:
             raise InputError(f"by names no group for parameter {missing[0]!r}: a mapping has to name one for each")
-        return {name: str(by[name]) for name in model.parameter_names}
+        return _named({name: by[name] for name in model.parameter_names})
     if callable(by):
-        return {name: str(by(name)) for name in model.parameter_names}
+        return _named({name: by(name) for name in model.parameter_names})
     raise InputError(f"by is 'layer', 'parameter', None, or a function or mapping of parameter names, not {by!r}")
+
+
+def _named(groups: dict[str, Any]) -> dict[str, str]:
+    for parameter, group in groups.items():
+        if not isinstance(group, str):
+            raise InputError(f"by names groups with text, for parameter {parameter!r} it gave {group!r}")
+    return groups
 
 
 def _check_pair(model: TangentModel, other: TangentModel) -> None:

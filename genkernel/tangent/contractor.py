@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from genkernel.tangent.contraction import Block
@@ -46,6 +47,7 @@ class Contractor:
         """``columns``: the factor holds these coordinates of the parameter alone."""
         if parameter in self._coupled:
             rows = factor.dense().reshape(factor.n, -1)
+            rows = rows.to(torch.promote_types(rows.dtype, torch.float32))  # as P is
             if view is not None:
                 rows = view.scatter(rows, math.prod(self.shapes[parameter]))
             names = self._coupled[parameter]

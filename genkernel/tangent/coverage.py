@@ -25,7 +25,9 @@ class Coverage:
         generic: parameters differentiated through the user's forward, one sample at a time.
         by_call: parameters differentiated call by call because no rule knows the function.
         silent: parameters without influence on the probed samples.
-        error: largest relative disagreement with autograd among captured parameters.
+        weak: captured parameters whose gradients on the probed samples were too small beside those of others to be
+            compared, and no other parameter of the same call vouches for them.
+        error: largest relative disagreement with autograd among captured parameters that could be compared.
         dtype: precision of the comparison.
         bytes_per_sample: memory held per sample in the run's dtype: activations, and gradients
             that cannot be contracted in slices.
@@ -38,6 +40,7 @@ class Coverage:
     generic: list[str] = field(default_factory=list)
     by_call: list[str] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)
+    weak: list[str] = field(default_factory=list)
     error: float = 0.0
     dtype: torch.dtype = torch.float64
     bytes_per_sample: int = 0
@@ -95,6 +98,7 @@ class Coverage:
             known,
             by_call=sorted({name for c in every for name in c.by_call} - set(generic)),
             silent=[name for name in self.silent if all(name in c.silent for c in others)],
+            weak=sorted({name for c in every for name in c.weak}),
             error=max(c.error for c in every),
         )
 
@@ -122,6 +126,7 @@ class Coverage:
             "generic": list(self.generic),
             "by_call": list(self.by_call),
             "silent": list(self.silent),
+            "weak": list(self.weak),
             "largest_disagreement_with_autograd": self.error,
             "checked_in": str(self.dtype).removeprefix("torch."),
         }

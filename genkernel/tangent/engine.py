@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from genkernel.errors import InputError
 from genkernel.tangent import batches
 from genkernel.tangent.alongside import Alongside, Part
 from genkernel.tangent.call import Call, Grouping
@@ -121,6 +122,10 @@ def kernel(
     model = as_tangent_model(model)
     other = None if model_y is None else as_tangent_model(model_y)
     chosen = cotangents or probes()
+    if coverage is not None and not isinstance(coverage, Coverage):
+        raise InputError(f"coverage= is K.coverage of an earlier kernel, not {type(coverage).__name__}")
+    if plan is not None and not isinstance(plan, Forecast):
+        raise InputError(f"plan= is what gk.plan() returned, not {type(plan).__name__}")
     job = _Job(model, other, x, y, chosen, precondition, by, parse_dtype(dtype), accumulate, memory, sketch)
     with ExitStack() as stack:
         device = model.device if model.device.type == "cuda" else None
@@ -129,7 +134,8 @@ def kernel(
         if store is not None or workers.world > 1:
             manifest = fingerprint_call(
                 model, x, y, model_y=other, cotangents=chosen, precondition=job.metric, by=by, dtype=job.dtype,
-                accumulate=accumulate, **({} if sketch is None else {"sketch": sketch.describe()}),
+                accumulate=accumulate, device=model.device.type,
+                **({} if sketch is None else {"sketch": sketch.describe()}),
             )  # fmt: skip
             workers.agree(manifest)
             if store is not None:
@@ -153,8 +159,9 @@ class _Job(Call):
         if forecast is not None and coverage is None:
             coverage = forecast.coverage
         self.prove(coverage)
-        device, itemsize = self.model.device, (self.dtype or self.model.dtype)
-        self.working = None if self.metric is None else self.metric.to(device, itemsize)
+        # roots of P in half precision would be lost to zero
+        roots = torch.promote_types(self.dtype or self.model.dtype, torch.float32)
+        self.working = None if self.metric is None else self.metric.to(self.model.device, roots)
         if self.proof_bytes > self.budget:
             log.warning(
                 f"the proof held {self.proof_bytes / 2**20:.0f} MiB, more than memory= allows: it takes three samples "
@@ -174,7 +181,7 @@ class _Job(Call):
         n, m = self.n * self.outputs, (self.m or self.n) * self.outputs
         matrices = Matrices(self.kept, n, m, self.symmetric, layers, self.sketch_shape)
         planned = time.perf_counter()
-        with _threads(plan.threads if stored else torch.get_num_threads()):
+        with _threads(plan.threads):
             for task, result in self._results(plan, workers, store, progress):
                 matrices.add(task, result, self.outputs)
         self.spent = time.perf_counter() - planned

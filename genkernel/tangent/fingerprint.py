@@ -41,26 +41,35 @@ def fingerprint_model(model: TangentModel) -> dict[str, str]:
     """What a model computes, as entries of a manifest.
 
     Returns:
-        dict: ``weights`` (every parameter and buffer that is used: names, shapes, dtypes, bytes),
-        ``architecture`` (class of every submodule, plain attributes such as strides, code of
-        ``forward``), ``call``, ``parameters`` (the selection, in order) and ``batch_norm`` (with
-        ``"frozen"``, and the reference batch).
+        dict: ``weights`` (every parameter and buffer that is used: names, shapes, dtypes, bytes), and what
+        :func:`fingerprint_structure` says.
     """
     module = model.module
     with random_state_kept(), torch.random.fork_rng(devices=[]), model.evaluating(), torch.no_grad():
         tensors = model.tensors()
-    batch_norm = model.batch_norm
     if model.batch_norm == "frozen":
         # statistics follow from the weights and this batch; their last bits follow from the thread count
         for name, norm in module.named_modules():
             if isinstance(norm, _BatchNorm):
                 tensors.pop(f"{name}.running_mean", None)
                 tensors.pop(f"{name}.running_var", None)
+    return {"weights": fingerprint(dict(tensors)), **fingerprint_structure(model)}
+
+
+def fingerprint_structure(model: TangentModel) -> dict[str, str]:
+    """What a model computes, but for its weights.
+
+    Returns:
+        dict: ``architecture`` (class of every submodule, plain attributes such as strides, code of
+        ``forward``), ``call``, ``parameters`` (the selection, in order) and ``batch_norm`` (with
+        ``"frozen"``, and the reference batch).
+    """
+    module, batch_norm = model.module, model.batch_norm
+    if batch_norm == "frozen":
         batch_norm = f"frozen {fingerprint_batch(model.reference)}"
     architecture = _Digest()
     architecture.module(module)
     return {
-        "weights": fingerprint(dict(tensors)),
         "architecture": f"{_name(type(module))} {architecture.hexdigest()}",
         "call": "default" if model.call is call_module else fingerprint(model.call),
         "parameters": f"{len(model.parameter_names)} {fingerprint(list(model.parameter_names))}",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from genkernel.tangent.restore import restored
 from genkernel.tangent.weights import read_weights
 
 Call = Callable[[nn.Module, Any], Tensor]
-ParameterFilter = str | re.Pattern[str] | Callable[[str], bool]
+ParameterFilter = str | re.Pattern[str] | Callable[[str], bool] | Sequence[str]
 
 
 class TangentModel:
@@ -36,8 +36,8 @@ class TangentModel:
         module: the network. It is evaluated as it is at the time of each call.
         call: ``call(module, batch) -> Tensor[n, *out]``. By default ``module(batch)`` for a
             tensor, ``module(*batch)`` for a tuple or list, ``module(**batch)`` for a dict.
-        params: which parameters span the tangent space: a glob (``"down_blocks.*"``), a
-            compiled regular expression, or a predicate on names. ``None`` takes those with
+        params: which parameters span the tangent space: a glob (``"down_blocks.*"``) or
+            several of them, a compiled regular expression, or a predicate on names. ``None`` takes those with
             ``requires_grad`` now.
         batch_norm: ``"eval"`` uses running statistics; ``"frozen"`` the statistics of the
             batch ``reference``; ``"train"`` leaves batch normalisation as in training, which
@@ -419,16 +419,20 @@ def _select(module: nn.Module, params: ParameterFilter | None) -> list[str]:
 
 
 def name_filter(params: ParameterFilter) -> Callable[[str], bool]:
-    """A glob, a compiled regular expression or a predicate as a predicate on names."""
+    """Globs, a compiled regular expression or a predicate as a predicate on names."""
     if isinstance(params, str):
-        return partial(_matches, params)
+        return partial(_matches, (params,))
     if isinstance(params, re.Pattern):
         return partial(_contains, params)
-    return params
+    if callable(params):
+        return params
+    if isinstance(params, Sequence) and all(isinstance(glob, str) for glob in params):
+        return partial(_matches, tuple(params))
+    raise InputError(f"parameters are chosen by globs, a compiled regular expression or a function, not {params!r}")
 
 
-def _matches(glob: str, name: str) -> bool:
-    return fnmatch.fnmatchcase(name, glob)
+def _matches(globs: tuple[str, ...], name: str) -> bool:
+    return any(fnmatch.fnmatchcase(name, glob) for glob in globs)
 
 
 def _contains(expression: re.Pattern[str], name: str) -> bool:

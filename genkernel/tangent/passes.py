@@ -25,7 +25,7 @@ from genkernel.tangent.derivation import Geometry
 from genkernel.tangent.factors import Dense, Factor
 from genkernel.tangent.model import TangentModel
 from genkernel.tangent.precision import full_precision
-from genkernel.tangent.probe import examine, tape_for
+from genkernel.tangent.probe import coupled, coupling_limit, examine, tape_for
 from genkernel.tangent.restore import random_state_kept
 from genkernel.tangent.stopwatch import Stopwatch
 
@@ -70,6 +70,7 @@ class GradientPass:
             self.coverages = [examine(model, sample, dtype) if coverage is None else coverage]
         with model.evaluating():
             self.tensors = model.tensors(dtype)
+        self._known: tuple[Any, Tensor] | None = None
 
     @property
     def coverage(self) -> Coverage:
@@ -80,6 +81,13 @@ class GradientPass:
         """Outputs ``[n, *out]`` in the dtype of the pass."""
         with self.model.evaluating(), torch.no_grad():
             return self.model.run(self.tensors, batches.move(batch, self.model.device, self.dtype))
+
+    def remember(self, batch: Any, out: Tensor) -> None:
+        """Compare larger batches that begin with these samples with their outputs.
+
+        The proof sees three samples at a time; a model may take another way with many.
+        """
+        self._known = batch, out
 
     def run(
         self,
@@ -115,6 +123,7 @@ class GradientPass:
                 with self.watch("forward"):
                     tape, out, coverage = self._forward(batch, unproved)
                 try:
+                    self._check_coupling(batch, out.detach())
                     self._contract(tape, out, coverage, batch, cotangents, sink, which, wanted, where, done)
                     break
                 except UnprovedError as found:
@@ -171,6 +180,19 @@ class GradientPass:
                 for parameter, rows in self._through_forward(batch, v, generic):
                     emit(parameter, Dense(rows), None)
             done()
+
+    def _check_coupling(self, batch: Any, out: Tensor) -> None:
+        if self._known is None or len(out) <= len(self._known[1]):
+            return
+        samples, alone = self._known
+        first = batches.take(batch, slice(0, len(alone)))
+        pairs = zip(batches.tensors(samples), batches.tensors(first), strict=True)
+        if not all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs):
+            return
+        self._known = None
+        moved, limit = float((out[: len(alone)] - alone).abs().max()), coupling_limit(out)
+        if moved > limit:  # a NaN is not: it is reported with its sample
+            raise coupled(self.model, moved, f"in a batch of {len(out)} samples")
 
     def _forward(self, batch: Any, unproved: set[str]) -> tuple[Tape, Tensor, Coverage]:
         """One captured forward, with a coverage that holds for what was captured.

@@ -110,6 +110,24 @@ def _in_some_precision(model: TangentModel, samples: Any, run: torch.dtype) -> C
     raise failure
 
 
+def coupling_limit(out: Tensor) -> float:
+    """How far outputs may move with the batch by rounding alone, in their dtype."""
+    largest = out.abs().max().clamp_min(torch.finfo(out.dtype).tiny)
+    return _LOOSE.get(out.dtype, _COARSE).coupling * float(largest)
+
+
+def coupled(model: TangentModel, moved: float, where: str) -> BatchCouplingError:
+    """What to say about a model whose output for one sample depends on others."""
+    how = (
+        "batch_norm='train' normalises with the batch's own statistics; use batch_norm='eval', or "
+        "batch_norm='frozen' with a reference batch"
+        if model.batch_norm == "train"
+        else "per-sample gradients do not exist for it; remove the coupling (batch statistics, attention "
+        "or sums over the batch axis), or fold the coupled samples into one"
+    )
+    return BatchCouplingError(f"the output for one sample changes by {moved:.2g} {where}: {how}")
+
+
 def tape_for(model: TangentModel, tensors: dict[str, Tensor], **options: Any) -> Tape:
     """A tape for a run of ``model`` on stand-in ``tensors``."""
     aliases = {name: t for name, t in tensors.items() if t.requires_grad}
@@ -140,6 +158,7 @@ class _Comparison:
     failed: set[str] = field(default_factory=set)
     worst: float = 0.0
     silent: list[str] = field(default_factory=list)
+    weak: list[str] = field(default_factory=list)
     signs: Signs = field(default_factory=Signs)
 
 
@@ -179,8 +198,10 @@ class _Proof:
         found = self._settle(self.tensors, trio, coverage, record)
         coverage.silent = found.silent
         uses = {u for u, plan in enumerate(coverage.plans) if plan is not None}
-        if found.silent or uses - found.signs.full:
-            # zero-initialised parameters: the same at parameters moved off zero, with other samples
+        coverage.weak = _unsure(coverage, found.weak)
+        if found.silent or coverage.weak or uses - found.signs.full:
+            # zero-initialised parameters, or behind gates that are almost shut: the same at parameters moved off
+            # zero, with other samples
             others, moved = batches.take(self.samples, [PROBE, 0, 2]), _perturbed(self.tensors)
             try:
                 second = self._attached(moved, others, coverage.keep_all)
@@ -196,6 +217,7 @@ class _Proof:
                 found.worst = max(found.worst, again.worst)
                 found.signs.reached |= again.signs.reached
                 coverage.silent = [name for name in found.silent if name in again.silent]
+                coverage.weak = [name for name in coverage.weak if name in _unsure(coverage, again.weak)]
         for u, plan in enumerate(coverage.plans):
             if plan is not None:
                 plan.proved = u in found.signs.reached
@@ -241,20 +263,14 @@ class _Proof:
                 "the model returns different outputs for the same input even in evaluation mode: "
                 "switch off what draws random numbers in its forward pass, or fix the draw inside call="
             )
-        how = (
-            "batch_norm='train' normalises with the batch's own statistics; use batch_norm='eval', or "
-            "batch_norm='frozen' with a reference batch"
-            if self.model.batch_norm == "train"
-            else "per-sample gradients do not exist for it; remove the coupling (batch statistics, attention "
-            "or sums over the batch axis), or fold the coupled samples into one"
-        )
-        raise BatchCouplingError(f"the output for one sample changes by {moved:.2g} with the rest of its batch: {how}")
+        raise coupled(self.model, moved, "with the rest of its batch")
 
     # -------------------------------------------------------------------- recording
 
     def _measured(self, batch: Any) -> tuple[Record, int]:
         """A recorded forward as in the run, and the bytes it holds for the backward pass."""
-        own = {t.untyped_storage()._cdata for t in self.tensors.values()}
+        tensors = self._expendable()
+        own = {t.untyped_storage()._cdata for t in tensors.values()}
         seen: dict[int, int] = {}
 
         def note(tensor: Tensor) -> Tensor:
@@ -266,9 +282,15 @@ class _Proof:
 
         started = time.perf_counter()
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-            tape = tape_for(self.model, self.tensors)
+            tape = tape_for(self.model, tensors)
             with tape:
-                out = self.model.run(self.tensors, batch)
+                out = self.model.run(tensors, batch)
+        for name, parameter in self.model.module.named_parameters():
+            lent = self.tensors[name].untyped_storage()._cdata == parameter.untyped_storage()._cdata
+            if lent and not torch.equal(tensors[name], parameter):
+                raise CaptureError(
+                    f"the forward pass writes to its own parameter {name!r} in place: it cannot be analysed"
+                )
         self.seconds = (time.perf_counter() - started) / 2
         for use in tape.uses:
             for leaf in use.leaves:
@@ -277,6 +299,12 @@ class _Proof:
         largest = max([out.numel(), *(use.out_shape.numel() for use in tape.uses)]) * out.element_size()
         # three more for an output-gradient, its successor, and one temporary
         return Record(tape, out), sum(seen.values()) + 3 * largest
+
+    def _expendable(self) -> dict[str, Tensor]:
+        """Copies for the first forward pass: one that writes through ``.data`` would change the user's weights."""
+        if sum(t.numel() for t in self.tensors.values()) > LARGE:
+            return self.tensors
+        return {name: t.detach().clone().requires_grad_(t.requires_grad) for name, t in self.tensors.items()}
 
     def _recorded(self, tensors: dict[str, Tensor], batch: Any) -> Record | None:
         """A recorded forward as in the run; None where the model does not run on these parameters."""
@@ -486,8 +514,10 @@ class _Proof:
             # gradients that cancel exactly (a bias in front of a normalisation) are rounding noise
             if not gap.gap <= tolerance * gap.size + 1e-3 * tolerance * overall:
                 found.failed.add(name)
+            elif gap.gap > tolerance * gap.size:
+                found.weak.append(name)
             elif gap.size > 0:
-                found.worst = max(found.worst, gap.gap / max(gap.size, 1e-3 * overall))
+                found.worst = max(found.worst, gap.gap / gap.size)
 
 
 @dataclass(frozen=True)
@@ -544,6 +574,20 @@ def _alone(record: Record, i: int, three: Tensor) -> dict[int, Tensor]:
 def _cotangent(out: Tensor) -> Tensor:
     draw = torch.Generator().manual_seed(2)
     return torch.randn(out.shape, generator=draw, dtype=torch.float64).to(out)
+
+
+def _unsure(coverage: Coverage, weak: list[str]) -> list[str]:
+    """The weak ones that no other parameter vouches for.
+
+    A parameter of the same call, taken by rule as well, received the same output-gradient: a bias that a
+    normalisation or a softmax cancels stands beside the weight of its layer.
+    """
+    lost, vouched = set(weak), set()
+    for plan in coverage.plans:
+        names = {name for slot in plan.slots for name in slot.parameters if slot.by_rule} if plan is not None else set()
+        if names - lost:
+            vouched |= names
+    return [name for name in weak if name not in vouched]
 
 
 def _perturbed(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

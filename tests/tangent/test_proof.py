@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import random
 import weakref
@@ -15,6 +16,10 @@ from torch import Tensor, nn
 import genkernel as gk
 from genkernel.errors import BatchCouplingError, InputError
 from genkernel.tangent import Kernel, reference
+from genkernel.tangent.factors import Outer
+from genkernel.tangent.layout import Layout
+from genkernel.tangent.rules.linear import Linear
+from genkernel.tangent.use import Use
 from tests.tangent.compare import relative_error
 
 EXACT = 1e-10
@@ -210,3 +215,36 @@ def test_a_model_that_does_not_run_on_perturbed_parameters() -> None:
 
     _, error = both(Scaled().double(), floats(6, 4) * 1e-3)
     assert error < EXACT
+
+
+class _Gated(nn.Module):
+    """A branch behind a gate that is almost shut, as networks with layer scale begin."""
+
+    def __init__(self, gate: float):
+        super().__init__()
+        self.first, self.inner, self.back = nn.Linear(5, 6), nn.Linear(6, 7, bias=False), nn.Linear(7, 6, bias=False)
+        self.gate = nn.Parameter(torch.full((6,), gate))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return h + self.gate * self.back(torch.tanh(self.inner(h)))
+
+
+@pytest.mark.parametrize("gate", [1.0, 1e-4, 1e-6, 1e-7, 0.0])
+def test_a_wrong_rule_behind_a_gate_is_found(gate: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net, x = _Gated(gate), torch.randn(6, 5)
+    real = Linear.factor
+
+    def wrong(self: Linear, use: Use, position: int, B: Tensor, n: int, layout: Layout) -> Any:
+        found = real(self, use, position, B, n, layout)
+        return Outer(1.2 * found.A, found.B, found.shape, found.transposed) if found.shape == (7, 6) else found
+
+    monkeypatch.setattr(Linear, "factor", wrong)
+    K = gk.kernel(net, x, cotangents=gk.total())
+    monkeypatch.undo()
+    alone = gk.TangentModel(copy.deepcopy(net).double(), params=["inner.weight"])
+    true = reference.kernel(alone, x.double(), cotangents=gk.total())
+    assert float((K.layers["inner"] - true).norm()) <= 1e-3 * float(true.norm())
+    assert "inner.weight" in K.coverage.by_call + K.coverage.generic

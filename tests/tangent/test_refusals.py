@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 import genkernel as gk
-from genkernel.errors import BatchCouplingError, GenkernelError, NonFiniteError, RandomOutputError
+from genkernel.errors import (
+    BatchCouplingError,
+    CaptureError,
+    GenkernelError,
+    InputError,
+    NonFiniteError,
+    RandomOutputError,
+)
 from genkernel.tangent import examine, kernel
 from tests.tangent.compare import BY_NAME, relative_error
 from tests.zoo import REFUSALS, Refusal
@@ -107,3 +114,67 @@ def test_overflow_is_named() -> None:
     with pytest.raises(NonFiniteError, match="weight"):
         kernel(net, x, cotangents=gk.total(), accumulate="float32")
     assert torch.isfinite(kernel(net, x, cotangents=gk.total()).values).all()
+
+
+def test_weights_written_through_data_are_refused_and_kept() -> None:
+    class Monotone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(3, 4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.w.data.clamp_(min=0)
+            return x @ self.w.T
+
+    net = Monotone()
+    before = net.w.detach().clone()
+    with pytest.raises(CaptureError, match="'w' in place"):
+        gk.kernel(net, torch.randn(5, 4), cotangents=gk.total())
+    assert torch.equal(net.w, before)
+
+
+def test_coupling_that_only_large_batches_show_is_refused() -> None:
+    class Fast(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lin = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.lin(x)
+            return h - h.mean(0) if len(x) > 8 else h
+
+    net = Fast()
+    gk.kernel(net, torch.randn(8, 4), cotangents=gk.total())
+    for y in (None, torch.randn(12, 4)):
+        with pytest.raises(BatchCouplingError, match="in a batch of"):
+            gk.kernel(net, torch.randn(20 if y is None else 5, 4), y, cotangents=gk.total())
+
+
+def test_a_cotangent_that_mixes_samples_is_refused_beside_a_single_sample() -> None:
+    net = nn.Linear(4, 3)
+    mean = gk.cotangent(lambda out, batch: torch.ones_like(out) / len(out))
+    with pytest.raises(InputError, match="mixes samples"):
+        gk.kernel(net, torch.randn(1, 4), torch.randn(6, 4), cotangents=mean)
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"sketch": 1024}, "sketch is a Projection"),
+        ({"coverage": True}, "K.coverage"),
+        ({"plan": "1 tile"}, "gk.plan"),
+        ({"by": lambda name: None}, "gave None"),
+    ],
+)
+def test_options_of_the_wrong_type(options: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        gk.kernel(nn.Linear(4, 3), torch.randn(5, 4), cotangents=gk.total(), **options)
+
+
+def test_samples_of_another_dtype() -> None:
+    x = torch.randn(5, 4)
+    with pytest.raises(InputError, match="does not run on float64 samples, its weights are float32"):
+        gk.kernel(nn.Linear(4, 3), x.double(), cotangents=gk.total())
+    assert gk.kernel(nn.Linear(4, 3), x.double(), cotangents=gk.total(), dtype="float64").values.shape == (5, 5)
+    with pytest.raises(InputError, match=r"ndarray \(torch.from_numpy"):
+        gk.kernel(nn.Linear(4, 3), x.numpy(), cotangents=gk.total())
