@@ -12,7 +12,6 @@ or one that belongs to another run, is noticed when it is read.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import logging
@@ -32,11 +31,13 @@ from torch import Tensor
 from genkernel.errors import InputError, MissingError, OutputError
 from genkernel.runs.atomic import explain, write_atomic
 from genkernel.tangent.fingerprint import update_bytes
+from genkernel.tangent.lock import LOCK, hold, release, sign, signature, take
 
 log = logging.getLogger("genkernel")
 
 FORMAT, VERSION = "genkernel.tiles", 1
-MANIFEST, LOCK, TASKS, SUFFIX = "manifest.json", "lock", "tasks", ".safetensors"
+MANIFEST, TASKS, SUFFIX = "manifest.json", "tasks", ".safetensors"
+_WHAT = "tile store"
 
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _DTYPES = {
@@ -90,10 +91,10 @@ class TileStore:
         finished = resume and bool(_peek(path).get("finished"))
         if not finished:
             _make(path)
-        lock, token = _take(path, shared=finished), secrets.token_hex(8)
+        lock, token = take(path, _WHAT, shared=finished), secrets.token_hex(8)
         try:
             if lock is not None and not finished:
-                _sign(lock, path, token)
+                sign(lock, path, token)
                 _sweep(path)
             record = _read(path)
             if record is not None and resume:
@@ -105,9 +106,9 @@ class TileStore:
                 record = {"identity": identity, "plan": None, "created": now, "updated": now, "finished": None}
                 _write(path, record)
             if lock is not None and shared and not finished:
-                _flock(lock, path, shared=True)
+                hold(lock, path, _WHAT, shared=True)
         except BaseException:
-            _release(lock)
+            release(lock)
             raise
         return cls(path, record, lock, token, leads=True)
 
@@ -131,10 +132,10 @@ class TileStore:
                 "system that all ranks share"
             )
         _compare(path, record["identity"], _json(manifest))
-        lock = _take(path, shared=True)
-        signed = _signature(path).get("token")
+        lock = take(path, _WHAT, shared=True)
+        signed = signature(path).get("token")
         if lock is not None and not record["finished"] and signed != token:
-            _release(lock)
+            release(lock)
             raise OutputError(f"another run has taken the tile store {path}: give each run a folder of its own")
         return cls(path, record, lock, token, leads=False)
 
@@ -276,7 +277,7 @@ class TileStore:
 
     def close(self) -> None:
         """Let other runs have the store."""
-        _release(self._lock)
+        release(self._lock)
         self._lock = None
 
     def __enter__(self) -> TileStore:
@@ -466,73 +467,3 @@ def _sync_folder(path: Path) -> None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-# ------------------------------------------------------------------------------------- the lock
-
-
-def _take(path: Path, *, shared: bool) -> int | None:
-    """Lock the store; None where that cannot be done (Windows, file systems without locks).
-
-    The system drops the lock with the process that holds it, however that ends.
-    """
-    file = path / LOCK
-    try:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        if shared and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return None  # a finished store that may only be read
-        raise OutputError(explain(error, path)) from error
-    try:
-        locked = _flock(handle, path, shared=shared)
-    except BaseException:
-        _release(handle)
-        raise
-    if locked:
-        return handle
-    _release(handle)
-    return None
-
-
-def _flock(handle: int, path: Path, *, shared: bool) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return False
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
-            said = _signature(path)
-            who = f" (process {said['process']} on {said['machine']})" if said else ""
-            raise OutputError(
-                f"another run{who} is using the tile store {path}: wait for it to end, or give store= another folder"
-            ) from None
-        log.warning(f"{path} cannot be locked ({error.strerror}): make sure that no other run writes to it")
-        return False
-    return True
-
-
-def _sign(handle: int, path: Path, token: str) -> None:
-    """Say who holds the lock."""
-    import platform
-
-    said = json.dumps({"token": token, "process": os.getpid(), "machine": platform.node()}).encode()
-    try:
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, said, 0)
-    except OSError as error:
-        raise OutputError(explain(error, path)) from error
-
-
-def _signature(path: Path) -> dict[str, Any]:
-    try:
-        said = json.loads((path / LOCK).read_bytes())
-        return said if {"token", "process", "machine"} <= said.keys() else {}
-    except (OSError, ValueError, AttributeError):
-        return {}
-
-
-def _release(handle: int | None) -> None:
-    if handle is not None:
-        os.close(handle)

@@ -38,7 +38,7 @@ def test_every_parameter_is_accounted_for(case: Case) -> None:
     assert captured | set(found.generic) | set(found.silent) == names
     assert set(found.generic) | set(found.by_call) | set(found.silent) <= names
     assert not set(found.generic) & set(found.by_call)
-    assert found.error < 1e-12
+    assert found.error < 1e-10  # relative to the gradient of each parameter, some of which all but cancel
     if case.common:
         assert found.generic == [], "networks in everyday use need no generic path"
         assert found.uses
