@@ -29,6 +29,7 @@ from genkernel.bench.truth import read, relative_error
 from genkernel.bench.workloads import WORKLOADS, Problem
 from genkernel.tangent import batches
 from genkernel.tangent.precision import full_precision
+from genkernel.tangent.shortage import out_of_memory
 
 IMPORTED = [
     "genkernel.bench.trial",
@@ -193,7 +194,7 @@ def _try(
     except UnsupportedError as error:
         return Trial("unsupported", str(error), setting)
     except Exception as error:
-        return Trial("out of memory" if _is_memory(error) else "failed", _first_line(error), setting)
+        return Trial("out of memory" if out_of_memory(error) else "failed", _first_line(error), setting)
 
 
 def _measure(
@@ -226,10 +227,6 @@ def warm_up(problem: Problem) -> None:
         problem.scale,
     )  # fmt: skip
     contenders()["step"].prepare(few, {})()
-
-
-def _is_memory(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error)
 
 
 def _first_line(error: Exception) -> str:

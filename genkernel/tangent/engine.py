@@ -44,12 +44,16 @@ from genkernel.tangent.shortage import out_of_memory
 from genkernel.tangent.sketch_accumulator import SketchAccumulator
 from genkernel.tangent.sketches import Sketch
 from genkernel.tangent.sketching import settings
+from genkernel.tangent.spool import Spool
 from genkernel.tangent.stash import Collector, Stash
 
 if TYPE_CHECKING:
     from genkernel.tangent.store import TileStore
 
 log = logging.getLogger("genkernel")
+
+#: share of the memory that finished tasks may take until all ranks have theirs: one in so many
+SPOOLED = 8
 
 
 def kernel(
@@ -199,7 +203,6 @@ class _Job(Call):
         tasks = {task.name: task for task in plan.tasks}
         done = workers.lead(store.done) if store is not None else set()
         owners = share({name: task.cost for name, task in tasks.items() if name not in done}, workers.world)
-        held: dict[str, Mapping[str, Tensor]] = {}
         mine = [tasks[name] for name, rank in owners.items() if rank == workers.rank]
         self.share = sum(task.cost for task in mine) / max(1e-30, sum(task.cost for task in plan.tasks))
         if workers.world == 1 and store is None:
@@ -207,19 +210,17 @@ class _Job(Call):
                 for task in mine:
                     yield task, self._compute(task, plan, tick)
             return
-        with self._bar(mine, plan, progress) as tick:
-            for task in mine:
-                workers.check()
-                result = self._compute(task, plan, tick)
-                if store is not None:
-                    store.put(task.name, result)
-                else:
-                    held[task.name] = result
-        workers.together(lambda: None)
-        if store is None:
-            for name, result in workers.in_order(owners, held.__getitem__):
-                yield tasks[name], result
-            return
+        with Spool(self.budget // SPOOLED) as held:
+            with self._bar(mine, plan, progress) as tick:
+                for task in mine:
+                    workers.check()
+                    keep = held.put if store is None else store.put
+                    keep(task.name, self._compute(task, plan, tick))
+            workers.together(lambda: None)
+            if store is None:
+                for name, result in workers.in_order(owners, held.take):
+                    yield tasks[name], result
+                return
         for task in plan.tasks:
             result = store.get(task.name) or {}
             if not result:  # damaged since it was written: every rank finds the same, and the leader keeps it

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from genkernel.errors import InputError
 from genkernel.tangent import batches, spectral
+from genkernel.tangent.call import _check_pair
 from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.jvp import METHODS, Vector
 from genkernel.tangent.model import TangentModel, as_tangent_model
@@ -53,7 +54,8 @@ def operator(
         model_y: the model on the side of y (two-time kernels); its parameters have the names and
             shapes of the first's.
         cotangents: None for the kernel of all outputs, ``[n·O, m·O]`` with rows (sample, output) in
-            this order; otherwise the kernel ``[n, m]`` that :func:`genkernel.kernel` gives for them.
+            this order (what ``blocks()`` is there); otherwise the kernel ``[n, m]`` that
+            :func:`genkernel.kernel` gives for them.
         precondition: P: a :class:`Preconditioner`, non-negative diagonals by parameter name (1
             elsewhere), or a torch optimizer.
         dtype: dtype of activations and gradients (the model's own by default).
@@ -80,13 +82,15 @@ def operator(
     other = model if model_y is None else as_tangent_model(model_y)
     if not (cotangents is None or isinstance(cotangents, Cotangents)):
         raise InputError("cotangents is one of total(), output(i), exact_trace(), probes(k), cotangent(fn), or None")
+    if cotangents is not None and cotangents.blocks:
+        raise InputError("the operator of all pairs of outputs is the one without cotangents: leave cotangents= out")
     if method not in METHODS:
         raise InputError(f"method is one of {', '.join(METHODS)}, not {method!r}")
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size has to be at least 1, not {batch_size}")
     batches.size(x)
     if other is not model:
-        _same_parameters(model, other)
+        _check_pair(model, other)
     budget = parse_memory(memory)
     precision = parse_dtype(dtype) or model.dtype
     action = _preconditioner(precondition, model, precision)
@@ -370,12 +374,6 @@ def _preconditioner(given: Any, model: TangentModel, dtype: torch.dtype) -> Call
     """The action of P on a vector in parameter space."""
     if given is None:
         return lambda u: u
-    P = as_preconditioner(given, model).to(model.device, dtype)
+    # vectors are sums over samples, in float32 at least
+    P = as_preconditioner(given, model).to(model.device, torch.promote_types(dtype, torch.float32))
     return lambda u: {name: row[0] for name, row in P.apply({name: v[None] for name, v in u.items()}).items()}
-
-
-def _same_parameters(a: TangentModel, b: TangentModel) -> None:
-    left, right = ({name: tuple(p.shape) for name, p in model.parameters.items()} for model in (a, b))
-    if left != right:
-        odd = next(iter({*left.items()} ^ {*right.items()}))[0]
-        raise InputError(f"the two models do not have the same parameters: they differ in {odd!r}")

@@ -11,33 +11,27 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from genkernel.errors import (
-    BatchCouplingError,
-    CaptureError,
-    GenkernelError,
-    InputError,
-    NonFiniteError,
-    RandomOutputError,
-)
+from genkernel.errors import CaptureError, GenkernelError, InputError, NonFiniteError, RandomOutputError
 from genkernel.tangent import batches, jvp
+from genkernel.tangent.call import _spread
 from genkernel.tangent.cotangents import Cotangents
+from genkernel.tangent.distinct import distinct_samples
 from genkernel.tangent.jvp import Route, Vector
 from genkernel.tangent.model import TangentModel
-from genkernel.tangent.precision import full_precision
-from genkernel.tangent.restore import random_state_kept
+from genkernel.tangent.passes import guarded
+from genkernel.tangent.probe import _COARSE, _LOOSE, _STRICT, LARGE, Tolerance, coupled
+from genkernel.tangent.shortage import out_of_memory
 
 log = logging.getLogger("genkernel")
 
 Pair = tuple[int, int]  # (which cotangent, which column)
-T = TypeVar("T")
 
 _FEW = 3  # samples that a model and its route to J·u are verified on
-_COUPLING = {torch.float64: 1e-7, torch.float32: 1e-3}  # relative change that is no longer rounding
 
 
 @dataclass(frozen=True)
@@ -66,73 +60,117 @@ def prove(model: TangentModel, batch: Any, dtype: torch.dtype, method: str, cota
             by :func:`genkernel.tangent.operators.operator`.
     """
     model.check_finite()
-    n = batches.size(batch)
-    few = batches.take(batch, sorted({round(i * (n - 1) / (_FEW - 1)) for i in range(_FEW)}))
-    few = batches.move(few, model.device, dtype)
-    with session(model), model.evaluating():
+    distinct = batches.move(distinct_samples(batch, _FEW), model.device)
+    few = batches.move(_spread(batch, _FEW), model.device, dtype)
+    with guarded(model), model.evaluating():
         tensors = model.tensors(dtype)
-        out, held, precision = _check_independence(model, tensors, few, dtype)
+        out, held, precision = _look(model, tensors, few, dtype)
+        _check_independence(model, distinct, dtype)
         if cotangents is not None:
             cotangents.check(out, few)
         try:
             route, error = jvp.choose(model, tensors, few, precision, method)
         except CaptureError:
-            _refuse_random(model, tensors, few, precision)
+            _refuse_random(model, tensors, few, _LOOSE.get(precision, _COARSE))
             raise
     level = logging.WARNING if route.name == jvp.FiniteDifferences.name else logging.INFO
     log.log(level, f"J·u by {route.describe()}; it misses the adjoint identity by {error:.1e}")
     return Proof(tuple(out.shape[1:]), route, error, held, _weights(model))
 
 
-def _check_independence(
+def _look(
     model: TangentModel, tensors: dict[str, Tensor], few: Any, dtype: torch.dtype
 ) -> tuple[Tensor, int, torch.dtype]:
-    """Refuse a model whose output or gradient for one sample depends on its neighbours, or on chance.
-
-    The first sample runs twice: first among three, and second among two. Its Jacobian is compared along
-    one random cotangent.
+    """Run a few samples forwards and backwards, as the run will.
 
     Returns:
-        Outputs of the samples, the bytes that a backward pass holds per sample, and the coarsest precision
-        that the network computes in (some parts of some networks are float32 whatever the rest is).
+        Their outputs, the bytes that a backward pass holds per sample, and the coarsest precision that the
+        network computes in (some parts of some networks are float32 whatever the rest is).
     """
-    last = batches.size(few) - 1
-    three, two = (batches.take(few, slots) for slots in ([0, min(1, last), min(2, last)], [min(1, last), 0]))
     with torch.enable_grad():
         with _activations(tensors) as held:
-            out = model.run(tensors, three)
-        precision = max({dtype, out.dtype, *held}, key=lambda kind: torch.finfo(kind).eps)
-        other = model.run(tensors, two)
+            out = model.run(tensors, few)
+    precision = max({dtype, out.dtype, *held}, key=lambda kind: torch.finfo(kind).eps)
     _refuse_foreign(out, tensors)
     jvp.require_finite(out)
+    jvp.require_finite_gradient(jvp.backward(model, tensors, out, _noise_on_first(out)))
+    return out.detach(), sum(held.values()) // len(out), precision
+
+
+class _Doubt(Exception):
+    """Something disagrees by more than rounding usually does in this precision."""
+
+
+def _check_independence(model: TangentModel, samples: Any, dtype: torch.dtype) -> None:
+    """Refuse a model whose output or gradient for one sample depends on its neighbours, or on chance.
+
+    As strictly as :func:`genkernel.tangent.probe.examine`: in the precision of the run (float32 for a coarser one);
+    what is in doubt there is judged in float64, where the model runs in it.
+    """
+    numel = sum(p.numel() for p in model.parameters.values())
+    double = numel <= LARGE or model.dtype == torch.float64
+    first = dtype if dtype in _LOOSE else torch.float32
+    attempts = [(first, first != torch.float64 and double)]
+    if double:
+        attempts.append((torch.float64, False))
+    attempts += [(first, False), (model.dtype, False)]
+    failure: Exception | None = None
+    for precision, strict in dict.fromkeys(attempts):
+        try:
+            return _compare_batches(model, batches.move(samples, model.device, precision), precision, strict)
+        except _Doubt:
+            continue
+        except GenkernelError:
+            raise
+        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
+            failure = failure or error  # a model with a dtype of its own, or an operation without this one
+    assert failure is not None
+    raise failure
+
+
+def _compare_batches(model: TangentModel, samples: Any, precision: torch.dtype, strict: bool) -> None:
+    """The first sample runs twice: first among three, and second among two.
+
+    Its Jacobian is compared along one random cotangent.
+
+    Raises:
+        _Doubt: ``strict``, and something differs by more than rounding usually does.
+    """
+    tensors = model.tensors(precision)
+    with torch.enable_grad():
+        out, other = model.run(tensors, samples), model.run(tensors, batches.take(samples, [1, 0]))
+    w = _noise_on_first(out)
+    first, second = jvp.backward(model, tensors, out, w), jvp.backward(model, tensors, other, w[:2].flip(0))
+    out, other = out.detach(), other.detach()
+    if not (torch.isfinite(out).all() and torch.isfinite(other).all()):
+        return  # a noisy copy, or this precision: the run itself reports which sample it is
+    coarsest = max(precision, out.dtype, key=lambda kind: torch.finfo(kind).eps)
+    tolerance = _STRICT if strict else _LOOSE.get(coarsest, _COARSE)
+    moved, size = float((out[:2] - other.flip(0)).abs().max()), float(out.abs().max())
+    turned, length = jvp.norm({name: first[name] - second[name] for name in first}), jvp.norm(first)
+    if moved <= tolerance.coupling * size and not turned > tolerance.gradient * length:
+        return
+    if strict:
+        raise _Doubt
+    _refuse_random(model, tensors, samples, tolerance)
+    if moved <= tolerance.coupling * size:
+        raise coupled(model, turned / length, "in its gradient")
+    raise coupled(model, moved, "with the rest of its batch")
+
+
+def _noise_on_first(out: Tensor) -> Tensor:
+    """A cotangent that is random on the first sample, and zero on the others."""
     draw = torch.Generator().manual_seed(1)
     w = torch.zeros_like(out.detach())
     w[0] = torch.randn(out.shape[1:], generator=draw, dtype=torch.float64).to(out)
-    first, second = jvp.backward(model, tensors, out, w), jvp.backward(model, tensors, other, w[:2].flip(0))
-    jvp.require_finite_gradient(first)
-    out, other = out.detach(), other.detach()
-    tolerance = _COUPLING.get(precision, 5e-2)
-    moved = float((out[0] - other[1]).abs().max()) > tolerance * float(out.abs().max())
-    turned = jvp.norm({name: first[name] - second[name] for name in first}) > tolerance * jvp.norm(first)
-    if moved or turned:
-        _refuse_random(model, tensors, three, precision)
-        how = (
-            "use batch_norm='eval', or batch_norm='frozen' with a reference batch"
-            if model.batch_norm == "train"
-            else "remove the coupling (batch statistics, attention or sums over the batch axis), or fold the "
-            "coupled samples into one"
-        )
-        raise BatchCouplingError(
-            f"the {'output' if moved else 'gradient'} for one sample depends on the rest of its batch: {how}"
-        )
-    return out[: last + 1], sum(held.values()) // 3, precision
+    return w
 
 
-def _refuse_random(model: TangentModel, tensors: dict[str, Tensor], batch: Any, precision: torch.dtype) -> None:
+def _refuse_random(model: TangentModel, tensors: dict[str, Tensor], batch: Any, tolerance: Tolerance) -> None:
     with torch.no_grad():
         first, *others = (model.run(tensors, batch) for _ in range(4))
-    tolerance = _COUPLING.get(precision, 5e-2) * float(first.abs().max())
-    if any(float((other - first).abs().max()) > tolerance for other in others):
+    limit = tolerance.coupling * float(first.abs().max())
+    if any(float((other - first).abs().max()) > limit for other in others):
         raise RandomOutputError(
             "the model returns different outputs for the same input even in evaluation mode: "
             "switch off what draws random numbers in its forward pass, or fix the draw inside call="
@@ -180,7 +218,7 @@ class Side:
     Args:
         model, batch: what is differentiated, and where.
         cotangents: which scalars of the outputs; None for all outputs.
-        dtype: of activations and gradients.
+        dtype: of activations and gradients. Gradients are summed over samples in float32 at least.
         proof: what :func:`prove` found.
         batch_size: samples that run together; None to follow from ``budget``.
         budget: bytes for activations and vectors in parameter space.
@@ -200,6 +238,7 @@ class Side:
     ):
         self.model, self.batch, self.cotangents = model, batch, cotangents
         self.dtype, self.proof, self.budget, self.progress = dtype, proof, budget, progress
+        self.summed = torch.promote_types(dtype, torch.float32)  # 16 bits lose what many small batches add
         self.n = batches.size(batch)
         self.outputs = int(torch.Size(proof.shape).numel())
         self.numel = sum(p.numel() for p in model.parameters.values())
@@ -218,12 +257,12 @@ class Side:
     @property
     def together(self) -> int:
         """How many vectors in parameter space a quarter of the budget holds."""
-        return max(1, self.budget // 4 // (self.numel * self.dtype.itemsize))
+        return max(1, self.budget // 4 // (self.numel * self.summed.itemsize))
 
     # ------------------------------------------------------------------------------- products
 
     def adjoint(self, pairs: list[Pair], Z: Tensor) -> list[Vector]:
-        """Σ_i J(x_i)ᵀ (z_i's vector) for each (cotangent, column of Z ``[rows, c]``)."""
+        """Σ_i J(x_i)ᵀ (z_i's vector) for each (cotangent, column of Z ``[rows, c]``), in the dtype of sums."""
 
         def vectors(out: Tensor, batch: Any, rows: slice) -> Iterator[Tensor]:
             for k, v in self._cotangents(out, batch, pairs):
@@ -266,12 +305,15 @@ class Side:
         return torch.cat(parts)
 
     def vjp(self, w: Tensor) -> Vector:
-        """J(x)ᵀ w for ``w [n, *out]``."""
+        """J(x)ᵀ w for ``w [n, *out]``, in the dtype of the run."""
 
         def vectors(out: Tensor, batch: Any, rows: slice) -> Iterator[Tensor]:
             yield w[rows].reshape(out.shape).to(out)
 
-        return self._sum(vectors, 1, [0], w.reshape(self.n, -1))[0]
+        (total,) = self._sum(vectors, 1, [0], w.reshape(self.n, -1))
+        found = {name: value.to(self.dtype) for name, value in total.items()}
+        jvp.require_finite_gradient(found)
+        return found
 
     # ------------------------------------------------------------------------------- streaming
 
@@ -285,7 +327,7 @@ class Side:
         """Sums of Jᵀw over the samples, for ``count`` vectors that come in ``order``."""
         parameters = self.model.parameters
         totals: list[Vector] = [
-            {name: torch.zeros(p.shape, dtype=self.dtype, device=p.device) for name, p in parameters.items()}
+            {name: torch.zeros(p.shape, dtype=self.summed, device=p.device) for name, p in parameters.items()}
             for _ in range(count)
         ]
         touched = Z.reshape(self.n, -1).ne(0).any(1)
@@ -326,7 +368,7 @@ class Side:
             size = self._size(vectors, activations)
             try:
                 with (
-                    session(self.model),
+                    guarded(self.model),
                     self.model.evaluating(),
                     tqdm(total=self.n, desc=label, unit="sample", disable=hidden, delay=1.0, leave=False) as bar,
                 ):
@@ -336,19 +378,21 @@ class Side:
                         each(tensors, batches.move(batches.take(self.batch, rows), self.model.device, self.dtype), rows)
                         bar.update(rows.stop - rows.start)
                 return
-            except torch.OutOfMemoryError:
-                if size == 1 or self._fixed is not None:
+            except (MemoryError, RuntimeError) as error:
+                if not out_of_memory(error) or size == 1 or self._fixed is not None:
                     raise
-                self._most = size // 2
-                log.warning(f"out of memory with {size} samples at a time; going on with {self._most}")
-                restart()
+            # the exception being over, what its frames held is free
+            self._most = size // 2
+            log.warning(f"out of memory with {size} samples at a time; going on with {self._most}")
+            restart()
+            if self.model.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def _size(self, vectors: int, activations: float) -> int:
         if self._fixed is not None:
             return min(self._fixed, self.n)
-        itemsize = self.dtype.itemsize
-        held = (vectors + 1 + (self.dtype != self.model.dtype)) * self.numel * itemsize
+        copies = 1 + (self.dtype != self.model.dtype)
+        held = (vectors * self.summed.itemsize + copies * self.dtype.itemsize) * self.numel
         per_sample = max(1, int(activations * self.proof.bytes_per_sample))
         return max(1, min(self._most, (self.budget - held) // per_sample))
 
@@ -369,10 +413,10 @@ class Side:
     def _enter(self, z: Tensor, v: Tensor | None, out: Tensor, rows: slice) -> Tensor:
         """What a vector over rows is at the network's outputs."""
         width = self.rows // self.n
-        part = z[rows.start * width : rows.stop * width].to(out)
+        part = z[rows.start * width : rows.stop * width].to(out.device)
         if v is None:
             return part.reshape(out.shape)
-        return part.reshape(-1, *[1] * (out.dim() - 1)) * v
+        return part.reshape(-1, *[1] * (out.dim() - 1)) * v  # float64 until it is rounded once
 
 
 def _places(pairs: list[Pair], k: int) -> list[int]:
@@ -382,17 +426,3 @@ def _places(pairs: list[Pair], k: int) -> list[int]:
 def _weights(model: TangentModel) -> dict[str, tuple[int, int]]:
     """Place and version of every parameter and buffer, to notice that the weights changed."""
     return {name: (t.data_ptr(), -1 if t.is_inference() else t._version) for name, t in model.state().items()}
-
-
-@contextmanager
-def session(model: TangentModel) -> Iterator[None]:
-    """Full precision, no inference mode, and the user's random state kept as it was.
-
-    Raises:
-        GenkernelError: under autocast.
-    """
-    if torch.is_autocast_enabled(model.device.type):
-        raise GenkernelError("operators are not applied under autocast: leave the autocast region, or pass dtype=")
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.inference_mode(False), torch.random.fork_rng(devices=devices), random_state_kept(), full_precision():
-        yield
