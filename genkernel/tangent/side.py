@@ -24,7 +24,7 @@ from genkernel.tangent.distinct import distinct_samples
 from genkernel.tangent.jvp import Route, Vector
 from genkernel.tangent.model import TangentModel
 from genkernel.tangent.passes import guarded
-from genkernel.tangent.probe import _COARSE, _LOOSE, _STRICT, LARGE, Tolerance, coupled
+from genkernel.tangent.probe import _COARSE, _LOOSE, _STRICT, LARGE, coupled
 from genkernel.tangent.shortage import out_of_memory
 
 log = logging.getLogger("genkernel")
@@ -71,7 +71,7 @@ def prove(model: TangentModel, batch: Any, dtype: torch.dtype, method: str, cota
         try:
             route, error = jvp.choose(model, tensors, few, precision, method)
         except CaptureError:
-            _refuse_random(model, tensors, few, _LOOSE.get(precision, _COARSE))
+            _refuse_random(model, tensors, few, _LOOSE.get(precision, _COARSE).coupling)
             raise
     level = logging.WARNING if route.name == jvp.FiniteDifferences.name else logging.INFO
     log.log(level, f"J·u by {route.describe()}; it misses the adjoint identity by {error:.1e}")
@@ -87,9 +87,8 @@ def _look(
         Their outputs, the bytes that a backward pass holds per sample, and the coarsest precision that the
         network computes in (some parts of some networks are float32 whatever the rest is).
     """
-    with torch.enable_grad():
-        with _activations(tensors) as held:
-            out = model.run(tensors, few)
+    with torch.enable_grad(), _activations(tensors) as held:
+        out = model.run(tensors, few)
     precision = max({dtype, out.dtype, *held}, key=lambda kind: torch.finfo(kind).eps)
     _refuse_foreign(out, tensors)
     jvp.require_finite(out)
@@ -145,16 +144,16 @@ def _compare_batches(model: TangentModel, samples: Any, precision: torch.dtype, 
     if not (torch.isfinite(out).all() and torch.isfinite(other).all()):
         return  # a noisy copy, or this precision: the run itself reports which sample it is
     coarsest = max(precision, out.dtype, key=lambda kind: torch.finfo(kind).eps)
-    tolerance = _STRICT if strict else _LOOSE.get(coarsest, _COARSE)
+    tolerance = (_STRICT if strict else _LOOSE.get(coarsest, _COARSE)).coupling
     moved, size = float((out[:2] - other.flip(0)).abs().max()), float(out.abs().max())
     turned, length = jvp.norm({name: first[name] - second[name] for name in first}), jvp.norm(first)
-    if moved <= tolerance.coupling * size and not turned > tolerance.gradient * length:
+    if moved <= tolerance * size and not turned > tolerance * length:
         return
     if strict:
         raise _Doubt
     _refuse_random(model, tensors, samples, tolerance)
-    if moved <= tolerance.coupling * size:
-        raise coupled(model, turned / length, "in its gradient")
+    if moved <= tolerance * size:
+        raise coupled(model, turned, "in its gradient with the rest of its batch")
     raise coupled(model, moved, "with the rest of its batch")
 
 
@@ -166,10 +165,10 @@ def _noise_on_first(out: Tensor) -> Tensor:
     return w
 
 
-def _refuse_random(model: TangentModel, tensors: dict[str, Tensor], batch: Any, tolerance: Tolerance) -> None:
+def _refuse_random(model: TangentModel, tensors: dict[str, Tensor], batch: Any, tolerance: float) -> None:
     with torch.no_grad():
         first, *others = (model.run(tensors, batch) for _ in range(4))
-    limit = tolerance.coupling * float(first.abs().max())
+    limit = tolerance * float(first.abs().max())
     if any(float((other - first).abs().max()) > limit for other in others):
         raise RandomOutputError(
             "the model returns different outputs for the same input even in evaluation mode: "

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genkernel.errors import CaptureError, GenkernelError, InputError, NonFiniteError
+from genkernel.errors import BatchCouplingError, CaptureError, GenkernelError, InputError, NonFiniteError
 from genkernel.tangent import TangentModel, batches, exact_trace, jvp, kernel, probes, reference, spectral, total
+from genkernel.tangent.cotangents import blocks
 from genkernel.tangent.operators import TangentOperator, operator
 from genkernel.tangent.preconditioner import Preconditioner
 from tests.tangent.compare import BY_NAME, KINDS, relative_error
@@ -144,6 +145,50 @@ def test_goes_on_with_fewer_samples_when_memory_runs_out(monkeypatch: pytest.Mon
     assert relative_error(op @ v, true) < 1e-12
     assert tried[0] == 6
     assert max(tried[1:]) == 3
+
+
+def test_goes_on_when_a_cpu_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its allocator says so by a RuntimeError; another RuntimeError is none of that."""
+    case = BY_NAME["mlp"]
+    op = operator(case.model(), case.batch(4))
+    true = op @ torch.ones(12)
+    plain, tried = jvp.pull_back, []
+
+    def scarce(model: Any, tensors: Any, batch: Any, *rest: Any) -> Any:
+        tried.append(batches.size(batch))
+        if tried[-1] > 2:
+            torch.empty(1 << 60)
+        return plain(model, tensors, batch, *rest)
+
+    monkeypatch.setattr(jvp, "pull_back", scarce)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: pytest.fail("there is no GPU in this"))
+    assert relative_error(op @ torch.ones(12), true) < 1e-12
+    assert tried == [4, 2, 2]
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(jvp, "pull_back", broken)
+    with pytest.raises(RuntimeError, match="mat1"):
+        op @ torch.ones(12)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_in_16_bits_the_samples_are_summed_in_more(dtype: str) -> None:
+    """A sum of hundreds of batches in 16 bits stops growing."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 1))
+    x, v = torch.randn(600, 6) + 0.5, torch.ones(600, dtype=torch.float64)
+    true = operator(net, x, dtype="float64")
+    op = operator(net, x, dtype=dtype, batch_size=1)
+    assert relative_error(op.vjp(v, flat=True).double(), true.vjp(v, flat=True)) < 1e-2
+    assert op.vjp(v, flat=True).dtype == op.dtype
+    assert relative_error((op @ v).double(), true @ v) < 1e-2
+    halves = {"0.weight": torch.full((16, 6), 1e-9)}  # its root is 0 in float16
+    scaled = operator(net, x[:20], dtype=dtype, precondition=halves)
+    assert float(scaled.trace(20).value) == pytest.approx(
+        float(operator(net, x[:20], dtype="float64", precondition=halves).trace(20).value), rel=2e-2
+    )
 
 
 # -------------------------------------------------------------------------- P, and other times
@@ -434,6 +479,30 @@ def test_models_without_a_kernel_have_no_operator(case: Refusal) -> None:
     before.check()
 
 
+class Leaking(nn.Module):
+    """A part of the batch's mean, in the outputs or in their gradients alone."""
+
+    def __init__(self, share: float, hidden: bool):
+        super().__init__()
+        self.inner, self.share, self.hidden = nn.Linear(5, 3), share, hidden
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.inner(x)
+        mean = h.mean(0)
+        return h + self.share * (mean - mean.detach() if self.hidden else mean)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
+@pytest.mark.parametrize("samples", [2, 7])
+def test_a_weak_coupling_is_refused_as_by_the_kernel(hidden: bool, dtype: str, samples: int) -> None:
+    torch.manual_seed(0)
+    x, net = torch.randn(samples, 5), Leaking(3e-4, hidden)
+    with pytest.raises(BatchCouplingError, match="gradient" if hidden else "output"):
+        operator(net, x, dtype=dtype)
+    operator(Leaking(0.0, hidden), x, dtype=dtype)
+
+
 @pytest.mark.parametrize(
     "name", ["conv_bn_relu", "diffusers_dit", "spectral_norm_hook", "weight_norm", "embedding_bag_sum"]
 )
@@ -523,6 +592,8 @@ def test_clear_errors() -> None:
         operator(case.model(), case.batch(3), batch_size=0)
     with pytest.raises(InputError, match="cotangents"):
         operator(case.model(), case.batch(3), cotangents="trace")
+    with pytest.raises(InputError, match="leave cotangents= out"):
+        operator(case.model(), case.batch(3), cotangents=blocks())
     with pytest.raises(InputError, match="dtype"):
         operator(case.model(), case.batch(3), dtype="floating")
     with torch.autocast("cpu"), pytest.raises(GenkernelError, match="autocast"):
