@@ -275,13 +275,17 @@ class Side:
         """Rows of G_k u for each pair and its direction u: ``[rows, len(pairs)]``, float64 on the CPU."""
         found = torch.zeros(self.rows, len(pairs), dtype=torch.float64)
         width = self.rows // self.n
+        sizes = [1.0] * len(directions)
+        if self.dtype.itemsize < 4:  # sums over samples, and what P makes of them, may lie outside of its range
+            sizes = [float(max(t.abs().max() for t in u.values())) or 1.0 for u in directions]
+            directions = [{name: t / s for name, t in u.items()} for u, s in zip(directions, sizes, strict=True)]
 
         def each(tensors: dict[str, Tensor], batch: Any, rows: slice) -> None:
             out, products = self.proof.route.products(self.model, tensors, batch, directions)
             jvp.require_finite(out, rows.start)
             for k, v in self._cotangents(out, batch, pairs):
                 for place in _places(pairs, k):
-                    values = products[place].to(torch.float64)
+                    values = products[place].to(torch.float64) * sizes[place]
                     values = values if v is None else values * v
                     flat = values.reshape(len(out), width, -1).sum(2)
                     found[rows.start * width : rows.stop * width, place] = flat.flatten().cpu()
