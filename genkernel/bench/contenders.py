@@ -78,7 +78,9 @@ class Contender:
 # ------------------------------------------------------------------------------ genkernel
 
 
-def _genkernel(accumulate: str, again: bool = False, **further: Any) -> Callable[[Problem, Setting], Run]:
+def _genkernel(
+    accumulate: str, share: float | None = None, again: bool = False, **further: Any
+) -> Callable[[Problem, Setting], Run]:
     def prepare(problem: Problem, setting: Setting) -> Run:
         from genkernel.tangent.engine import kernel
         from genkernel.tangent.model import TangentModel
@@ -88,6 +90,8 @@ def _genkernel(accumulate: str, again: bool = False, **further: Any) -> Callable
             raise UnsupportedError(f"gk.kernel has no option {', '.join(sorted(lacking))}")
         model = TangentModel(problem.module, call=problem.call)
         options = {"by": None, "accumulate": accumulate, "progress": False, **further}
+        if share is not None:
+            options["memory"] = int(share * 4 * problem.n * problem.numel)
         if again:
             options["coverage"] = examine(model, problem.batch)
 
@@ -209,6 +213,11 @@ OWN = (
 AGAIN = (
     Contender("genkernel-again", "a further call, spared the proof by coverage=", _genkernel("float64", again=True)),
     Contender("genkernel-float32-again", "both of these options", _genkernel("float32", again=True)),
+    Contender(
+        "genkernel-float32-third",
+        "with memory= a third of what samples × parameters take",
+        _genkernel("float32", 1 / 3),
+    ),
 )
 FLOOR = Contender(
     "step", "one forward, one backward with weight gradients per cotangent: the floor", _step, kernel=False

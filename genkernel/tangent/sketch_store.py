@@ -4,6 +4,7 @@
     store/rows.bin        [n, layers, probes, dim], little-endian, in sample order
     store/norms.bin       [n, layers, probes] float64: squared norms of the gradients themselves
     store/done.jsonl      one line per finished chunk: its samples, and sha256 of its rows and norms
+    store/lock            held by the process that writes here
 
 A chunk counts once its line is there, and its line is written after its bytes are on the disk. A
 killed run therefore loses at most the chunk in flight, and damaged bytes are noticed.
@@ -28,11 +29,13 @@ from torch import Tensor
 
 from genkernel.errors import InputError, MissingError, OutputError
 from genkernel.runs.atomic import explain, write_atomic
+from genkernel.tangent.lock import LOCK, hold, release, sign, take
 
 log = logging.getLogger("genkernel")
 
 FORMAT, VERSION = "genkernel.sketch", 1
 MANIFEST, ROWS, NORMS, DONE = "manifest.json", "rows.bin", "norms.bin", "done.jsonl"
+_WHAT = "sketch"
 
 _DTYPES = {torch.float32: "<f4", torch.float64: "<f8"}
 
@@ -61,7 +64,7 @@ class Sizes:
 
 
 class RowStore:
-    """Rows on disk; made by :meth:`open` (to write) or :meth:`read`.
+    """Rows on disk; made by :meth:`open` (to write, and a context manager that locks it) or :meth:`read`.
 
     Attributes:
         path: the folder.
@@ -70,15 +73,18 @@ class RowStore:
         plan: how the work is divided; a resumed run has to divide it in the same way.
     """
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any]):
+    def __init__(self, path: Path, manifest: Mapping[str, Any], lock: int | None = None):
         self.path = path
+        self._lock = lock
         self.settings: dict[str, Any] = manifest["settings"]
         self.sizes = Sizes(**manifest["sizes"])
         self.plan: dict[str, Any] = manifest["plan"]
 
     @classmethod
     def open(cls, path: str | Path, settings: Mapping[str, Any], sizes: Sizes, plan: Mapping[str, Any]) -> RowStore:
-        """The store in ``path``, or a new one there.
+        """The store in ``path``, or a new one there, held against other runs until it is closed.
+
+        Several processes may open a finished one.
 
         Args:
             path: a new or empty folder, or one that holds rows made with the same settings.
@@ -87,20 +93,48 @@ class RowStore:
 
         Raises:
             InputError: the folder holds something else, or rows made with other settings.
-            OutputError: the folder cannot be written to.
+            OutputError: the folder cannot be written to, or another run is writing to it.
         """
         path = Path(path).expanduser()
         settings = json.loads(json.dumps(settings))
+        finished = False
         if (path / MANIFEST).exists():
-            store = cls.read(path)
-            _compare(path, {**store.settings, **asdict(store.sizes)}, {**settings, **asdict(sizes)})
-            return store
+            finished = cls._same(path, settings, sizes)._count() == sizes.n
+        else:
+            cls._make(path)
+        lock = take(path, _WHAT, shared=finished)
+        try:
+            if lock is not None and not finished:
+                sign(lock, path, "")
+            if not (path / MANIFEST).exists():  # another run may have made it meanwhile
+                cls._begin(path, settings, sizes, plan)
+            store = cls._same(path, settings, sizes)
+        except BaseException:
+            release(lock)
+            raise
+        store._lock = lock
+        return store
+
+    @classmethod
+    def _same(cls, path: Path, settings: Mapping[str, Any], sizes: Sizes) -> RowStore:
+        """The store that is there, if it is of the same settings."""
+        store = cls.read(path)
+        _compare(path, {**store.settings, **asdict(store.sizes)}, {**settings, **asdict(sizes)})
+        return store
+
+    @staticmethod
+    def _make(path: Path) -> None:
+        """Make the folder, unless something else lives there."""
         with _writing(path):
             if path.exists() and not path.is_dir():
                 raise InputError(f"cannot keep a sketch in {path}: it is not a folder (give a folder, or a new name)")
-            if path.is_dir() and any(not p.name.endswith(".part") for p in path.iterdir()):
+            if path.is_dir() and any(p.name != LOCK and p.suffix != ".part" for p in path.iterdir()):
                 raise InputError(f"{path} holds files but no sketch: give a new or empty folder")
             path.mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def _begin(path: Path, settings: Mapping[str, Any], sizes: Sizes, plan: Mapping[str, Any]) -> None:
+        """Write the manifest of a store without rows."""
         need, free = sizes.n * (sizes.row_bytes + sizes.norm_bytes), shutil.disk_usage(path).free
         if need > free:
             log.warning(
@@ -118,7 +152,6 @@ class RowStore:
             },
         }
         write_atomic(path / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-        return cls(path, manifest)
 
     @classmethod
     def read(cls, path: str | Path) -> RowStore:
@@ -160,8 +193,10 @@ class RowStore:
         """Keep a chunk: rows ``[b, layers, probes, dim]``, norms ``[b, layers, probes]`` of samples from ``start`` on.
 
         Raises:
-            OutputError: it cannot be written; the chunks before it are kept.
+            OutputError: it cannot be written, or others are reading; the chunks before it are kept.
         """
+        if self._lock is not None:  # held with others if it was finished, but damaged
+            hold(self._lock, self.path, _WHAT, shared=False)
         raw = rows.contiguous().numpy().astype(self.sizes.dtype, copy=False).tobytes()
         squares = norms.contiguous().numpy().astype("<f8", copy=False).tobytes()
         stop = start + len(rows)
@@ -229,9 +264,23 @@ class RowStore:
                 return ""
         return digest.hexdigest()
 
+    def _count(self) -> int:
+        """Samples in the journal."""
+        return sum(stop - start for start, stop in self._listed())
+
     def _kept(self) -> str:
-        count = sum(stop - start for start, stop in self._listed())
-        return f"; {count} of {self.sizes.n} samples are kept, and the same call goes on from there"
+        return f"; {self._count()} of {self.sizes.n} samples are kept, and the same call goes on from there"
+
+    def close(self) -> None:
+        """Let other runs have the store."""
+        release(self._lock)
+        self._lock = None
+
+    def __enter__(self) -> RowStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _compare(path: Path, there: Mapping[str, Any], asked: Mapping[str, Any]) -> None:

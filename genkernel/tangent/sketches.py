@@ -68,8 +68,12 @@ class Sketch:
         With a sketch per layer, products are taken layer by layer and summed, which leaves out the noise of
         products between layers.
 
+        There is one P in K = J(x) P J(y)ᵀ. Sketches hold P^{1/2}: between two of different P, such as an optimizer's
+        at two checkpoints, their products would estimate J(x) P₁^{1/2} P₂^{1/2} J(y)ᵀ, and are refused. For a kernel
+        between two checkpoints, sketch both with the P of one of them.
+
         Raises:
-            InputError: the two were made with different projections, cotangents, parameters or layers.
+            InputError: the two were made with different projections, cotangents, P, parameters or layers.
         """
         symmetric = other is None or other is self
         right = self if other is None else other
@@ -131,8 +135,11 @@ class Sketch:
     def merge(sketches: Sequence[Sketch]) -> Sketch:
         """Sketches of different samples one after the other, or of disjoint sets of parameters as one.
 
+        Sketches of disjoint parameters may have entries of P of their own: P is diagonal, and that of the result is
+        theirs together.
+
         Raises:
-            InputError: their projections, cotangents, layers or weights differ, or their parameters overlap
+            InputError: their projections, cotangents, P, layers or weights differ, or their parameters overlap
                 without being the same.
         """
         sketches = list(sketches)
@@ -172,15 +179,15 @@ class Sketch:
 
         Raises:
             InputError: the folder holds something else.
-            OutputError: it cannot be written.
+            OutputError: it cannot be written, or another run is writing to it.
         """
-        store = RowStore.open(path, self.settings(), self._sizes(), {"batch": _ROWS})
-        good, _ = store.done()
-        batch = int(store.plan["batch"])
-        for start in range(0, len(self), batch):
-            if (start, min(len(self), start + batch)) not in good:
-                store.put(start, self.values[start : start + batch], self.norms[start : start + batch])
-        return store.path
+        with RowStore.open(path, self.settings(), self._sizes(), {"batch": _ROWS}) as store:
+            good, _ = store.done()
+            batch = int(store.plan["batch"])
+            for start in range(0, len(self), batch):
+                if (start, min(len(self), start + batch)) not in good:
+                    store.put(start, self.values[start : start + batch], self.norms[start : start + batch])
+            return store.path
 
     @classmethod
     def open(cls, path: str | Path) -> Sketch:
@@ -234,6 +241,20 @@ class Sketch:
             raise InputError(f"the sketches have {self.values.shape[2]} and {other.values.shape[2]} probes")
         if parameters and (self.parameters != other.parameters or self.layers != other.layers):
             raise InputError("the sketches are of different parameters or layers: no kernel is between them")
+        if self._told("cotangents_digest", other):
+            raise InputError(
+                f"the sketches were made with different cotangents of one name, {self.meta['cotangents']!r}: their "
+                "functions, or what those read, differ; make both with the same"
+            )
+        if self.parameters == other.parameters and self._told("precondition_digest", other):
+            raise InputError(
+                f"the sketches were made with different P of one name, {self.meta['precondition']!r}, and a kernel has "
+                "one: make both with the same"
+            )
+
+    def _told(self, digest: str, other: Sketch) -> bool:
+        """Both say what they were made with, and it is not the same."""
+        return digest in self.meta and digest in other.meta and self.meta[digest] != other.meta[digest]
 
     def __repr__(self) -> str:
         n, layers, probes, _ = self.values.shape
@@ -256,7 +277,12 @@ def _summed(sketches: list[Sketch]) -> Sketch:
         values[:, place] += s.values.to(values.dtype)
         norms[:, place] += s.norms
     parameters = {name: shape for s in sketches for name, shape in s.parameters.items()}
-    return Sketch(values, norms, first.projection, layers, parameters, first.random, first.scale, dict(first.meta))
+    meta = dict(first.meta)
+    if all("precondition_digest" in s.meta for s in sketches):
+        meta["precondition_digest"] = {n: d for s in sketches for n, d in s.meta["precondition_digest"].items()}
+    else:
+        meta.pop("precondition_digest", None)
+    return Sketch(values, norms, first.projection, layers, parameters, first.random, first.scale, meta)
 
 
 def _weights(sketch: Sketch) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from genkernel.errors import InputError
 from genkernel.tangent import batches
+from genkernel.tangent.call import _spread
 from genkernel.tangent.cotangents import Cotangents, probes
 from genkernel.tangent.coverage import Coverage
-from genkernel.tangent.fingerprint import fingerprint_batch, fingerprint_code, fingerprint_model
+from genkernel.tangent.fingerprint import fingerprint, fingerprint_batch, fingerprint_code, fingerprint_model
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.passes import GradientPass, guarded
 from genkernel.tangent.plan import parse_memory
@@ -51,6 +52,9 @@ def sketch(
 ) -> Sketch:
     """Random projections of every sample's gradient, for kernels of more samples than gradients fit.
 
+    The work is not shared among the ranks of torchrun: there, each rank can sketch a shard of the samples, into a
+    folder of its own, and :meth:`Sketch.merge` puts the shards together.
+
     Args:
         model: a :class:`TangentModel`, a module, or a domain wrapper that has one.
         x: batch of n samples: a pytree of tensors with a leading sample axis.
@@ -68,7 +72,7 @@ def sketch(
             kept in float64 where gradients are, in float32 otherwise.
         memory: bound on memory for activations, scratch and sums of one batch; not for the rows themselves.
         store: a folder that keeps finished rows; a killed run goes on from there, with the same bits.
-            The result is then memory-mapped from it.
+            The result is then memory-mapped from it. One process writes to a folder.
         progress: show a progress bar (by default when the work takes a while in a terminal).
 
     Returns:
@@ -78,7 +82,7 @@ def sketch(
         InputError: unknown options, sizes that do not fit, a P that is not diagonal, or a store of something else.
         BatchCouplingError, RandomOutputError, CaptureError: as for :func:`genkernel.kernel`.
         NonFiniteError: NaN or infinity in weights, outputs or gradients.
-        OutputError: the store cannot be written; what is finished is kept.
+        OutputError: the store cannot be written, or another run is writing to it; what is finished is kept.
 
     Example:
         >>> import torch, genkernel as gk
@@ -146,8 +150,8 @@ class SketchCall:
     def prove(self, coverage: Coverage | None = None) -> None:
         """Prove the model (``coverage``: as it was proved before), and look at a few outputs."""
         model = self.model
-        self.gradients = GradientPass(model, batches.take(self.x, _spread(self.n, 16)), self.dtype, coverage)
-        self.few = batches.move(batches.take(self.x, _spread(self.n, 4)), model.device, self.dtype)
+        self.gradients = GradientPass(model, _spread(self.x), self.dtype, coverage)
+        self.few = batches.move(_spread(self.x, 4), model.device, self.dtype)
         out, self.look_seconds = first_look(self.gradients, self.few)
         self.cotangents.check(out, self.few)
         self.out_shape = tuple(out.shape[1:])
@@ -163,11 +167,15 @@ class SketchCall:
 
     def run(self, store: str | Path | None, progress: bool | None) -> Sketch:
         self.prove()
+        with ExitStack() as stack:
+            return self._run(store, progress, stack)
+
+    def _run(self, store: str | Path | None, progress: bool | None, stack: ExitStack) -> Sketch:
         model, sizes, layers = self.model, self.sizes, self.layers
         plan = {"batch": self.batch(), "threads": torch.get_num_threads()}
         what = settings(model, self.x, self.projection, self.cotangents, self.P, layers, self.out_shape, self.dtype)
 
-        rows = RowStore.open(store, what, sizes, plan) if store is not None else None
+        rows = stack.enter_context(RowStore.open(store, what, sizes, plan)) if store is not None else None
         if rows is not None:
             plan = rows.plan
         values = torch.empty(0 if rows else self.n, sizes.layers, sizes.probes, sizes.dim, dtype=self.kept)
@@ -259,6 +267,7 @@ def settings(
         shape: of one sample's output.
         dtype: of activations and gradients; None for the model's own.
     """
+    roots = {name: P.diagonal_root(name) for name in model.parameter_names}
     return {
         "projection": projection.settings,
         "cotangents": cotangents.describe(),
@@ -266,9 +275,9 @@ def settings(
         "parameters": {name: list(p.shape) for name, p in model.parameters.items()},
         "random": cotangents.random,
         "scale": cotangents.scale(shape) if cotangents.random else 1.0,
-        "cotangents_digest": cotangents.fingerprint(),
+        "cotangents_digest": _digest(cotangents),
         "precondition": P.describe(),
-        "precondition_digest": P.fingerprint(),
+        "precondition_digest": {name: fingerprint(root) for name, root in roots.items() if root is not None},
         "dtype": str(dtype or model.dtype).removeprefix("torch."),
         "device": model.device.type,
         "model": fingerprint_model(model),
@@ -277,9 +286,12 @@ def settings(
     }
 
 
-def _spread(n: int, most: int) -> list[int]:
-    """At most ``most`` samples, evenly over the batch."""
-    return sorted({round(i * (n - 1) / max(1, most - 1)) for i in range(most)})
+def _digest(cotangents: Cotangents) -> str | None:
+    """Of cotangents that their description does not tell from others: functions, and classes of the user's."""
+    ours = type(cotangents).__module__ == Cotangents.__module__
+    if ours and not any(callable(value) for value in vars(cotangents).values()):
+        return None  # which stays the same from one version of genkernel to the next
+    return cotangents.fingerprint()
 
 
 @contextmanager
