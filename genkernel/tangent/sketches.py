@@ -241,18 +241,18 @@ class Sketch:
             raise InputError(f"the sketches have {self.values.shape[2]} and {other.values.shape[2]} probes")
         if parameters and (self.parameters != other.parameters or self.layers != other.layers):
             raise InputError("the sketches are of different parameters or layers: no kernel is between them")
-        if self._told("cotangents_digest", other):
+        if self._differs_in("cotangents_digest", other):
             raise InputError(
                 f"the sketches were made with different cotangents of one name, {self.meta['cotangents']!r}: their "
                 "functions, or what those read, differ; make both with the same"
             )
-        if self.parameters == other.parameters and self._told("precondition_digest", other):
+        if self.parameters == other.parameters and self._differs_in("precondition_digest", other):
             raise InputError(
                 f"the sketches were made with different P of one name, {self.meta['precondition']!r}, and a kernel has "
                 "one: make both with the same"
             )
 
-    def _told(self, digest: str, other: Sketch) -> bool:
+    def _differs_in(self, digest: str, other: Sketch) -> bool:
         """Both say what they were made with, and it is not the same."""
         return digest in self.meta and digest in other.meta and self.meta[digest] != other.meta[digest]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -167,17 +167,15 @@ class SketchCall:
 
     def run(self, store: str | Path | None, progress: bool | None) -> Sketch:
         self.prove()
-        with ExitStack() as stack:
-            return self._run(store, progress, stack)
-
-    def _run(self, store: str | Path | None, progress: bool | None, stack: ExitStack) -> Sketch:
-        model, sizes, layers = self.model, self.sizes, self.layers
+        model, layers = self.model, self.layers
         plan = {"batch": self.batch(), "threads": torch.get_num_threads()}
         what = settings(model, self.x, self.projection, self.cotangents, self.P, layers, self.out_shape, self.dtype)
+        with RowStore.open(store, what, self.sizes, plan) if store is not None else nullcontext() as rows:
+            return self._fill(rows, what, plan if rows is None else rows.plan, progress)
 
-        rows = stack.enter_context(RowStore.open(store, what, sizes, plan)) if store is not None else None
-        if rows is not None:
-            plan = rows.plan
+    def _fill(self, rows: RowStore | None, what: dict[str, Any], plan: dict[str, Any], progress: bool | None) -> Sketch:
+        """Make the rows that are not there yet."""
+        sizes = self.sizes
         values = torch.empty(0 if rows else self.n, sizes.layers, sizes.probes, sizes.dim, dtype=self.kept)
         norms = torch.empty(0 if rows else self.n, sizes.layers, sizes.probes, dtype=torch.float64)
         batch, done = int(plan["batch"]), self._done(rows)

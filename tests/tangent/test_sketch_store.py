@@ -192,13 +192,41 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
         Sketch.open(tmp_path)
 
 
+def test_one_run_at_a_time_writes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when every rank of torchrun is given the same folder."""
+    put, refused = RowStore.put, []
+
+    def meanwhile(self: RowStore, *args: Any) -> None:
+        monkeypatch.setattr(RowStore, "put", put)
+        for write in (stored, inside.save):
+            with pytest.raises(OutputError, match=f"another run \\(process {os.getpid()} on .*is using the sketch"):
+                write(folder)
+            refused.append(write)
+        put(self, *args)
+
+    inside = sketch(network(), images(N), dim=32, cotangents=gk.probes(2), by="layer")
+    monkeypatch.setattr(RowStore, "put", meanwhile)
+    assert same(stored(folder), inside) and len(refused) == 2
+    with RowStore.open(folder, inside.settings(), inside._sizes(), {}):  # finished: read by many
+        assert same(stored(folder), inside)
+        raw = bytearray((folder / "rows.bin").read_bytes())
+        raw[0] ^= 1
+        (folder / "rows.bin").write_bytes(raw)
+        with pytest.raises(OutputError, match="is using the sketch"):  # to be repaired by one
+            stored(folder)
+    assert same(stored(folder), inside)
+    with pytest.raises(InputError, match="seed of the projection"):
+        stored(folder, seed=1)
+    assert same(stored(folder), inside)  # an error lets go
+
+
 def test_a_full_disk_keeps_what_is_finished(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = stored(folder.with_name("other")).values
     write, written = os.pwrite, []
 
     def full(handle: int, data: Any, offset: int) -> int:
         written.append(1)
-        if len(written) > 4:  # two files for each of two batches
+        if len(written) > 5:  # who holds the lock, and two files for each of two batches
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return write(handle, data, offset)
 

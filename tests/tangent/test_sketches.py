@@ -321,3 +321,50 @@ def test_sketches_that_do_not_belong_together() -> None:
     halves = [TangentModel(model.module, params="[03]*"), TangentModel(model.module, params="5*")]
     with pytest.raises(InputError, match="inputs"):
         Sketch.merge([sketch(halves[0], x, dim=16), sketch(halves[1], images(3, seed=5), dim=16)])
+
+
+def test_functions_and_diagonals_of_one_name_are_told_apart() -> None:
+    model, x = network(), images(4)
+
+    def weighted(weight: float) -> Cotangents:
+        def fn(outputs: Tensor) -> Tensor:
+            return outputs * weight
+
+        return gk.cotangent(fn)
+
+    def diagonal(size: float, model: TangentModel = model) -> dict[str, Tensor]:
+        return {name: torch.full(p.shape, size) for name, p in model.parameters.items()}
+
+    parts = [batches.take(x, slice(0, 2)), batches.take(x, slice(2, None))]
+    for words, one, two in (
+        ("different cotangents of one name, 'fn'", {"cotangents": weighted(1.0)}, {"cotangents": weighted(2.0)}),
+        ("different P of one name", {"precondition": diagonal(1.0)}, {"precondition": diagonal(2.0)}),
+    ):
+        s, same, other = (
+            sketch(model, part, dim=16, **o) for part, o in ((parts[0], one), (parts[1], one), (parts[1], two))
+        )
+        for multiply in (s.kernel, s.normalized, lambda found, s=s: Sketch.merge([s, found])):
+            multiply(same)
+            with pytest.raises(InputError, match=words):
+                multiply(other)
+
+    halves = [TangentModel(model.module, params=glob) for glob in ("[0]*", "5*")]
+    mixed = [
+        Sketch.merge([sketch(halves[i], x, dim=16, precondition=diagonal(sizes[i], halves[i])) for i in (0, 1)])
+        for sizes in ((1.0, 2.0), (1.0, 2.0), (1.0, 3.0))
+    ]
+    both = {**diagonal(1.0, halves[0]), **diagonal(2.0, halves[1])}
+    whole = sketch(TangentModel(model.module, params=["0*", "5*"]), x, dim=16, precondition=both)
+    assert gap(mixed[0].kernel(mixed[1]).values, whole.kernel().values) < 1e-12
+    assert mixed[0].meta["precondition_digest"] == whole.meta["precondition_digest"]
+    with pytest.raises(InputError, match="different P"):
+        mixed[0].kernel(mixed[2])
+
+
+def test_a_sketch_made_beside_a_kernel_goes_with_others() -> None:
+    model, x = network(), images(4)
+    options = {"cotangents": gk.cotangent(lambda outputs: outputs.tanh()), "precondition": roots(model, 2)}
+    K = gk.kernel(model, x, sketch=Projection(16), by=None, **options)
+    assert K.sketch_x is not None
+    alone = sketch(model, x, dim=16, **options)
+    assert gap(K.sketch_x.kernel(alone).values, alone.kernel().values) < 1e-12
