@@ -158,9 +158,9 @@ class _PerSample(Cotangents):
                 for p in inspect.signature(fn).parameters.values()
                 if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)
             ]
-        except (TypeError, ValueError):
-            positional = [None, None]  # type: ignore[list-item]
-        self.outputs_only = len(positional) == 1 and (positional[0] is None or positional[0].kind != 2)
+            self.outputs_only = len(positional) == 1 and positional[0].kind != positional[0].VAR_POSITIONAL
+        except (TypeError, ValueError):  # a builtin such as torch.tanh does not say what it takes
+            self.outputs_only = True
 
     def vectors(self, outputs: Tensor, batch: Any) -> Iterator[Tensor]:
         vector = self._called(outputs, batch)

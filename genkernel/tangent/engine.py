@@ -34,6 +34,7 @@ from genkernel.tangent.forecast import Forecast
 from genkernel.tangent.heap import GAPS, LIBRARIES, give_back
 from genkernel.tangent.matrices import Matrices, pack
 from genkernel.tangent.model import TangentModel, as_tangent_model
+from genkernel.tangent.parallel import threads
 from genkernel.tangent.passes import GradientPass, Sink, guarded
 from genkernel.tangent.plan import Plan, Task
 from genkernel.tangent.precision import parse_dtype
@@ -185,7 +186,7 @@ class _Job(Call):
         n, m = self.n * self.outputs, (self.m or self.n) * self.outputs
         matrices = Matrices(self.kept, n, m, self.symmetric, layers, self.sketch_shape)
         planned = time.perf_counter()
-        with _threads(plan.threads):
+        with threads(plan.threads):
             for task, result in self._results(plan, workers, store, progress):
                 matrices.add(task, result, self.outputs)
         self.spent = time.perf_counter() - planned
@@ -533,16 +534,3 @@ def say(text: str, level: int, progress: bool | None, seconds: float) -> None:
 
 def _name(side: str, start: int, i: int) -> str:
     return f"sample {start + i} of {side}"
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Run with ``count`` CPU threads: sums depend on it in their last bits."""
-    before = torch.get_num_threads()
-    if count != before:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if count != before:
-            torch.set_num_threads(before)

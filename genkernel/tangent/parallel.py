@@ -1,11 +1,25 @@
-"""Work that falls apart into samples, on as many CPU threads as torch uses."""
+"""CPU threads: how many there are, and work that falls apart into samples shared out among them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import torch
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run with ``count`` threads: sums depend on it in their last bits."""
+    before = torch.get_num_threads()
+    if count != before:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if count != before:
+            torch.set_num_threads(before)
 
 
 def over_samples(n: int, work: Callable[[range], object]) -> None:
@@ -15,8 +29,8 @@ def over_samples(n: int, work: Callable[[range], object]) -> None:
     (measured for weight gradients of 5 MFLOP). What ``work`` calls has to let go of Python's lock, as torch does.
     Threads of the user's that call torch for the first time meanwhile get one thread each from it.
     """
-    threads = torch.get_num_threads()
-    workers = min(threads, n)
+    count = torch.get_num_threads()
+    workers = min(count, n)
     if workers <= 1:
         work(range(n))
         return
@@ -30,7 +44,7 @@ def over_samples(n: int, work: Callable[[range], object]) -> None:
                 else:
                     future.result()
     finally:
-        torch.set_num_threads(threads)  # new threads begin with the last number that any of them set
+        torch.set_num_threads(count)  # new threads begin with the last number that any of them set
 
 
 def _started(pool: ThreadPoolExecutor, work: Callable[[range], object], part: range) -> Future[object] | None:

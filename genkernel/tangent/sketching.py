@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from genkernel.tangent.cotangents import Cotangents, probes
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.fingerprint import fingerprint, fingerprint_batch, fingerprint_code, fingerprint_model
 from genkernel.tangent.model import TangentModel, as_tangent_model
+from genkernel.tangent.parallel import threads
 from genkernel.tangent.passes import GradientPass, guarded
 from genkernel.tangent.plan import parse_memory
 from genkernel.tangent.precision import parse_dtype
@@ -181,7 +181,7 @@ class SketchCall:
         batch, done = int(plan["batch"]), self._done(rows)
         log.info(f"{self.projection.describe()}: {self.n} samples in batches of {batch}, {len(done)} done before")
         starts = [start for start in range(0, self.n, batch) if (start, min(self.n, start + batch)) not in done]
-        with _threads(int(plan["threads"])), _bar(len(starts), progress) as bar:
+        with threads(int(plan["threads"])), _bar(len(starts), progress) as bar:
             for start in starts:
                 part = slice(start, min(self.n, start + batch))
                 found = self._project(part)
@@ -290,19 +290,6 @@ def _digest(cotangents: Cotangents) -> str | None:
     if ours and not any(callable(value) for value in vars(cotangents).values()):
         return None  # which stays the same from one version of genkernel to the next
     return cotangents.fingerprint()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """The thread count that the first rows were made with: it decides their last bits."""
-    before = torch.get_num_threads()
-    if count != before:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        if torch.get_num_threads() != before:
-            torch.set_num_threads(before)
 
 
 def _bar(total: int, progress: bool | None) -> Any:

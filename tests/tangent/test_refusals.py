@@ -178,3 +178,9 @@ def test_samples_of_another_dtype() -> None:
     assert gk.kernel(nn.Linear(4, 3), x.double(), cotangents=gk.total(), dtype="float64").values.shape == (5, 5)
     with pytest.raises(InputError, match=r"ndarray \(torch.from_numpy"):
         gk.kernel(nn.Linear(4, 3), x.numpy(), cotangents=gk.total())
+
+
+def test_a_builtin_as_cotangent() -> None:
+    net, x = nn.Linear(4, 3), torch.randn(5, 4)
+    tanh = gk.kernel(net, x, cotangents=gk.cotangent(torch.tanh))
+    assert relative_error(tanh, gk.kernel(net, x, cotangents=gk.cotangent(lambda out: out.tanh())).values) < 1e-6
