@@ -26,8 +26,8 @@ UNFOLD_WIDTH = 96
 #: Up to so many channels one library call with a group per sample is the fastest, given enough positions;
 NARROW, FEW_POSITIONS = 32, 64
 #: above, the library's weight gradient of one sample after the other, where there are not too many weights for
-#: the positions. It takes larger pieces.
-ENTRIES_PER_POSITION, BY_SAMPLES = 600, 4
+#: the positions: more where several threads share out the samples. It takes larger pieces.
+ENTRIES_PER_POSITION, ENTRIES_SHARED, BY_SAMPLES = 600, 4000, 4
 #: entries of windows that may lie unfolded at a time, and of padded copies
 UNFOLDED = 1 << 23
 
@@ -320,7 +320,8 @@ class Convolution(Factor):
     @property
     def one_by_one(self) -> bool:
         """The library's weight gradient of one sample after the other is the fastest way to all of them."""
-        long = self.positions >= FEW_POSITIONS and math.prod(self.shape) <= ENTRIES_PER_POSITION * self.positions
+        most = ENTRIES_PER_POSITION if torch.get_num_threads() == 1 else ENTRIES_SHARED
+        long = self.positions >= FEW_POSITIONS and math.prod(self.shape) <= most * self.positions
         return long and self._wide and self.groups == 1 and self.small.device.type != "cuda"
 
     def columns(self, start: int, stop: int) -> Tensor:
