@@ -23,9 +23,10 @@ from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.derivation import Geometry
 from genkernel.tangent.factors import Dense, Factor
+from genkernel.tangent.judgement import coupled, coupling_limit
 from genkernel.tangent.model import TangentModel
 from genkernel.tangent.precision import full_precision
-from genkernel.tangent.probe import coupled, coupling_limit, examine, tape_for
+from genkernel.tangent.probe import examine, tape_for
 from genkernel.tangent.restore import random_state_kept
 from genkernel.tangent.stopwatch import Stopwatch
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genkernel.errors import BatchCouplingError, CaptureError, GenkernelError, RandomOutputError
+from genkernel.errors import CaptureError, GenkernelError, RandomOutputError
 from genkernel.tangent import batches
 from genkernel.tangent.assembly import Assembly, NotCapturedError, Signs, UsePlan, describe_slots, use_parameters
 from genkernel.tangent.capture import Tape
@@ -34,32 +34,11 @@ from genkernel.tangent.coverage import Coverage, uncaptured
 from genkernel.tangent.derivation import Geometry
 from genkernel.tangent.distinct import distinct_samples
 from genkernel.tangent.factors import Factor
+from genkernel.tangent.judgement import LARGE, Doubt, Tolerance, coupled, in_some_precision, tolerance
 from genkernel.tangent.layout import Layout, from_support, growing_axis
 from genkernel.tangent.model import TangentModel
 
 PROBE = 3  # samples whose gradients are compared; another one stands in for the first the second time
-#: parameters above which a float64 copy of the model would be the largest thing in memory
-LARGE = 200_000_000
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """Relative disagreement allowed: of one parameter's gradient, and of outputs under another batch."""
-
-    gradient: float
-    coupling: float
-
-
-# Rounding in float32 stays below the first of its pair in most networks; what exceeds it is
-# judged in float64, and by the second where a model does not run in float64.
-_EXACT = Tolerance(1e-8, 1e-7)
-_STRICT = Tolerance(1e-4, 2e-5)
-_LOOSE = {torch.float64: _EXACT, torch.float32: Tolerance(2e-3, 1e-3)}
-_COARSE = Tolerance(5e-2, 5e-2)
-
-
-class _Doubt(Exception):
-    """Something disagrees by more than rounding usually does in this precision."""
 
 
 def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> Coverage:
@@ -80,52 +59,13 @@ def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -
     samples = batches.move(distinct_samples(batch, PROBE + 1), model.device)
     run = dtype or model.dtype
     with model.evaluating():
-        coverage = _in_some_precision(model, samples, run)
+        coverage = in_some_precision(
+            model, run, lambda precision, strict: _Proof(model, samples, precision, strict).coverage()
+        )
         numels = {name: p.numel() for name, p in model.parameters.items()}
         coverage.bytes_per_sample = coverage.bytes_per_sample * run.itemsize // coverage.dtype.itemsize
         coverage.bytes_per_sample += coverage.dense_entries(numels) * run.itemsize
         return coverage
-
-
-def _in_some_precision(model: TangentModel, samples: Any, run: torch.dtype) -> Coverage:
-    """The proof in the precision of the run where that is conclusive, else in float64, else in any."""
-    numel = sum(p.numel() for p in model.parameters.values())
-    double = numel <= LARGE or model.dtype == torch.float64
-    first = run if run in _LOOSE else torch.float32
-    attempts: list[tuple[torch.dtype, bool]] = [(first, first != torch.float64 and double)]
-    if double:
-        attempts.append((torch.float64, False))
-    attempts += [(first, False), (model.dtype, False)]
-    failure: Exception | None = None
-    for precision, strict in dict.fromkeys(attempts):
-        try:
-            return _Proof(model, samples, precision, strict).coverage()
-        except _Doubt:
-            continue
-        except GenkernelError:
-            raise
-        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-            failure = failure or error  # a model with a dtype of its own, or an operation without this one
-    assert failure is not None
-    raise failure
-
-
-def coupling_limit(out: Tensor) -> float:
-    """How far outputs may move with the batch by rounding alone, in their dtype."""
-    largest = out.abs().max().clamp_min(torch.finfo(out.dtype).tiny)
-    return _LOOSE.get(out.dtype, _COARSE).coupling * float(largest)
-
-
-def coupled(model: TangentModel, moved: float, where: str) -> BatchCouplingError:
-    """What to say about a model whose output for one sample depends on others."""
-    how = (
-        "batch_norm='train' normalises with the batch's own statistics; use batch_norm='eval', or "
-        "batch_norm='frozen' with a reference batch"
-        if model.batch_norm == "train"
-        else "per-sample gradients do not exist for it; remove the coupling (batch statistics, attention "
-        "or sums over the batch axis), or fold the coupled samples into one"
-    )
-    return BatchCouplingError(f"the output for one sample changes by {moved:.2g} {where}: {how}")
 
 
 def tape_for(model: TangentModel, tensors: dict[str, Tensor], **options: Any) -> Tape:
@@ -166,7 +106,7 @@ class _Proof:
     """One proof in one precision.
 
     Args:
-        strict: raise :class:`_Doubt` where something disagrees by more than rounding usually does.
+        strict: raise :class:`Doubt` where something disagrees by more than rounding usually does.
     """
 
     def __init__(self, model: TangentModel, samples: Any, precision: torch.dtype, strict: bool):
@@ -241,9 +181,7 @@ class _Proof:
 
     @property
     def _tolerance(self) -> Tolerance:
-        if self.strict:
-            return _STRICT
-        return _LOOSE.get(self.coarsest, _COARSE)
+        return tolerance(self.coarsest, self.strict)
 
     def _check_independence(self, two: Tensor, three: Tensor, tensors: dict[str, Tensor], trio: Any) -> None:
         """Refuse outputs that depend on the rest of the batch, or on chance."""
@@ -255,7 +193,7 @@ class _Proof:
         if moved <= limit:
             return
         if self.strict:
-            raise _Doubt
+            raise Doubt
         with torch.no_grad():
             again = self.model.run(tensors, trio)
         if float((three - again).abs().max()) > limit:
@@ -396,7 +334,7 @@ class _Proof:
             if float((one.to(two) - two).norm()) > 10 * self._tolerance.gradient * size:
                 wrong |= {name for slot in plan.slots for name in slot.parameters}
         if wrong and self.strict:
-            raise _Doubt
+            raise Doubt
         coverage.give_up(wrong)
 
     # ------------------------------------------------------------------- comparison
@@ -406,7 +344,7 @@ class _Proof:
         found = self._compare(tensors, three, coverage, record)
         if found.failed:
             if self.strict:
-                raise _Doubt
+                raise Doubt
             coverage.demote(found.failed)
             found = self._compare(tensors, three, coverage, None)
             coverage.give_up(found.failed)
@@ -456,7 +394,7 @@ class _Proof:
                 if torch.finfo(use.dtype).eps > torch.finfo(self.coarsest).eps:
                     self.coarsest = use.dtype
             if self.strict and self.coarsest != self.precision:
-                raise _Doubt  # part of the model computes in a coarser dtype
+                raise Doubt  # part of the model computes in a coarser dtype
             try:
                 if received is None:
                     tape.deliver = assembly.receive
@@ -501,7 +439,7 @@ class _Proof:
         found: _Comparison,
     ) -> None:
         """``assembled``: what autograd has no gradient for."""
-        tolerance = self._tolerance.gradient
+        allowed = self._tolerance.gradient
         overall = sum(gap.size**2 for gap in gaps.values()) ** 0.5
         for name in names:
             gap = gaps.get(name)
@@ -512,9 +450,9 @@ class _Proof:
             if gap is None:
                 gap = _Gap(False, 0.0, float(assembled[name].norm()))
             # gradients that cancel exactly (a bias in front of a normalisation) are rounding noise
-            if not gap.gap <= tolerance * gap.size + 1e-3 * tolerance * overall:
+            if not gap.gap <= allowed * gap.size + 1e-3 * allowed * overall:
                 found.failed.add(name)
-            elif gap.gap > tolerance * gap.size:
+            elif gap.gap > allowed * gap.size:
                 found.weak.append(name)
             elif gap.size > 0:
                 found.worst = max(found.worst, gap.gap / gap.size)

@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genkernel.errors import CaptureError, GenkernelError, InputError, NonFiniteError, RandomOutputError
+from genkernel.errors import CaptureError, InputError, NonFiniteError, RandomOutputError
 from genkernel.tangent import batches, jvp
 from genkernel.tangent.call import _spread
 from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.distinct import distinct_samples
+from genkernel.tangent.judgement import Doubt, coupled, in_some_precision, tolerance
 from genkernel.tangent.jvp import Route, Vector
 from genkernel.tangent.model import TangentModel
 from genkernel.tangent.passes import guarded
-from genkernel.tangent.probe import _COARSE, _LOOSE, _STRICT, LARGE, coupled
 from genkernel.tangent.shortage import out_of_memory
 
 log = logging.getLogger("genkernel")
@@ -71,7 +71,7 @@ def prove(model: TangentModel, batch: Any, dtype: torch.dtype, method: str, cota
         try:
             route, error = jvp.choose(model, tensors, few, precision, method)
         except CaptureError:
-            _refuse_random(model, tensors, few, _LOOSE.get(precision, _COARSE).coupling)
+            _refuse_random(model, tensors, few, tolerance(precision).coupling)
             raise
     level = logging.WARNING if route.name == jvp.FiniteDifferences.name else logging.INFO
     log.log(level, f"J·u by {route.describe()}; it misses the adjoint identity by {error:.1e}")
@@ -96,35 +96,19 @@ def _look(
     return out.detach(), sum(held.values()) // len(out), precision
 
 
-class _Doubt(Exception):
-    """Something disagrees by more than rounding usually does in this precision."""
-
-
 def _check_independence(model: TangentModel, samples: Any, dtype: torch.dtype) -> None:
     """Refuse a model whose output or gradient for one sample depends on its neighbours, or on chance.
 
     As strictly as :func:`genkernel.tangent.probe.examine`: in the precision of the run (float32 for a coarser one);
     what is in doubt there is judged in float64, where the model runs in it.
     """
-    numel = sum(p.numel() for p in model.parameters.values())
-    double = numel <= LARGE or model.dtype == torch.float64
-    first = dtype if dtype in _LOOSE else torch.float32
-    attempts = [(first, first != torch.float64 and double)]
-    if double:
-        attempts.append((torch.float64, False))
-    attempts += [(first, False), (model.dtype, False)]
-    failure: Exception | None = None
-    for precision, strict in dict.fromkeys(attempts):
-        try:
-            return _compare_batches(model, batches.move(samples, model.device, precision), precision, strict)
-        except _Doubt:
-            continue
-        except GenkernelError:
-            raise
-        except (RuntimeError, TypeError, ValueError, NotImplementedError) as error:
-            failure = failure or error  # a model with a dtype of its own, or an operation without this one
-    assert failure is not None
-    raise failure
+    in_some_precision(
+        model,
+        dtype,
+        lambda precision, strict: _compare_batches(
+            model, batches.move(samples, model.device, precision), precision, strict
+        ),
+    )
 
 
 def _compare_batches(model: TangentModel, samples: Any, precision: torch.dtype, strict: bool) -> None:
@@ -133,7 +117,7 @@ def _compare_batches(model: TangentModel, samples: Any, precision: torch.dtype, 
     Its Jacobian is compared along one random cotangent.
 
     Raises:
-        _Doubt: ``strict``, and something differs by more than rounding usually does.
+        Doubt: ``strict``, and something differs by more than rounding usually does.
     """
     tensors = model.tensors(precision)
     with torch.enable_grad():
@@ -144,15 +128,15 @@ def _compare_batches(model: TangentModel, samples: Any, precision: torch.dtype, 
     if not (torch.isfinite(out).all() and torch.isfinite(other).all()):
         return  # a noisy copy, or this precision: the run itself reports which sample it is
     coarsest = max(precision, out.dtype, key=lambda kind: torch.finfo(kind).eps)
-    tolerance = (_STRICT if strict else _LOOSE.get(coarsest, _COARSE)).coupling
+    allowed = tolerance(coarsest, strict).coupling
     moved, size = float((out[:2] - other.flip(0)).abs().max()), float(out.abs().max())
     turned, length = jvp.norm({name: first[name] - second[name] for name in first}), jvp.norm(first)
-    if moved <= tolerance * size and not turned > tolerance * length:
+    if moved <= allowed * size and not turned > allowed * length:
         return
     if strict:
-        raise _Doubt
-    _refuse_random(model, tensors, samples, tolerance)
-    if moved <= tolerance * size:
+        raise Doubt
+    _refuse_random(model, tensors, samples, allowed)
+    if moved <= allowed * size:
         raise coupled(model, turned, "in its gradient with the rest of its batch")
     raise coupled(model, moved, "with the rest of its batch")
 
