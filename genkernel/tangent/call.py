@@ -24,6 +24,7 @@ from genkernel.tangent.passes import GradientPass
 from genkernel.tangent.plan import Plan, Sizes, make_plan, parse_memory
 from genkernel.tangent.preconditioner import as_preconditioner
 from genkernel.tangent.projection import Projection
+from genkernel.tangent.shortage import out_of_memory
 from genkernel.tangent.speed import Speed, first_look, speed
 
 log = logging.getLogger("genkernel")
@@ -64,7 +65,7 @@ class Call:
         if not isinstance(cotangents, Cotangents):
             raise InputError(
                 "cotangents is one of total(), output(i), exact_trace(), blocks(), probes(k), loss(fn), residual(fn), "
-                "cotangent(fn)"
+                f"cotangent(fn), not {cotangents if isinstance(cotangents, str) else type(cotangents).__name__!r}"
             )
         self.model, self.model_y, self.cotangents, self.dtype = model, model_y, cotangents, dtype
         sums = torch.float64 if accumulate == "float64" else torch.float32
@@ -131,7 +132,12 @@ class Call:
             BatchCouplingError, RandomOutputError, CaptureError, NonFiniteError: see :func:`examine`.
         """
         both = self.x if self.y is None else batches.concatenate(_spread(self.x), _spread(self.y))
-        self.left = GradientPass(self.model, both, self.dtype, coverage)
+        self.left = self._proved(both, coverage)
+        if len(self.left.coverage.silent) == len(self.shapes):
+            log.warning(
+                "no parameter has an influence on the outputs, so the kernel is zero: was the output detached, or made "
+                "under no_grad?"
+            )
         self.right = self.left if self.model_y is None else GradientPass(self.model_y, both, self.dtype)
         # the first samples of x, which the run compares with what they give in a larger batch; of both sides where
         # there are too few to see whether a cotangent mixes samples
@@ -146,6 +152,20 @@ class Call:
         self.kept = self.count if self.cotangents.random else 1
         self._example_bytes = sum(leaf.nbytes for leaf in (*batches.tensors(self._few), out)) // len(out)
         self.proof_bytes = self.left.watch.forget_peak()
+
+    def _proved(self, samples: Any, coverage: Coverage | None) -> GradientPass:
+        try:
+            return GradientPass(self.model, samples, self.dtype, coverage)
+        except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            if out_of_memory(error):
+                raise
+            shapes = ", ".join(f"{str(leaf.dtype)[6:]} {tuple(leaf.shape)}" for leaf in batches.tensors(self.x))
+            said = (str(error).splitlines() or [""])[0]
+            raise InputError(
+                f"the model does not run on samples of this batch ({shapes}; the first axis counts them): "
+                f"{type(error).__name__}: {said} (without call= a tuple or list is given as module(*batch), a dict as "
+                "module(**batch))"
+            ) from error
 
     def _first_look(self) -> tuple[Tensor, float]:
         try:

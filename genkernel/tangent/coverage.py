@@ -131,6 +131,11 @@ class Coverage:
             "checked_in": str(self.dtype).removeprefix("torch."),
         }
 
+    def __repr__(self) -> str:
+        told = [f"{sum(self.uses.values())} uses", f"{len(self.generic)} generic", f"{len(self.by_call)} by call"]
+        told += [f"{len(self.silent)} silent", f"{len(self.weak)} weak", f"error {self.error:.1e}"]
+        return f"Coverage({', '.join(told)})"
+
     def demote(self, names: set[str]) -> None:
         """Take parameters call by call instead of by rule."""
         for plan in self.plans:

@@ -126,7 +126,7 @@ def kernel(
     started = time.perf_counter()
     model = as_tangent_model(model)
     other = None if model_y is None else as_tangent_model(model_y)
-    chosen = cotangents or probes()
+    chosen = probes() if cotangents is None else cotangents
     if coverage is not None and not isinstance(coverage, Coverage):
         raise InputError(f"coverage= is K.coverage of an earlier kernel, not {type(coverage).__name__}")
     if plan is not None and not isinstance(plan, Forecast):

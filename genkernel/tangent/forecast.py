@@ -253,9 +253,8 @@ def plan(
     """
     model = as_tangent_model(model)
     other = None if model_y is None else as_tangent_model(model_y)
-    call = Call(
-        model, other, x, y, cotangents or probes(), precondition, by, parse_dtype(dtype), accumulate, memory, sketch
-    )
+    chosen = probes() if cotangents is None else cotangents
+    call = Call(model, other, x, y, chosen, precondition, by, parse_dtype(dtype), accumulate, memory, sketch)
     with guarded(model):
         call.prove(coverage)
         sizes = call.sizes()

@@ -33,7 +33,8 @@ class TangentModel:
     """Anything differentiable in its parameters, with a sample axis.
 
     Args:
-        module: the network. It is evaluated as it is at the time of each call.
+        module: the network. Its weights are those at the time of each call; it runs in evaluation mode (no dropout,
+            running statistics), in whichever mode it is, and is left in its own.
         call: ``call(module, batch) -> Tensor[n, *out]``. By default ``module(batch)`` for a
             tensor, ``module(*batch)`` for a tuple or list, ``module(**batch)`` for a dict.
         params: which parameters span the tangent space: a glob (``"down_blocks.*"``) or
@@ -406,6 +407,9 @@ def _select(module: nn.Module, params: ParameterFilter | None) -> list[str]:
         reason = "no parameter requires gradients: pass params='*' to take all of them"
     else:
         keep = name_filter(params)
+        for one in params if isinstance(params, list | tuple) else ():
+            if not any(name_filter(one)(name) for name, _ in named):
+                raise InputError(f"params={one!r} matches none of the {len(named)} parameters")
         names = [name for name, _ in named if keep(name)]
         reason = f"params={params!r} matches none of the {len(named)} parameters (the first is {named[0][0]!r})"
     bad = [name for name, p in named if name in set(names) and not p.is_floating_point()]

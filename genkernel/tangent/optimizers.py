@@ -108,7 +108,7 @@ def _collect(
         why = "never took a step on it" if missing[0] in idle else "does not hold it"
         raise InputError(
             f"the optimizer {why}: parameter {missing[0]!r} has no preconditioner ({len(missing)} such parameters); "
-            "without_state='zero' gives those P = 0, as they do not move"
+            "gk.Preconditioner.from_optimizer(…, without_state='zero') gives those P = 0, as they do not move"
         )
     largest = max(rates.values(), default=0.0)
     for name, diagonal in found.items():

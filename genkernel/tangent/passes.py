@@ -80,15 +80,23 @@ class GradientPass:
 
     def outputs(self, batch: Any) -> Tensor:
         """Outputs ``[n, *out]`` in the dtype of the pass."""
-        with self.model.evaluating(), torch.no_grad():
-            return self.model.run(self.tensors, batches.move(batch, self.model.device, self.dtype))
+        batch = batches.move(batch, self.model.device, self.dtype)
+        with self.model.evaluating():
+            try:
+                with torch.no_grad():
+                    return self.model.run(self.tensors, batch)
+            except RuntimeError as error:
+                if "does not require grad" not in str(error):
+                    raise
+            with torch.enable_grad():  # a forward pass that differentiates something itself
+                return self.model.run(self.tensors, batch).detach()
 
     def remember(self, batch: Any, out: Tensor) -> None:
         """Compare larger batches that begin with these samples with their outputs.
 
         The proof sees three samples at a time; a model may take another way with many.
         """
-        self._known = batch, out
+        self._known = batch, out.detach()
 
     def run(
         self,

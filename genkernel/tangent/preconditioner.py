@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from genkernel.errors import InputError
 from genkernel.tangent.actions import Action, Between, Block, Function, Rows, check_shape
 from genkernel.tangent.fingerprint import fingerprint
 from genkernel.tangent.kronecker import Kronecker
-from genkernel.tangent.model import ParameterFilter, TangentModel, name_filter
+from genkernel.tangent.model import ParameterFilter, TangentModel, as_tangent_model, name_filter
 from genkernel.tangent.optimizers import Names, diagonal_of
 
 EVERY: Block = ("*",)  # an action on every parameter alone, until there is a model to name them
@@ -64,7 +64,7 @@ class Preconditioner:
     def from_optimizer(
         cls,
         optimizer: Any,
-        model: TangentModel,
+        model: TangentModel | nn.Module,
         *,
         names: Names | None = None,
         kind: str | None = None,
@@ -97,13 +97,14 @@ class Preconditioner:
             InputError: the optimizer's step is no known diagonal times the gradient, or its state does not
                 fit the model.
         """
+        model = as_tangent_model(model)
         found, words = diagonal_of(
             optimizer, model, names=names, kind=kind, learning_rates=learning_rates, without_state=without_state
         )
         return cls.diagonal(found, words)
 
     @classmethod
-    def mask(cls, model: TangentModel, keep: ParameterFilter | Mapping[str, Tensor]) -> Preconditioner:
+    def mask(cls, model: TangentModel | nn.Module, keep: ParameterFilter | Mapping[str, Tensor]) -> Preconditioner:
         """P = 1 on some parameters or entries and 0 on the others.
 
         Args:
@@ -115,6 +116,7 @@ class Preconditioner:
         Raises:
             InputError: nothing matches, or an entry is not boolean.
         """
+        model = as_tangent_model(model)
         if isinstance(keep, Mapping):
             wrong = [name for name, value in keep.items() if getattr(value, "dtype", None) is not torch.bool]
             if wrong:
@@ -130,7 +132,7 @@ class Preconditioner:
 
     @classmethod
     def learning_rates(
-        cls, model: TangentModel, rates: Mapping[str, float] | Sequence[tuple[ParameterFilter, float]]
+        cls, model: TangentModel | nn.Module, rates: Mapping[str, float] | Sequence[tuple[ParameterFilter, float]]
     ) -> Preconditioner:
         """One number for each group of parameters, such as its learning rate.
 
@@ -142,6 +144,7 @@ class Preconditioner:
         Raises:
             InputError: a parameter matches no pattern, a pattern decides for none, or a number is negative.
         """
+        model = as_tangent_model(model)
         pairs = list(rates.items()) if isinstance(rates, Mapping) else list(rates)
         filters = [name_filter(pattern) for pattern, _ in pairs]
         constants, used = {}, set()

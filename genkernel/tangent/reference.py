@@ -47,7 +47,7 @@ def kernel(
     Raises:
         InputError: the model's batch norm is not in evaluation mode.
     """
-    cotangents = cotangents or probes()
+    cotangents = probes() if cotangents is None else cotangents
     each = per_probe(model, x, y, model_y=model_y, cotangents=cotangents, precondition=precondition)
     return each.mean(0) if cotangents.random else each.sum(0)
 
@@ -100,7 +100,7 @@ def gradients(model: TangentModel | nn.Module, batch: Any, cotangents: Cotangent
 
     Arguments as for :func:`kernel`.
     """
-    model, cotangents = as_tangent_model(model), cotangents or probes()
+    model, cotangents = as_tangent_model(model), probes() if cotangents is None else cotangents
     if model.batch_norm != "eval":
         raise InputError("the reference evaluates batch norm in evaluation mode: use batch_norm='eval'")
     module = _float64_copy(model.module)

@@ -15,7 +15,7 @@ from genkernel.errors import (
     NonFiniteError,
     RandomOutputError,
 )
-from genkernel.tangent import examine, kernel
+from genkernel.tangent import examine, kernel, reference
 from tests.tangent.compare import BY_NAME, relative_error
 from tests.zoo import REFUSALS, Refusal
 
@@ -184,3 +184,45 @@ def test_a_builtin_as_cotangent() -> None:
     net, x = nn.Linear(4, 3), torch.randn(5, 4)
     tanh = gk.kernel(net, x, cotangents=gk.cotangent(torch.tanh))
     assert relative_error(tanh, gk.kernel(net, x, cotangents=gk.cotangent(lambda out: out.tanh())).values) < 1e-6
+
+
+def test_a_model_that_does_not_run_on_the_batch() -> None:
+    net = nn.Conv2d(3, 4, 3)
+    with pytest.raises(InputError, match=r"does not run on samples of this batch \(float32 \(3, 8, 8\)"):
+        gk.kernel(net, torch.randn(3, 8, 8))
+    with pytest.raises(InputError, match=r"module\(\*batch\)"):
+        gk.kernel(net, [torch.randn(3, 8, 8), torch.randn(3, 8, 8)])
+    with pytest.raises(InputError, match="not 'Tensor'"):
+        gk.kernel(net, torch.randn(2, 3, 8, 8), cotangents=torch.ones(2, 4))
+    with pytest.raises(InputError, match="'typo"):
+        gk.TangentModel(net, params=["weight", "typo.*"])
+
+
+def test_a_kernel_that_is_zero_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    detached = gk.TangentModel(nn.Linear(4, 3), call=lambda net, x: net(x).detach())
+    assert not gk.kernel(detached, torch.randn(5, 4), cotangents=gk.total()).values.any()
+    assert "no parameter has an influence" in caplog.text
+
+
+def test_a_forward_that_differentiates() -> None:
+    class Force(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lin = nn.Linear(4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            z = x.detach().clone().requires_grad_(True)
+            return torch.autograd.grad(torch.tanh(self.lin(z)).square().sum(), z, create_graph=True)[0]
+
+    net, x = Force().double(), torch.randn(5, 4, dtype=torch.float64)
+    K = gk.kernel(net, x, cotangents=gk.exact_trace())
+    assert relative_error(K, reference.kernel(net, x, cotangents=gk.exact_trace())) < 1e-10
+
+
+def test_bare_modules_for_preconditioners() -> None:
+    net, x = nn.Linear(4, 3), torch.randn(5, 4)
+    optimizer = torch.optim.Adam(net.parameters())
+    net(x).square().sum().backward()
+    optimizer.step()
+    for P in (gk.Preconditioner.from_optimizer(optimizer, net), gk.Preconditioner.mask(net, "weight")):
+        assert gk.kernel(net, x, precondition=P).values.shape == (5, 5)
