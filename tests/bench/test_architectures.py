@@ -110,7 +110,7 @@ def test_what_raises_is_a_row() -> None:
             raise ValueError("no such luck")
 
     row = check(small(Broken()))
-    assert (row.status, row.note) == ("failed", "ValueError: no such luck")
+    assert row.status == "failed" and "ValueError: no such luck" in row.note
     assert "no such luck" in describe(row)
 
     class Coupled(nn.Linear):
