@@ -43,6 +43,12 @@ def take(batch: Any, index: slice | Tensor | list[int]) -> Any:
     return tree_map(lambda leaf: leaf[index] if isinstance(leaf, Tensor) else leaf, batch)
 
 
+def spread(batch: Any, most: int = 16) -> Any:
+    """At most ``most`` samples, evenly over the batch."""
+    n = size(batch)
+    return take(batch, sorted({round(i * (n - 1) / (most - 1)) for i in range(most)}))
+
+
 def concatenate(first: Any, second: Any) -> Any:
     """The samples of ``first`` followed by those of ``second``.
 

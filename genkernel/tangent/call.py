@@ -19,7 +19,7 @@ from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.fingerprint import fingerprint_structure
 from genkernel.tangent.heap import available, available_on
-from genkernel.tangent.model import TangentModel
+from genkernel.tangent.model import TangentModel, check_pair
 from genkernel.tangent.passes import GradientPass
 from genkernel.tangent.plan import Plan, Sizes, make_plan, parse_memory
 from genkernel.tangent.preconditioner import as_preconditioner
@@ -72,7 +72,7 @@ class Call:
         self.accumulate = torch.promote_types(sums, dtype or model.dtype)  # never coarser than the gradients
         self.budget = parse_memory(memory)
         if model_y is not None:
-            _check_pair(model, model_y)
+            check_pair(model, model_y)
             y = x if y is None else y
         self.x, self.y = x, y
         self.n, self.m = batches.size(x), batches.size(y) if y is not None else 0
@@ -131,14 +131,14 @@ class Call:
         Raises:
             BatchCouplingError, RandomOutputError, CaptureError, NonFiniteError: see :func:`examine`.
         """
-        both = self.x if self.y is None else batches.concatenate(_spread(self.x), _spread(self.y))
-        self.left = self._proved(both, coverage)
+        both = self.x if self.y is None else batches.concatenate(batches.spread(self.x), batches.spread(self.y))
+        self.left = self._proved(self.model, both, coverage)
         if len(self.left.coverage.silent) == len(self.shapes):
             log.warning(
                 "no parameter has an influence on the outputs, so the kernel is zero: was the output detached, or made "
                 "under no_grad?"
             )
-        self.right = self.left if self.model_y is None else GradientPass(self.model_y, both, self.dtype)
+        self.right = self.left if self.model_y is None else self._proved(self.model_y, both)
         # the first samples of x, which the run compares with what they give in a larger batch; of both sides where
         # there are too few to see whether a cotangent mixes samples
         few = batches.take(self.x if self.n > 1 else both, slice(0, 4))
@@ -153,9 +153,9 @@ class Call:
         self._example_bytes = sum(leaf.nbytes for leaf in (*batches.tensors(self._few), out)) // len(out)
         self.proof_bytes = self.left.watch.forget_peak()
 
-    def _proved(self, samples: Any, coverage: Coverage | None) -> GradientPass:
+    def _proved(self, model: TangentModel, samples: Any, coverage: Coverage | None = None) -> GradientPass:
         try:
-            return GradientPass(self.model, samples, self.dtype, coverage)
+            return GradientPass(model, samples, self.dtype, coverage)
         except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
             if out_of_memory(error):
                 raise
@@ -238,12 +238,6 @@ class Call:
         return there
 
 
-def _spread(batch: Any, most: int = 16) -> Any:
-    """At most ``most`` samples, evenly over the batch."""
-    n = batches.size(batch)
-    return batches.take(batch, sorted({round(i * (n - 1) / (most - 1)) for i in range(most)}))
-
-
 def _groups(model: TangentModel, by: Grouping) -> dict[str, str] | None:
     """Parameter → the name its partial kernel is kept under."""
     if by is None:
@@ -267,17 +261,3 @@ def _named(groups: dict[str, Any]) -> dict[str, str]:
         if not isinstance(group, str):
             raise InputError(f"by names groups with text, for parameter {parameter!r} it gave {group!r}")
     return groups
-
-
-def _check_pair(model: TangentModel, other: TangentModel) -> None:
-    """The two models of a two-time kernel have the same parameters."""
-    one = {name: tuple(p.shape) for name, p in model.parameters.items()}
-    two = {name: tuple(p.shape) for name, p in other.parameters.items()}
-    if one != two:
-        names = sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
-        raise InputError(
-            f"model and model_y differ in {len(names)} parameters ({names[0]!r}: {one.get(names[0])} and "
-            f"{two.get(names[0])}): a two-time kernel needs the same parameters with other values"
-        )
-    if model.device != other.device:
-        raise InputError(f"model is on {model.device} and model_y on {other.device}: move them to one device")

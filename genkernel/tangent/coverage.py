@@ -31,7 +31,6 @@ class Coverage:
         dtype: precision of the comparison.
         bytes_per_sample: memory held per sample in the run's dtype: activations, and gradients
             that cannot be contracted in slices.
-        seconds_per_sample: one forward and one backward, measured.
         footprints: the form of each parameter's gradient, for one sample and without data.
     """
 
@@ -44,7 +43,6 @@ class Coverage:
     error: float = 0.0
     dtype: torch.dtype = torch.float64
     bytes_per_sample: int = 0
-    seconds_per_sample: float = 0.0
     footprints: dict[str, Factor] = field(default_factory=dict)
 
     @property

@@ -164,6 +164,7 @@ class _Job(Call):
         if forecast is not None and coverage is None:
             coverage = forecast.coverage
         self.prove(coverage)
+        ahead = None if forecast is None else forecast.plan_for(self)
         # roots of P in half precision would be lost to zero
         roots = torch.promote_types(self.dtype or self.model.dtype, torch.float32)
         self.working = None if self.metric is None else self.metric.to(self.model.device, roots)
@@ -176,7 +177,7 @@ class _Job(Call):
         if stored:
             plan = Plan.read(stored)
         else:
-            plan = workers.lead(lambda: forecast.plan_for(self) if forecast is not None else self.plan())
+            plan = workers.lead(lambda: ahead or self.plan())
             plan = plan.shared(workers.world, self.count)
         if store is not None:
             store.keep_plan(plan.record())

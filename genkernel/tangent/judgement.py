@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from genkernel.errors import BatchCouplingError, GenkernelError
 from genkernel.tangent.model import TangentModel
@@ -68,12 +67,6 @@ def in_some_precision(model: TangentModel, run: torch.dtype, attempt: Callable[[
             failure = failure or error  # a model with a dtype of its own, or an operation without this one
     assert failure is not None
     raise failure
-
-
-def coupling_limit(out: Tensor) -> float:
-    """How far outputs may move with the batch by rounding alone, in their dtype."""
-    largest = out.abs().max().clamp_min(torch.finfo(out.dtype).tiny)
-    return tolerance(out.dtype).coupling * float(largest)
 
 
 def coupled(model: TangentModel, moved: float, where: str) -> BatchCouplingError:

@@ -398,6 +398,24 @@ def _eagerly(modules: list[nn.Module]) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
+def check_pair(model: TangentModel, other: TangentModel) -> None:
+    """Refuse two models of a two-time kernel that do not have the same parameters.
+
+    Raises:
+        InputError: names or shapes differ, or the devices.
+    """
+    one = {name: tuple(p.shape) for name, p in model.parameters.items()}
+    two = {name: tuple(p.shape) for name, p in other.parameters.items()}
+    if one != two:
+        names = sorted(name for name in one.keys() | two.keys() if one.get(name) != two.get(name))
+        raise InputError(
+            f"model and model_y differ in {len(names)} parameters ({names[0]!r}: {one.get(names[0])} and "
+            f"{two.get(names[0])}): a two-time kernel needs the same parameters with other values"
+        )
+    if model.device != other.device:
+        raise InputError(f"model is on {model.device} and model_y on {other.device}: move them to one device")
+
+
 def _select(module: nn.Module, params: ParameterFilter | None) -> list[str]:
     named = list(module.named_parameters())
     if not named:

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from genkernel.errors import InputError
 from genkernel.tangent import batches, spectral
-from genkernel.tangent.call import _check_pair
 from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.jvp import METHODS, Vector
-from genkernel.tangent.model import TangentModel, as_tangent_model
+from genkernel.tangent.model import TangentModel, as_tangent_model, check_pair
 from genkernel.tangent.plan import parse_memory
 from genkernel.tangent.precision import parse_dtype
 from genkernel.tangent.preconditioner import Preconditioner, as_preconditioner
@@ -90,7 +89,7 @@ def operator(
         raise InputError(f"batch_size has to be at least 1, not {batch_size}")
     batches.size(x)
     if other is not model:
-        _check_pair(model, other)
+        check_pair(model, other)
     budget = parse_memory(memory)
     precision = parse_dtype(dtype) or model.dtype
     action = _preconditioner(precondition, model, precision)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +24,7 @@ from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.derivation import Geometry
 from genkernel.tangent.factors import Dense, Factor
-from genkernel.tangent.judgement import coupled, coupling_limit
+from genkernel.tangent.judgement import Doubt, Tolerance, coupled, in_some_precision, tolerance
 from genkernel.tangent.model import TangentModel
 from genkernel.tangent.precision import full_precision
 from genkernel.tangent.probe import examine, tape_for
@@ -199,9 +200,22 @@ class GradientPass:
         if not all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs):
             return
         self._known = None
-        moved, limit = float((out[: len(alone)] - alone).abs().max()), coupling_limit(out)
-        if moved > limit:  # a NaN is not: it is reported with its sample
-            raise coupled(self.model, moved, f"in a batch of {len(out)} samples")
+        strict = out.dtype == torch.float32  # the precision whose doubts another one can settle
+        if _moved(out[: len(alone)], alone, tolerance(out.dtype, strict)) > 0:
+            in_some_precision(self.model, self.dtype or self.model.dtype, partial(self._compare, samples, batch))
+
+    def _compare(self, samples: Any, batch: Any, precision: torch.dtype, strict: bool) -> None:
+        """The outputs of the first samples, alone and in the whole batch."""
+        tensors = self.model.tensors(precision)
+        with torch.no_grad():
+            alone, whole = (
+                self.model.run(tensors, batches.move(some, self.model.device, precision)) for some in (samples, batch)
+            )
+        moved = _moved(whole[: len(alone)], alone, tolerance(alone.dtype, strict))
+        if moved > 0:
+            if strict:
+                raise Doubt
+            raise coupled(self.model, moved, f"in a batch of {len(whole)} samples")
 
     def _forward(self, batch: Any, unproved: set[str]) -> tuple[Tape, Tensor, Coverage]:
         """One captured forward, with a coverage that holds for what was captured.
@@ -275,6 +289,13 @@ class GradientPass:
             f"the kernel overflows: the gradients are finite, but too large to be multiplied (parameters from "
             f"{seen[0]!r} to {seen[-1]!r}); scale the outputs or the cotangents down"
         )
+
+
+def _moved(out: Tensor, alone: Tensor, allowed: Tolerance) -> float:
+    """How far outputs moved with the batch, where that is further than by rounding; else 0."""
+    moved = float((out - alone).abs().max())
+    # a NaN is not further: it is reported with its sample
+    return moved if moved > allowed.coupling * float(alone.abs().max()) else 0.0
 
 
 def check_finite(values: Tensor, what: str, where: Callable[[int], str]) -> None:

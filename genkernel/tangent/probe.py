@@ -18,7 +18,6 @@ named.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -116,7 +115,6 @@ class _Proof:
         self.coarsest = precision
         self.detached: dict[int, Tensor] = {}  # output-gradients of one sample, parameters cut off
         self.received: dict[int, Tensor] = {}  # those of all samples, parameters in the graph
-        self.seconds = 0.0
 
     def coverage(self) -> Coverage:
         pair = batches.take(self.samples, [1, 0])
@@ -162,7 +160,6 @@ class _Proof:
             if plan is not None:
                 plan.proved = u in found.signs.reached
         coverage.error = found.worst
-        coverage.seconds_per_sample = self.seconds
         coverage.dtype = self.coarsest
         coverage.by_call = sorted(
             {
@@ -218,7 +215,6 @@ class _Proof:
                     seen[storage._cdata] = storage.nbytes()
             return tensor.detach()  # an output that saved itself would never be freed
 
-        started = time.perf_counter()
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
             tape = tape_for(self.model, tensors)
             with tape:
@@ -229,7 +225,6 @@ class _Proof:
                 raise CaptureError(
                     f"the forward pass writes to its own parameter {name!r} in place: it cannot be analysed"
                 )
-        self.seconds = (time.perf_counter() - started) / 2
         for use in tape.uses:
             for leaf in use.leaves:
                 if isinstance(leaf, Tensor):
@@ -269,9 +264,7 @@ class _Proof:
     def _plan(self, two: Record, three: Record) -> tuple[Coverage, bool]:
         """Find the sample axes, choose how each argument is taken; False when some order had to be guessed."""
         small, large = two.tape, three.tape
-        started = time.perf_counter()
         received = [_alone(two, 0, three.out)]
-        self.seconds += (time.perf_counter() - started) / 2
         plans: list[UsePlan | None] = []
         lost = uncaptured(small, two.out)
         same = len(small.uses) == len(large.uses) and all(

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from genkernel.errors import CaptureError, InputError, NonFiniteError, RandomOutputError
 from genkernel.tangent import batches, jvp
-from genkernel.tangent.call import _spread
 from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.distinct import distinct_samples
 from genkernel.tangent.judgement import Doubt, coupled, in_some_precision, tolerance
@@ -61,7 +60,7 @@ def prove(model: TangentModel, batch: Any, dtype: torch.dtype, method: str, cota
     """
     model.check_finite()
     distinct = batches.move(distinct_samples(batch, _FEW), model.device)
-    few = batches.move(_spread(batch, _FEW), model.device, dtype)
+    few = batches.move(batches.spread(batch, _FEW), model.device, dtype)
     with guarded(model), model.evaluating():
         tensors = model.tensors(dtype)
         out, held, precision = _look(model, tensors, few, dtype)

@@ -134,9 +134,8 @@ def plan_sketch(
     """
     model = as_tangent_model(model)
     projection = Projection(dim, seed, kind, nonzeros)
-    call = SketchCall(
-        model, x, projection, cotangents or probes(), precondition, by, parse_dtype(dtype), parse_memory(memory)
-    )
+    chosen = probes() if cotangents is None else cotangents
+    call = SketchCall(model, x, projection, chosen, precondition, by, parse_dtype(dtype), parse_memory(memory))
     with guarded(model):
         call.prove(coverage)
         proof_bytes = call.gradients.watch.forget_peak()

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from genkernel.errors import InputError
 from genkernel.tangent import batches
-from genkernel.tangent.call import _spread
 from genkernel.tangent.cotangents import Cotangents, probes
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.fingerprint import fingerprint, fingerprint_batch, fingerprint_code, fingerprint_model
@@ -98,7 +97,7 @@ def sketch(
         model,
         x,
         Projection(dim, seed, kind, nonzeros),
-        cotangents or probes(),
+        probes() if cotangents is None else cotangents,
         precondition,
         by,
         parse_dtype(dtype),
@@ -150,10 +149,11 @@ class SketchCall:
     def prove(self, coverage: Coverage | None = None) -> None:
         """Prove the model (``coverage``: as it was proved before), and look at a few outputs."""
         model = self.model
-        self.gradients = GradientPass(model, _spread(self.x), self.dtype, coverage)
-        self.few = batches.move(_spread(self.x, 4), model.device, self.dtype)
+        self.gradients = GradientPass(model, batches.spread(self.x), self.dtype, coverage)
+        self.few = batches.move(batches.take(self.x, slice(0, 4)), model.device, self.dtype)
         out, self.look_seconds = first_look(self.gradients, self.few)
         self.cotangents.check(out, self.few)
+        self.gradients.remember(self.few, out)
         self.out_shape = tuple(out.shape[1:])
         self.count = self.cotangents.count(self.out_shape)
         self.probes = self.count if self.cotangents.random else 1

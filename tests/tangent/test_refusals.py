@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -226,3 +228,22 @@ def test_bare_modules_for_preconditioners() -> None:
     optimizer.step()
     for P in (gk.Preconditioner.from_optimizer(optimizer, net), gk.Preconditioner.mask(net, "weight")):
         assert gk.kernel(net, x, precondition=P).values.shape == (5, 5)
+
+
+def test_a_sketch_of_a_model_that_couples_large_batches_is_refused() -> None:
+    class Fast(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = super().forward(x)
+            return h - 3e-4 * h.mean(0) if len(x) > 8 else h  # below what float32 alone would be blamed for
+
+    for compute in (gk.kernel, gk.sketch):
+        with pytest.raises(BatchCouplingError, match="in a batch of"):
+            compute(Fast(4, 3), torch.randn(20, 4), cotangents=gk.total())
+
+
+def test_a_plan_of_another_model_is_refused_beside_a_store(tmp_path: Path) -> None:
+    net, x = nn.Linear(4, 3), torch.randn(5, 4)
+    gk.kernel(net, x, cotangents=gk.total(), store=tmp_path / "tiles")
+    ahead = gk.plan(gk.TangentModel(nn.Linear(4, 3), call=lambda m, b: m(b).sin()), x, cotangents=gk.total())
+    with pytest.raises(InputError, match="differs in model"):
+        gk.kernel(net, x, cotangents=gk.total(), store=tmp_path / "tiles", plan=ahead)
