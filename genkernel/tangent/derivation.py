@@ -8,6 +8,7 @@ kept of that computation.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,13 @@ class Geometry:
     def scatter(self, gradient: Tensor, numel: int) -> Tensor:
         """Per-sample gradients ``[n, *size]`` of the view → ``[n, numel]`` of the parameter."""
         n = gradient.shape[0]
+        if self.injective:
+            strides = [st for s, st in zip(self.size, self.stride, strict=True) if s > 1]
+            if math.prod(self.size) == numel and strides == sorted(strides, reverse=True):
+                return gradient.reshape(n, numel)  # all of it, in order
+            out = gradient.new_zeros(n, numel)
+            out.as_strided((n, *self.size), (numel, *self.stride), self.offset).copy_(gradient.reshape(n, *self.size))
+            return out
         out = gradient.new_zeros(n, numel)
         index = self._index(numel, gradient.device).reshape(-1)
         return out.index_add_(1, index, gradient.reshape(n, -1))

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from genkernel.tangent.parallel import over_samples
 from genkernel.tangent.products import batched
+from genkernel.tangent.workspace import room
 
 #: the coordinates of a piece: maps a tensor shaped like the parameter to their values, flat
 Pick = Callable[[Tensor], Tensor]
@@ -25,9 +26,11 @@ Pick = Callable[[Tensor], Tensor]
 UNFOLD_WIDTH = 96
 #: Up to so many channels one library call with a group per sample is the fastest, given enough positions;
 NARROW, FEW_POSITIONS = 32, 64
-#: above, the library's weight gradient of one sample after the other, where there are not too many weights for
-#: the positions: more where several threads share out the samples. It takes larger pieces.
-ENTRIES_PER_POSITION, ENTRIES_SHARED, BY_SAMPLES = 600, 4000, 4
+#: above, the library's weight gradient of one sample after the other, where there are so many positions and not
+#: too many weights for them. (Fewer weights, and one thread only, where there are few positions.)
+MANY_POSITIONS, ENTRIES_PER_POSITION, ENTRIES_OF_FEW = 192, 10_000, 600
+#: It takes many rows of the weight at a time: up to so many entries, in multiples of so many rows.
+BY_SAMPLES, ROWS_AT_A_TIME = 20 << 20, 64
 #: entries of windows that may lie unfolded at a time, and of padded copies
 UNFOLDED = 1 << 23
 
@@ -295,10 +298,9 @@ class Convolution(Factor):
 
     def pieces(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
         width = math.prod(self.shape[1:])
-        unfolded = self.positions * self.large.shape[1] * math.prod(self.shape[2:])
         if self.one_by_one:
-            yield from self._rows(BY_SAMPLES * limit, 1)
-        elif self.groups == 1 and width <= UNFOLD_WIDTH and self.n * unfolded <= UNFOLDED:
+            yield from self._by_samples(limit)
+        elif self._unfolds:
             yield from self.outer().pieces(limit)
         elif self.groups > 1 or width <= UNFOLD_WIDTH or (not self._wide and self.positions >= FEW_POSITIONS):
             yield from self._rows(limit, self.shape[0] // self.groups if self.groups > 1 else 1)
@@ -313,16 +315,55 @@ class Convolution(Factor):
             stop = min(self.shape[0], start + step)
             yield _flat_pick(slice(start * width, stop * width)), self.columns(start * width, stop * width)
 
+    def _by_samples(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
+        """The library's weight gradient of each sample, for many rows; what is handed out lies close together."""
+        width = math.prod(self.shape[1:])
+        many = max(1, BY_SAMPLES // (self.n * width))
+        many -= many % ROWS_AT_A_TIME if many > ROWS_AT_A_TIME else 0
+        few = 1 << max(0, (limit // (self.n * width)).bit_length() - 1)
+        for start in range(0, self.shape[0], many):
+            rows = range(start, min(self.shape[0], start + many))
+            each = math.gcd(len(rows), few)
+            small, shape = self.small[:, rows.start : rows.stop], (len(rows), *self.shape[1:])
+            with room(self.small, len(rows) // each, self.n, each * width) as found:
+                self._each_sample(*((small, self.B) if self.transposed else (self.A, small)), shape, found)
+                for first, block in zip(rows[::each], found, strict=True):
+                    yield _flat_pick(slice(first * width, (first + each) * width)), block
+
+    def _each_sample(self, A: Tensor, B: Tensor, shape: tuple[int, ...], found: Tensor) -> None:
+        """Write the gradient of each sample, of that shape, into ``found [parts, n, entries]``."""
+        weight = A.new_empty(1).expand(shape)
+
+        def some(samples: range) -> None:
+            for i in samples:
+                found[:, i] = self._weight_gradient(A[i : i + 1], B[i : i + 1], weight, 1).reshape(len(found), -1)
+
+        over_samples(self.n, some)
+
     @property
     def _wide(self) -> bool:
         return max(self.shape[:2]) > NARROW
 
     @property
+    def _unfolds(self) -> bool:
+        """Its windows are not much larger than its images, or not many."""
+        if math.prod(self.shape[2:]) == 1:
+            return self.groups == 1
+        entries = self.n * self.positions * self.large.shape[1] * math.prod(self.shape[2:])
+        return self.groups == 1 and math.prod(self.shape[1:]) <= UNFOLD_WIDTH and entries <= UNFOLDED
+
+    @property
     def one_by_one(self) -> bool:
         """The library's weight gradient of one sample after the other is the fastest way to all of them."""
-        most = ENTRIES_PER_POSITION if torch.get_num_threads() == 1 else ENTRIES_SHARED
-        long = self.positions >= FEW_POSITIONS and math.prod(self.shape) <= most * self.positions
-        return long and self._wide and self.groups == 1 and self.small.device.type != "cuda"
+        alone = torch.get_num_threads() == 1
+        if self._unfolds and not (alone and math.prod(self.shape[2:]) > 1):
+            return False
+        if self.groups > 1 or not self._wide or self.small.device.type == "cuda":
+            return False
+        if self.positions >= MANY_POSITIONS:
+            return math.prod(self.shape) <= ENTRIES_PER_POSITION * self.positions
+        few = alone and self.positions >= FEW_POSITIONS
+        return few and math.prod(self.shape) <= ENTRIES_OF_FEW * self.positions
 
     def columns(self, start: int, stop: int) -> Tensor:
         width, group = math.prod(self.shape[1:]), self.shape[0] // self.groups
@@ -363,19 +404,13 @@ class Convolution(Factor):
         n, kernel = self.n, self.shape[2:]
         wide, narrow = (A.shape[1], B.shape[1]) if self.transposed else (B.shape[1], A.shape[1])
         shape = (wide, narrow // groups, *kernel)
-        like = A.new_empty(1)
         if groups == 1 and self._wide and A.device.type != "cuda":
             found = A.new_empty(n, *shape)
-
-            def some(samples: range) -> None:
-                for i in samples:
-                    found[i] = self._weight_gradient(A[i : i + 1], B[i : i + 1], like.expand(shape), 1)
-
-            over_samples(n, some)
+            self._each_sample(A, B, shape, found.view(1, n, -1))
             return found
         # one call with a group for each sample
         A, B = (image.reshape(1, -1, *image.shape[2:]) for image in (A, B))
-        gradient = self._weight_gradient(A, B, like.expand(n * wide, *shape[1:]), n * groups)
+        gradient = self._weight_gradient(A, B, A.new_empty(1).expand(n * wide, *shape[1:]), n * groups)
         return gradient.view(n, *shape)
 
     def outer(self) -> Outer:

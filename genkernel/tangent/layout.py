@@ -34,6 +34,11 @@ class Layout:
         apart = x.unflatten(self.axis, (self.before, n, self.inner // self.before)).movedim(self.axis + 1, 0)
         return apart.flatten(self.axis + 1, self.axis + 2)
 
+    def spread(self, values: Tensor, dims: int) -> Tensor:
+        """One value per sample, ``[n]``, where its slots are in a tensor of so many axes."""
+        along = values.repeat_interleave(self.inner // self.before).repeat(self.before)
+        return along.view(-1, *[1] * (dims - 1 - self.axis))
+
     def slots(self, i: int, n: int, device: torch.device | None = None) -> Tensor:
         """Indices along the axis that belong to sample ``i``."""
         index = torch.arange(n * self.inner, device=device)

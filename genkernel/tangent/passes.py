@@ -8,7 +8,7 @@ its per-sample gradient goes to a :class:`Sink` as a factor, and what it was mad
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from genkernel.errors import GenkernelError, NonFiniteError
-from genkernel.tangent import batches
+from genkernel.tangent import batches, workspace
 from genkernel.tangent.assembly import Assembly, NotCapturedError, UnprovedError
 from genkernel.tangent.capture import Tape
 from genkernel.tangent.cotangents import Cotangents
@@ -315,5 +315,9 @@ def guarded(model: TangentModel) -> Iterator[None]:
     devices = [model.device] if model.device.type == "cuda" else []
     if torch.is_autocast_enabled(model.device.type):
         raise GenkernelError("kernels are not computed under autocast: leave the autocast region, or pass dtype=")
-    with torch.inference_mode(False), torch.random.fork_rng(devices=devices), random_state_kept(), full_precision():
+    with ExitStack() as stack:
+        for scope in (torch.inference_mode(False), torch.random.fork_rng(devices=devices), random_state_kept()):
+            stack.enter_context(scope)
+        stack.enter_context(full_precision())
+        stack.enter_context(workspace.kept())
         yield

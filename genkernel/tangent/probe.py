@@ -18,7 +18,6 @@ named.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +37,7 @@ from genkernel.tangent.layout import Layout, from_support, growing_axis
 from genkernel.tangent.model import TangentModel
 
 PROBE = 3  # samples whose gradients are compared; another one stands in for the first the second time
+WEIGHTS = (1.0, -0.7, 0.4)  # of their outputs
 
 
 def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> Coverage:
@@ -114,7 +114,6 @@ class _Proof:
         self.tensors = model.tensors(precision)
         self.coarsest = precision
         self.detached: dict[int, Tensor] = {}  # output-gradients of one sample, parameters cut off
-        self.received: dict[int, Tensor] = {}  # those of all samples, parameters in the graph
 
     def coverage(self) -> Coverage:
         pair = batches.take(self.samples, [1, 0])
@@ -132,8 +131,9 @@ class _Proof:
             coverage = self._plan(shaken, record)[0] if shaken is not None else coverage
             self.detached = detached
         coverage.bytes_per_sample = held // 2
-        self._check_detached(record, coverage)
-        found = self._settle(self.tensors, trio, coverage, record)
+        truth = _Truth.of(record, self.tensors)
+        self._check_detached(truth, coverage)
+        found = self._settle(self.tensors, trio, coverage, record, truth)
         coverage.silent = found.silent
         uses = {u for u, plan in enumerate(coverage.plans) if plan is not None}
         coverage.weak = _unsure(coverage, found.weak)
@@ -146,7 +146,7 @@ class _Proof:
                 with torch.no_grad():
                     reverse = self.model.run(moved, batches.take(self.samples, [0, PROBE]))
                 self._check_independence(reverse, second.out, moved, others)
-                again = self._settle(moved, others, coverage, second)
+                again = self._settle(moved, others, coverage, second, _Truth.of(second, moved))
             except GenkernelError:
                 raise
             except (RuntimeError, TypeError, ValueError, NotImplementedError):
@@ -301,25 +301,17 @@ class _Proof:
         coverage.give_up(lost)
         return coverage, sure
 
-    def _check_detached(self, record: Record, coverage: Coverage) -> None:
+    def _check_detached(self, truth: _Truth, coverage: Coverage) -> None:
         """Give up uses whose output-gradients differ when the parameters are cut off, as they are in the run.
 
         A forward pass that differentiates something itself is such a case.
         """
-        tape, out = record.tape, record.out
-        received: dict[int, Tensor] = {}
-        tape.deliver = lambda use, B: received.__setitem__(use.index, B)
-        ends = tape.ends({u for u, plan in enumerate(coverage.plans) if plan is not None})
-        if ends and out.requires_grad:
-            torch.autograd.grad(out, ends, _cotangent(out), retain_graph=True, allow_unused=True)
-        tape.deliver = None
-        self.received = received
         wrong: set[str] = set()
         for u, plan in enumerate(coverage.plans):
             if plan is None:
                 continue
-            whole, cut = received.get(u), self.detached.get(u)
-            attached = None if whole is None else plan.layout.sample(whole, 1, PROBE)
+            whole, cut = truth.received.get(u), self.detached.get(u)
+            attached = None if whole is None else plan.layout.sample(whole, 1, PROBE) / WEIGHTS[1]
             alone = None if cut is None else plan.layout.sample(cut, 0, 2)
             one = attached if attached is not None else torch.zeros(())
             two = alone if alone is not None else torch.zeros(())
@@ -332,72 +324,50 @@ class _Proof:
 
     # ------------------------------------------------------------------- comparison
 
-    def _settle(self, tensors: dict[str, Tensor], three: Any, coverage: Coverage, record: Record | None) -> _Comparison:
+    def _settle(
+        self, tensors: dict[str, Tensor], three: Any, coverage: Coverage, record: Record, truth: _Truth
+    ) -> _Comparison:
         """Compare; take call by call what failed, compare again, give up what failed again."""
-        found = self._compare(tensors, three, coverage, record)
+        found = self._compare(tensors, three, coverage, record, truth)
         if found.failed:
             if self.strict:
                 raise Doubt
             coverage.demote(found.failed)
-            found = self._compare(tensors, three, coverage, None)
+            found = self._compare(tensors, three, coverage)
             coverage.give_up(found.failed)
         return found
 
     def _compare(
-        self, tensors: dict[str, Tensor], three: Any, coverage: Coverage, record: Record | None
+        self,
+        tensors: dict[str, Tensor],
+        three: Any,
+        coverage: Coverage,
+        record: Record | None = None,
+        truth: _Truth | None = None,
     ) -> _Comparison:
         """Weighted sums of assembled per-sample gradients against autograd.
 
         Args:
-            record: an attached record of the same samples that kept what the coverage needs.
+            record: an attached record of the same samples, with its truth.
         """
         names = [name for name, t in tensors.items() if t.requires_grad]
-        assembled: dict[str, Tensor] = {}
-        found = _Comparison()
-        # the first time the output-gradients are there already
-        received = self.received if record is not None and tensors is self.tensors else None
-        w = torch.tensor([1.0, -0.7, 0.4], dtype=self.precision, device=self.model.device)
-
-        def collect(name: str, factor: Factor, view: Geometry | None) -> None:
-            parts = {key: torch.empty_like(part[:1], device="meta") for key, part in factor.parts().items()}
-            coverage.footprints[name] = factor.like(parts)
-            floating = next(part for part in factor.parts().values() if part.is_floating_point())
-            total = factor.combination(w.to(floating.dtype))
-            whole = total if view is None else view.scatter(total[None], tensors[name].numel())
-            assembled[name] = whole.reshape(-1)
-
-        gaps: dict[str, _Gap] = {}
-
-        def judge(name: str, true: Tensor) -> None:
-            gaps[name] = _Gap.between(true, assembled.pop(name, None))
-
+        if coverage.keep_all:
+            record = None  # it did not keep what is needed
         while True:
-            assembled.clear()
-            gaps.clear()
-            found.signs = Signs()
-            if record is None or (coverage.keep_all and received is not None):
-                record, received = self._attached(tensors, three, coverage.keep_all), None
-            tape, out = record.tape, record.out
-            if not coverage.matches_calls(tape, PROBE):
-                tape.close()
-                return _Comparison(failed=set(names) - set(coverage.generic))
-            v = _cotangent(out)
-            assembly = Assembly(tape, coverage.plans, PROBE, collect, signs=found.signs)
-            for use in tape.uses:
-                if torch.finfo(use.dtype).eps > torch.finfo(self.coarsest).eps:
-                    self.coarsest = use.dtype
-            if self.strict and self.coarsest != self.precision:
-                raise Doubt  # part of the model computes in a coarser dtype
+            if record is None or truth is None:
+                record = self._attached(tensors, three, coverage.keep_all)
+                truth = None
+            tape = record.tape
+            found = _Comparison()
             try:
-                if received is None:
-                    tape.deliver = assembly.receive
-                    ends = tape.ends(assembly.awaited)
-                    if ends and out.requires_grad:
-                        torch.autograd.grad(out, ends, v, retain_graph=True, allow_unused=True)
-                else:
-                    for u, B in received.items():
-                        assembly.receive(tape.uses[u], B)
-                assembly.flush()
+                if not coverage.matches_calls(tape, PROBE):
+                    return _Comparison(failed=set(names) - set(coverage.generic))
+                for use in tape.uses:
+                    if torch.finfo(use.dtype).eps > torch.finfo(self.coarsest).eps:
+                        self.coarsest = use.dtype
+                if self.strict and self.coarsest != self.precision:
+                    raise Doubt  # part of the model computes in a coarser dtype
+                gaps = self._gaps(tape, truth or _Truth.of(record, tensors), tensors, coverage, found.signs)
             except NotCapturedError as outside:
                 plan = coverage.plans[outside.use]
                 assert plan is not None
@@ -406,42 +376,50 @@ class _Proof:
                     slot.by_rule = False
                 else:
                     coverage.give_up(set(slot.parameters))
-                tape.close()
-                record = received = None  # they did not keep what the other method needs
+                record = truth = None  # they lack what the other method needs
                 continue
             except (RuntimeError, CaptureError) as error:
                 if isinstance(error, CaptureError) and "in place" not in str(error):
                     raise
-                tape.close()
                 return _Comparison(failed=set(names) - set(coverage.generic))
-            tape.deliver = None
-            if out.requires_grad:
-                weighted = v * w.to(v).view(-1, *[1] * (v.dim() - 1))
-                _each_gradient(out, {name: tensors[name] for name in names}, weighted, judge)
-            tape.close()
-            break
-        self._judge(names, gaps, assembled, coverage, found)
-        return found
+            finally:
+                tape.close()
+            self._judge(names, gaps, coverage, found)
+            return found
 
-    def _judge(
-        self,
-        names: list[str],
-        gaps: dict[str, _Gap],
-        assembled: dict[str, Tensor],
-        coverage: Coverage,
-        found: _Comparison,
-    ) -> None:
-        """``assembled``: what autograd has no gradient for."""
+    def _gaps(
+        self, tape: Tape, truth: _Truth, tensors: dict[str, Tensor], coverage: Coverage, signs: Signs
+    ) -> dict[str, _Gap]:
+        """Parameters with a gradient, assembled or true; the truth is used up."""
+        gaps: dict[str, _Gap] = {}
+        w = torch.tensor(WEIGHTS, dtype=self.precision, device=self.model.device)
+
+        def collect(name: str, factor: Factor, view: Geometry | None) -> None:
+            parts = {key: torch.empty_like(part[:1], device="meta") for key, part in factor.parts().items()}
+            coverage.footprints[name] = factor.like(parts)
+            floating = next(part for part in factor.parts().values() if part.is_floating_point())
+            total = factor.combination(w.to(floating.dtype))
+            whole = total if view is None else view.scatter(total[None], tensors[name].numel())
+            gaps[name] = _Gap.between(truth.gradients.pop(name, None), whole.reshape(-1))
+
+        assembly = Assembly(tape, coverage.plans, PROBE, collect, signs=signs)
+        for u in list(truth.received):
+            plan, B = coverage.plans[u], truth.received.pop(u)
+            if plan is not None:  # samples weighted alike again: the weights come back with the combination
+                assembly.receive(tape.uses[u], B / plan.layout.spread(w.to(B), B.dim()))
+        assembly.flush()
+        gaps.update((name, _Gap.between(true, None)) for name, true in truth.gradients.items())
+        return gaps
+
+    def _judge(self, names: list[str], gaps: dict[str, _Gap], coverage: Coverage, found: _Comparison) -> None:
         allowed = self._tolerance.gradient
         overall = sum(gap.size**2 for gap in gaps.values()) ** 0.5
         for name in names:
             gap = gaps.get(name)
             if gap is None or not gap.any:
                 found.silent.append(name)
-            if name in coverage.generic or (gap is None and name not in assembled):
+            if name in coverage.generic or gap is None:
                 continue
-            if gap is None:
-                gap = _Gap(False, 0.0, float(assembled[name].norm()))
             # gradients that cancel exactly (a bias in front of a normalisation) are rounding noise
             if not gap.gap <= allowed * gap.size + 1e-3 * allowed * overall:
                 found.failed.add(name)
@@ -449,6 +427,37 @@ class _Proof:
                 found.weak.append(name)
             elif gap.size > 0:
                 found.worst = max(found.worst, gap.gap / gap.size)
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """What autograd itself gives for a record whose parameters are in the graph, its samples weighted differently.
+
+    Attributes:
+        received: output-gradients of the uses.
+        gradients: of the parameters.
+    """
+
+    received: dict[int, Tensor]
+    gradients: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, record: Record, tensors: dict[str, Tensor]) -> _Truth:
+        tape, out = record.tape, record.out
+        received: dict[int, Tensor] = {}
+        leaves = {name: t for name, t in tensors.items() if t.requires_grad}
+        if not out.requires_grad:
+            return cls({}, {})
+        v = _cotangent(out)
+        weighted = v * torch.tensor(WEIGHTS).to(v).view(-1, *[1] * (v.dim() - 1))
+        tape.deliver = lambda use, B: received.__setitem__(use.index, B)
+        try:
+            ends: list[Any] = [*leaves.values(), *tape.ends(set(range(len(tape.uses))))]
+            found = torch.autograd.grad(out, ends, weighted, retain_graph=True, allow_unused=True)[: len(leaves)]
+        finally:
+            tape.deliver = None
+        gradients = {name: g for name, g in zip(leaves, found, strict=True) if g is not None}
+        return cls(received, gradients)
 
 
 @dataclass(frozen=True)
@@ -460,33 +469,14 @@ class _Gap:
     gap: float
 
     @classmethod
-    def between(cls, true: Tensor, mine: Tensor | None) -> _Gap:
+    def between(cls, true: Tensor | None, mine: Tensor | None) -> _Gap:
+        """``mine`` may be overwritten; None is zero."""
+        if true is None:
+            return cls(False, 0.0, 0.0 if mine is None else float(mine.norm()))
         true = (true.to_dense() if true.is_sparse else true).detach().reshape(-1)
-        gap = true if mine is None else mine.to(true).sub_(true) if mine.dtype != true.dtype else mine.sub_(true)
-        return cls(bool(true.any()), float(true.norm()), float(gap.norm()))
-
-
-def _each_gradient(
-    out: Tensor, tensors: dict[str, Tensor], cotangent: Tensor, take: Callable[[str, Tensor], None]
-) -> None:
-    """Hand over autograd's gradient of each leaf as soon as it is complete, and let go of it: never all at once."""
-
-    def hook(name: str) -> Callable[[Tensor], None]:
-        def arrived(leaf: Tensor) -> None:
-            assert leaf.grad is not None
-            gradient, leaf.grad = leaf.grad, None
-            take(name, gradient)
-
-        return arrived
-
-    handles = [tensor.register_post_accumulate_grad_hook(hook(name)) for name, tensor in tensors.items()]
-    try:
-        torch.autograd.backward(out, cotangent, inputs=list(tensors.values()))
-    finally:
-        for handle in handles:
-            handle.remove()
-        for tensor in tensors.values():
-            tensor.grad = None
+        size = float(true.norm())
+        gap = size if mine is None else float((mine.to(true) if mine.dtype != true.dtype else mine).sub_(true).norm())
+        return cls(size > 0 or bool(true.any()), size, gap)
 
 
 def _alone(record: Record, i: int, three: Tensor) -> dict[int, Tensor]:

@@ -23,10 +23,12 @@ def contraction_bytes(factor: Factor, itemsize: int, block: costs.Rectangle) -> 
 
 def _materialised(factor: Factor, itemsize: int, block: costs.Rectangle) -> int:
     wide = block.accumulate.itemsize
-    pieces = factors.BY_SAMPLES if isinstance(factor, Convolution) and factor.one_by_one else 1
-    entries = min(pieces * SLICE, block.n * math.prod(factor.shape))
+    whole = block.n * math.prod(factor.shape)
+    entries = min(SLICE, whole)
     making = entries * itemsize
     if isinstance(factor, Convolution):
+        if factor.one_by_one:
+            making = min(factors.BY_SAMPLES, whole) * itemsize
         # a padded copy, the same in another order, and the windows of a tap; or all windows
         most = max(_padded(factor), min(_windows(factor), factors.UNFOLDED))
         making += 3 * min(factors.UNFOLDED, block.n * most) * itemsize
