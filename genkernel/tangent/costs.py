@@ -16,13 +16,15 @@ from genkernel.tangent.factors import Convolution, Factor, Outer, Rows
 #: one float64 operation in a matrix product
 DOUBLE = 4.0
 #: one elementwise operation on an entry that stays in the cache
-ELEMENT = 60.0
+ELEMENT = 48.0
 #: writing an entry to memory that is not in the cache, and reading it again
 MEMORY = 80.0
 #: converting an entry to float64
 CONVERT = 150.0
 #: how far products of many small matrices stay behind one large one
 BATCHED = 2.0
+#: the same for convolutions, sample by sample through the library, and what is then multiplied
+BY_SAMPLES, SLICED = 1.2, 1.3
 #: share of the pairs that a symmetric product computes
 TRIANGLE_SHARE = 0.6
 
@@ -63,7 +65,10 @@ def materialised(factor: Factor, block: Rectangle) -> float:
     elif isinstance(factor, Convolution):
         making = 2.0 * block.n * factor.positions * entries
     convert = CONVERT * block.n * entries if block.rate > 1 else 0.0
-    return BATCHED * (making + block.rate * 2 * block.pairs * entries) + convert
+    multiplying = block.rate * 2 * block.pairs * entries
+    if isinstance(factor, Convolution) and factor.one_by_one:
+        return BY_SAMPLES * making + SLICED * multiplying + convert
+    return BATCHED * (making + multiplying) + convert
 
 
 def ghost(factor: Outer, block: Rectangle) -> float:
