@@ -16,11 +16,9 @@ import torch
 from torch import Tensor
 
 from genkernel.tangent import costs, ghost
-from genkernel.tangent.factors import Factor
+from genkernel.tangent.factors import SLICE, Factor
 from genkernel.tangent.products import dot
 
-#: entries of one materialised slice: large enough for GEMM, small enough for cache and scratch
-SLICE = 1 << 21
 #: rows of a strip of a triangle, at the least: of float32 products, of those in the dtype of their sum
 LEAST_STRIP = {False: 32, True: 16}
 #: rows of a matrix that are worked on together, where that needs memory beside it
@@ -45,6 +43,7 @@ class Block:
         layer_of: parameter → layer, or None to keep totals only.
         accumulate: dtype of products and sums.
         norms: also keep the squared norm of every sample.
+        limit: entries of gradients that are worked on at a time.
     """
 
     rows: slice
@@ -55,6 +54,7 @@ class Block:
     accumulate: torch.dtype
     device: torch.device
     norms: bool = False
+    limit: int = SLICE
     totals: Tensor = field(init=False)
     layers: dict[str, Tensor] = field(init=False)
     squares: Tensor | None = field(init=False)
@@ -94,8 +94,8 @@ class Block:
         self.routes[route] = self.routes.get(route, 0) + 1
         if route in _GHOSTS:
             pairs, diagonal = _GHOSTS[route]
-            product = pairs(factor, self.rows, self.cols, self.accumulate)
-            squares = diagonal(factor, self.accumulate) if self.squares is not None else None
+            product = pairs(factor, self.rows, self.cols, self.accumulate, self.limit)
+            squares = diagonal(factor, self.accumulate, self.limit) if self.squares is not None else None
         else:
             product, squares = self._materialised(factor, root)
         self._keep(which, parameter, product, squares)
@@ -104,7 +104,7 @@ class Block:
         """Add ``left @ rightᵀ`` for rows of gradients ``[samples, p]`` and the same rows times P."""
         product = torch.zeros(self._sides, dtype=torch.float64, device=self.device)
         squares = torch.zeros(self.samples, dtype=torch.float64, device=self.device) if self.norms else None
-        step = max(1, SLICE // max(1, self.samples))
+        step = max(1, self.limit // max(1, self.samples))
         for start in range(0, left.shape[1], step):
             part = slice(start, start + step)
             a, b = left[self.rows, part].to(self.accumulate), right[self.cols, part].to(self.accumulate)
@@ -143,13 +143,13 @@ class Block:
 
     def route(self, factor: Factor, root: Tensor | None = None) -> str:
         """The cheapest route."""
-        size = costs.Rectangle(*self._sides, self.samples, self.symmetric, self.accumulate)
+        size = costs.Rectangle(*self._sides, self.samples, self.symmetric, self.accumulate, self.limit)
         return costs.cheapest(factor, size, scaled=root is not None)[0]
 
     def _materialised(self, factor: Factor, root: Tensor | None) -> tuple[Tensor, Tensor | None]:
         product = torch.zeros(self._sides, dtype=torch.float64, device=self.device)
         squares = torch.zeros(self.samples, dtype=torch.float64, device=self.device) if self.norms else None
-        for part in factor.slices(SLICE, root):
+        for part in factor.slices(self.limit, root):
             part = part.to(self.device, self.accumulate)
             if squares is not None:
                 squares += part.square().sum(1)

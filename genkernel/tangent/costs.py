@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from genkernel.tangent.factors import Convolution, Factor, Outer, Rows
+from genkernel.tangent.factors import SLICE, Convolution, Factor, Outer, Rows
 
 #: one float64 operation in a matrix product
 DOUBLE = 4.0
@@ -30,10 +30,10 @@ TRIANGLE_SHARE = 0.6
 
 
 class Rectangle:
-    """Sizes of the products that a block takes: r × c pairs from n samples."""
+    """Sizes of the products that a block takes: r × c pairs of n samples, ``limit`` gradient entries at a time."""
 
-    def __init__(self, rows: int, cols: int, n: int, symmetric: bool, accumulate: torch.dtype):
-        self.n, self.rows, self.cols, self.accumulate = n, rows, cols, accumulate
+    def __init__(self, rows: int, cols: int, n: int, symmetric: bool, accumulate: torch.dtype, limit: int = SLICE):
+        self.n, self.rows, self.cols, self.accumulate, self.limit = n, rows, cols, accumulate, limit
         self.pairs = rows * cols * (TRIANGLE_SHARE if symmetric else 1.0)
         self.rate = DOUBLE if accumulate == torch.float64 else 1.0
 

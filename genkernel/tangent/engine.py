@@ -182,7 +182,7 @@ class _Job(Call):
         if store is not None:
             store.keep_plan(plan.record())
         say(plan.describe(), logging.WARNING if plan.bytes > plan.budget else logging.INFO, progress, plan.seconds)
-        self.expected = plan.bytes
+        self.expected, self.limit = plan.bytes, plan.limit
         layers = [] if self.group_of is None else list(dict.fromkeys(self.group_of.values()))
         n, m = self.n * self.outputs, (self.m or self.n) * self.outputs
         matrices = Matrices(self.kept, n, m, self.symmetric, layers, self.sketch_shape)
@@ -256,7 +256,8 @@ class _Job(Call):
     def _block(self, task: Task, rows: slice, cols: slice, samples: int) -> Block:
         count = self.kept if task.which is None or self.kept == 1 else len(task.which)
         return Block(
-            rows, cols, samples, count, self.group_of, self.accumulate, self.model.device, norms=not self.symmetric
+            rows, cols, samples, count, self.group_of, self.accumulate, self.model.device,
+            norms=not self.symmetric, limit=self.limit,
         )  # fmt: skip
 
     def _contractor(self, task: Task, block: Block) -> Contractor:
@@ -358,7 +359,7 @@ class _Job(Call):
         total = (self.n + self.m) * self.outputs
         columns = None if task.columns is None else slice(*task.columns)
         home = torch.device("cpu") if plan.home == "host" else None
-        stash = Stash(total, self.shapes, self.model.device, columns, home)
+        stash = Stash(total, self.shapes, self.model.device, columns, home, plan.limit)
         sketches = {"x": self._collect(self.left, self.x, 0, stash, task, plan.batch, tick)}
         if self.y is not None:
             sketches["y"] = self._collect(self.right, self.y, self.n, stash, task, plan.batch, tick)

@@ -21,6 +21,10 @@ from genkernel.tangent.workspace import room
 #: the coordinates of a piece: maps a tensor shaped like the parameter to their values, flat
 Pick = Callable[[Tensor], Tensor]
 
+#: entries of one slice of gradients: large enough for GEMM, small enough for cache and scratch. Tight budgets take
+#: smaller ones.
+SLICE = 1 << 21
+
 # How gradients of convolutions are made on a CPU, by what was measured there (docs/engine.md).
 # Windows of more entries are not unfolded whole.
 UNFOLD_WIDTH = 96
@@ -29,10 +33,10 @@ NARROW, FEW_POSITIONS = 32, 64
 #: above, the library's weight gradient of one sample after the other, where there are so many positions and not
 #: too many weights for them. (Fewer weights, and one thread only, where there are few positions.)
 MANY_POSITIONS, ENTRIES_PER_POSITION, ENTRIES_OF_FEW = 192, 10_000, 600
-#: It takes many rows of the weight at a time: up to so many entries, in multiples of so many rows.
-BY_SAMPLES, ROWS_AT_A_TIME = 20 << 20, 64
-#: entries of windows that may lie unfolded at a time, and of padded copies
-UNFOLDED = 1 << 23
+#: It takes many rows of the weight at a time: of so many slices, in multiples of so many rows.
+BY_SAMPLES, ROWS_AT_A_TIME = 10, 64
+#: slices of windows that may lie unfolded at a time, and of padded copies; entries where it is more than that
+WINDOWS, UNFOLDED = 4, 1 << 23
 
 
 class Factor:
@@ -300,7 +304,7 @@ class Convolution(Factor):
         width = math.prod(self.shape[1:])
         if self.one_by_one:
             yield from self._by_samples(limit)
-        elif self._unfolds:
+        elif self._unfolds and (self._pointwise or self.n * self._unfolded <= WINDOWS * limit):
             yield from self.outer().pieces(limit)
         elif self.groups > 1 or width <= UNFOLD_WIDTH or (not self._wide and self.positions >= FEW_POSITIONS):
             yield from self._rows(limit, self.shape[0] // self.groups if self.groups > 1 else 1)
@@ -318,7 +322,7 @@ class Convolution(Factor):
     def _by_samples(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
         """The library's weight gradient of each sample, for many rows; what is handed out lies close together."""
         width = math.prod(self.shape[1:])
-        many = max(1, BY_SAMPLES // (self.n * width))
+        many = max(1, BY_SAMPLES * limit // (self.n * width))
         many -= many % ROWS_AT_A_TIME if many > ROWS_AT_A_TIME else 0
         few = 1 << max(0, (limit // (self.n * width)).bit_length() - 1)
         for start in range(0, self.shape[0], many):
@@ -347,16 +351,23 @@ class Convolution(Factor):
     @property
     def _unfolds(self) -> bool:
         """Its windows are not much larger than its images, or not many."""
-        if math.prod(self.shape[2:]) == 1:
-            return self.groups == 1
-        entries = self.n * self.positions * self.large.shape[1] * math.prod(self.shape[2:])
-        return self.groups == 1 and math.prod(self.shape[1:]) <= UNFOLD_WIDTH and entries <= UNFOLDED
+        few = math.prod(self.shape[1:]) <= UNFOLD_WIDTH and self.n * self._unfolded <= UNFOLDED
+        return self.groups == 1 and (self._pointwise or few)
+
+    @property
+    def _pointwise(self) -> bool:
+        return math.prod(self.shape[2:]) == 1 and not any(self.padding)
+
+    @property
+    def _unfolded(self) -> int:
+        """Entries of the windows of a sample."""
+        return self.positions * self.large.shape[1] * math.prod(self.shape[2:])
 
     @property
     def one_by_one(self) -> bool:
         """The library's weight gradient of one sample after the other is the fastest way to all of them."""
         alone = torch.get_num_threads() == 1
-        if self._unfolds and not (alone and math.prod(self.shape[2:]) > 1):
+        if self._pointwise or (self._unfolds and not alone):
             return False
         if self.groups > 1 or not self._wide or self.small.device.type == "cuda":
             return False
@@ -382,7 +393,7 @@ class Convolution(Factor):
         small, kernel = self.small.flatten(2), self.shape[2:]
         sizes = zip(self.large.shape[2:], self.padding, strict=True)
         padded = math.prod(size + 2 * padding for size, padding in sizes)
-        across = max(1, min(self.large.shape[1], UNFOLDED // max(1, self.n * padded)))
+        across = max(1, min(self.large.shape[1], min(UNFOLDED, WINDOWS * limit) // max(1, self.n * padded)))
         for first in range(0, self.large.shape[1], across):  # few channels at a time: windows copies them
             large = self.large[:, first : first + across]
             channels = large.shape[1]
@@ -415,6 +426,10 @@ class Convolution(Factor):
 
     def outer(self) -> Outer:
         """The same gradient by unfolding (im2col); for one group only."""
+        if self._pointwise:
+            some = (slice(None), slice(None), *(slice(None, None, step) for step in self.stride))
+            seen = self.large[some].flatten(2)  # a view, unless strided
+            return Outer(seen.transpose(1, 2), self.small.flatten(2).transpose(1, 2), self.shape)
         unfolded = unfold(self.large, self.shape[2:], self.stride, self.padding, self.dilation, self.small.shape[2:])
         return Outer(unfolded, self.small.flatten(2).transpose(1, 2), self.shape)
 

@@ -21,43 +21,49 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genkernel.tangent.factors import Convolution, Outer
+from genkernel.tangent.factors import SLICE, Convolution, Outer
 from genkernel.tangent.products import batched, dot
 
 #: entries of one block of position products: it stays in the cache
 ENTRIES = 1 << 19
-#: entries of either side that are brought into the accumulating dtype at a time
-CONVERTED = 1 << 22
+#: slices of either side that are brought into the accumulating dtype at a time
+CONVERTED = 2
 
 #: what a block multiplies, ``[i, T, ...]`` each of some samples, in the accumulating dtype
 _Parts = tuple[Tensor, ...]
 _Sides = Callable[[slice], _Parts]
 
 
-def outer(factor: Outer, rows: slice, cols: slice, accumulate: torch.dtype) -> Tensor:
+def most_pairs(limit: int) -> int:
+    """Entries of one block of position products, where ``limit`` entries of gradients are worked on at a time."""
+    return min(ENTRIES, limit // 4)
+
+
+def outer(factor: Outer, rows: slice, cols: slice, accumulate: torch.dtype, limit: int = SLICE) -> Tensor:
     """``[r, c]`` in float64; for ``rows == cols`` the lower triangle at least."""
-    return _outer(_sides_of_outer(factor, accumulate), factor.T, factor.T * (factor.a + factor.b), rows, cols, factor.A)
+    sides, entries = _sides_of_outer(factor, accumulate), factor.T * (factor.a + factor.b)
+    return _outer(sides, factor.T, entries, rows, cols, factor.A, limit)
 
 
-def outer_squares(factor: Outer, accumulate: torch.dtype) -> Tensor:
+def outer_squares(factor: Outer, accumulate: torch.dtype, limit: int = SLICE) -> Tensor:
     """Squared norms ``[n]`` of the per-sample gradients."""
     sides = _sides_of_outer(factor, accumulate)
-    return _outer_squares(sides, factor.n, factor.T, factor.T * (factor.a + factor.b))
+    return _outer_squares(sides, factor.n, factor.T, factor.T * (factor.a + factor.b), limit)
 
 
-def unfolded(factor: Convolution, rows: slice, cols: slice, accumulate: torch.dtype) -> Tensor:
+def unfolded(factor: Convolution, rows: slice, cols: slice, accumulate: torch.dtype, limit: int = SLICE) -> Tensor:
     """``[r, c]`` in float64 for a convolution with one group, from its windows."""
-    sides = _sides_of_windows(factor, accumulate)
-    return _outer(sides, factor.positions, factor.positions * factor.windows_width, rows, cols, factor.large)
+    sides, entries = _sides_of_windows(factor, accumulate), factor.positions * factor.windows_width
+    return _outer(sides, factor.positions, entries, rows, cols, factor.large, limit)
 
 
-def unfolded_squares(factor: Convolution, accumulate: torch.dtype) -> Tensor:
+def unfolded_squares(factor: Convolution, accumulate: torch.dtype, limit: int = SLICE) -> Tensor:
     """Squared norms ``[n]`` of the per-sample gradients."""
     sides = _sides_of_windows(factor, accumulate)
-    return _outer_squares(sides, factor.n, factor.positions, factor.positions * factor.windows_width)
+    return _outer_squares(sides, factor.n, factor.positions, factor.positions * factor.windows_width, limit)
 
 
-def shifted(factor: Convolution, rows: slice, cols: slice, accumulate: torch.dtype) -> Tensor:
+def shifted(factor: Convolution, rows: slice, cols: slice, accumulate: torch.dtype, limit: int = SLICE) -> Tensor:
     """``[r, c]`` in float64 for a convolution with one group."""
     phases, spatial = _phases(factor), list(factor.small.shape[2:])
 
@@ -78,13 +84,13 @@ def shifted(factor: Convolution, rows: slice, cols: slice, accumulate: torch.dty
 
     entries = factor.large[0].numel() + factor.small[0].numel()
     extent = max([factor.positions, *(phase.positions for phase in phases)])
-    return _blocks(rows, cols, factor.positions, extent, entries, factor.large, sides, block)
+    return _blocks(rows, cols, factor.positions, extent, entries, factor.large, sides, block, limit)
 
 
-def shifted_squares(factor: Convolution, accumulate: torch.dtype) -> Tensor:
+def shifted_squares(factor: Convolution, accumulate: torch.dtype, limit: int = SLICE) -> Tensor:
     """Squared norms ``[n]`` of the per-sample gradients."""
     phases, spatial = _phases(factor), list(factor.small.shape[2:])
-    step = max(1, ENTRIES // max([factor.positions, *(phase.positions for phase in phases)]) ** 2)
+    step = max(1, most_pairs(limit) // max([factor.positions, *(phase.positions for phase in phases)]) ** 2)
     found = []
     for start in range(0, factor.n, step):
         large = factor.large[start : start + step]
@@ -112,15 +118,15 @@ def _sides_of_windows(factor: Convolution, dtype: torch.dtype) -> _Sides:
     return sides
 
 
-def _outer(sides: _Sides, T: int, entries: int, rows: slice, cols: slice, like: Tensor) -> Tensor:
+def _outer(sides: _Sides, T: int, entries: int, rows: slice, cols: slice, like: Tensor, limit: int) -> Tensor:
     def block(left: _Parts, right: _Parts) -> Tensor:
         return _pairs(left[0], right[0]).mul_(_pairs(left[1], right[1]))
 
-    return _blocks(rows, cols, T, T, entries, like, sides, block)
+    return _blocks(rows, cols, T, T, entries, like, sides, block, limit)
 
 
-def _outer_squares(sides: _Sides, n: int, T: int, entries: int) -> Tensor:
-    step = max(1, min(ENTRIES // T**2, CONVERTED // entries))
+def _outer_squares(sides: _Sides, n: int, T: int, entries: int, limit: int) -> Tensor:
+    step = max(1, min(most_pairs(limit) // T**2, CONVERTED * limit // entries))
     found = []
     for start in range(0, n, step):
         A, B = sides(slice(start, start + step))
@@ -217,6 +223,7 @@ def _blocks(
     like: Tensor,
     sides: _Sides,
     block: Callable[[_Parts, _Parts], Tensor],
+    limit: int,
 ) -> Tensor:
     """Sum ``block(left, right) [i·T, j·T]`` over positions, block by block.
 
@@ -224,10 +231,11 @@ def _blocks(
         extent: a block has ``extent²`` entries per pair at most.
         entries: of both parts of one sample.
         sides: the parts of some of the samples.
+        limit: entries of gradients that are worked on at a time elsewhere, for a measure.
     """
     r, c, symmetric = rows.stop - rows.start, cols.stop - cols.start, rows == cols
     found = torch.zeros(r, c, dtype=torch.float64, device=like.device)
-    step, pairs = max(1, CONVERTED // entries), max(1, ENTRIES // extent**2)
+    step, pairs = max(1, CONVERTED * limit // entries), max(1, most_pairs(limit) // extent**2)
     for top in range(0, r, step):
         bottom = min(r, top + step)
         left = sides(slice(rows.start + top, rows.start + bottom))

@@ -27,8 +27,7 @@ import torch
 
 from genkernel.errors import InputError
 from genkernel.tangent import costs
-from genkernel.tangent.contraction import SLICE
-from genkernel.tangent.factors import Dense, Factor
+from genkernel.tangent.factors import SLICE, Dense, Factor
 from genkernel.tangent.heap import GAPS, LIBRARIES
 from genkernel.tangent.scratch import contraction_bytes
 
@@ -59,6 +58,8 @@ LEAST = 16 * 2**20
 MOST_TILES = 20_000
 #: where nothing fits, more tiles than this are worth it only where passes take so much more memory
 MANY_TILES, MUCH_MORE = 1000, 1.25
+#: scratch takes one part in so many of a budget; slices of gradients are made so much smaller for it
+PART, SMALLER = 6, (1, 4, 16)
 #: bytes per second between the memories of a GPU and its host
 BUS = 2e10
 
@@ -98,6 +99,7 @@ class Plan:
         seconds: expected, on one worker.
         home: where passes keep gradients: on the "device" that multiplies them, or on its "host".
         threads: CPU threads; a resumed run takes the same, so that its bits are the same.
+        limit: entries of gradients that contractions work on at a time.
     """
 
     tasks: tuple[Task, ...]
@@ -107,6 +109,7 @@ class Plan:
     seconds: float
     home: str = "device"
     threads: int = field(default_factory=torch.get_num_threads)
+    limit: int = SLICE
 
     @property
     def passes(self) -> bool:
@@ -175,6 +178,7 @@ class Sizes:
         accumulate: dtype of products.
         device: "cpu" or "cuda". ``host_bytes``: what a GPU's host can lend for gradients.
         sketch_bytes: of the rows of a sketch made alongside.
+        limit: entries of gradients that contractions work on at a time.
     """
 
     n: int
@@ -197,6 +201,7 @@ class Sizes:
     device: str = "cpu"
     host_bytes: int = 0
     sketch_bytes: int = 0
+    limit: int = SLICE
 
     @property
     def rows(self) -> int:
@@ -232,13 +237,16 @@ class Sizes:
         return int(gaps * samples * self.bytes_per_sample) + 3 * samples * self.example_bytes + sketch
 
     def multiplying(self, n: int, r: int, c: int) -> int:
+        """Bytes for the most demanding parameter, and for what waits for P."""
+        return self.scratch(n, r, c) + n * self._coupled * self.itemsize
+
+    def scratch(self, n: int, r: int, c: int) -> int:
         """Bytes of scratch for the most demanding parameter."""
-        block = costs.Rectangle(r, c, n, self.m == 0, self.accumulate)
-        scratch = max(
+        block = costs.Rectangle(r, c, n, self.m == 0, self.accumulate, self.limit)
+        return max(
             contraction_bytes(self.factors.get(name) or Dense.of(plain), self.itemsize, block)
             for name, (_, plain) in self.entries.items()
         )
-        return scratch + n * self._coupled * self.itemsize
 
     @property
     def _coupled(self) -> int:
@@ -260,16 +268,30 @@ def make_plan(sizes: Sizes, budget: int) -> Plan:
             f"{sizes.rows}×{sizes.cols}), memory= allows {budget / 2**20:.0f} MiB: give more, by=None, "
             "fewer samples, or probes instead of every output"
         )
-    plans = [] if sizes.apart or sizes.outputs > 1 else _tiles(sizes, budget)
+    tiled = not sizes.apart and sizes.outputs == 1
+    plans = _tiles(sizes, budget) if tiled else []
     if plans and len(plans[0].tasks) == 1 and plans[0].bytes <= budget:
         return plans[0]
-    plans += [_passes(sizes, budget)]
+    small = _in_proportion(sizes, budget)
+    if small.limit < sizes.limit:
+        plans = _tiles(small, budget) if tiled else []
+    plans.append(_passes(small, budget))
     if sizes.host_bytes:
-        plans += [_passes(sizes, budget, "host")]
+        plans.append(_passes(small, budget, "host"))
     fitting = [plan for plan in plans if plan.bytes <= budget]
     if fitting:
         return min(fitting, key=lambda plan: plan.seconds)
     return min(plans, key=lambda plan: plan.bytes * (MUCH_MORE if len(plan.tiles) > MANY_TILES else 1))
+
+
+def _in_proportion(sizes: Sizes, budget: int) -> Sizes:
+    """With slices of gradients whose scratch is a small part of the budget, or the smallest."""
+    rows = sizes.samples * sizes.outputs
+    for divisor in SMALLER:
+        small = replace(sizes, limit=SLICE // divisor)
+        if PART * small.scratch(rows, sizes.rows, sizes.cols) <= budget:
+            break
+    return small
 
 
 # ---------------------------------------------------------------------------- tiles
@@ -304,7 +326,7 @@ def _tiles(sizes: Sizes, budget: int) -> list[Plan]:
             known[shape] = _run_seconds(sizes, run, run, sizes.count) + _contraction_seconds(sizes, r, c, run, same)
         tasks.append(Task(f"tile-{rows[0]:06d}-{cols[0]:06d}", rows, cols, same, cost=known[shape]))
         seconds += known[shape]
-    return [Plan(tuple(tasks), samples, budget, need(samples), seconds)]
+    return [Plan(tuple(tasks), samples, budget, need(samples), seconds, limit=sizes.limit)]
 
 
 def _rectangles(sizes: Sizes, samples: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
@@ -356,7 +378,9 @@ def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
         # totals and layers of the pass, and one product
         multiplying = (min(together, sizes.totals) + sizes.layers + 1) * sizes.matrix + scratch
         for batch in _halves(sizes.samples):
-            making = 2 * sizes.itemsize * min(SLICE, batch * made)  # gradients that are kept plain, and library calls
+            making = (
+                2 * sizes.itemsize * min(sizes.limit, batch * made)
+            )  # gradients that are kept plain, and library calls
             beside = max(sizes.running(batch) + making, multiplying)
             room = sizes.host_bytes if home == "host" else budget - sizes.fixed - beside
             each = max(room, least) // together
@@ -387,7 +411,7 @@ def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
         Task(f"pass-{i:05d}", *sides, names, some, columns, cost)
         for i, (some, (names, columns)) in enumerate(itertools.product(which, slices))
     ]
-    return Plan(tuple(tasks), batch, budget, need, seconds, home)
+    return Plan(tuple(tasks), batch, budget, need, seconds, home, limit=sizes.limit)
 
 
 def _halves(most: int) -> list[int]:
@@ -448,7 +472,7 @@ def _run_seconds(sizes: Sizes, samples: int, batch: int, count: int) -> float:
 
 
 def _contraction_seconds(sizes: Sizes, r: int, c: int, n: int, symmetric: bool) -> float:
-    block = costs.Rectangle(r, c, n, symmetric, sizes.accumulate)
+    block = costs.Rectangle(r, c, n, symmetric, sizes.accumulate, sizes.limit)
     flops = 0.0
     for name, (_, plain) in sizes.entries.items():
         flops += costs.cheapest(sizes.factors.get(name) or Dense.of(plain), block)[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from genkernel.tangent import costs, factors, ghost
-from genkernel.tangent.contraction import SLICE, STRIP
+from genkernel.tangent.contraction import STRIP
 from genkernel.tangent.factors import Convolution, Factor, Outer
 
 
@@ -24,14 +24,16 @@ def contraction_bytes(factor: Factor, itemsize: int, block: costs.Rectangle) -> 
 def _materialised(factor: Factor, itemsize: int, block: costs.Rectangle) -> int:
     wide = block.accumulate.itemsize
     whole = block.n * math.prod(factor.shape)
-    entries = min(SLICE, whole)
+    entries = min(block.limit, whole)
     making = entries * itemsize
     if isinstance(factor, Convolution):
         if factor.one_by_one:
-            making = min(factors.BY_SAMPLES, whole) * itemsize
+            making = min(factors.BY_SAMPLES * block.limit, whole) * itemsize
         # a padded copy, the same in another order, and the windows of a tap; or all windows
-        most = max(_padded(factor), min(_windows(factor), factors.UNFOLDED))
-        making += 3 * min(factors.UNFOLDED, block.n * most) * itemsize
+        room = min(factors.UNFOLDED, factors.WINDOWS * block.limit)
+        making += 3 * min(room, block.n * max(_padded(factor), min(_windows(factor), room))) * itemsize
+        if math.prod(factor.shape[2:]) == 1 and math.prod(factor.stride) > 1:
+            making += block.n * _windows(factor) * itemsize  # what the stride picks
     converted = entries * (2 * wide if wide > itemsize else wide)  # and their squares
     return making + converted + min(block.rows, STRIP) * block.cols * wide
 
@@ -45,8 +47,8 @@ def _ghost(factor: Factor, block: costs.Rectangle) -> int:
         each = factor.large[0, 0].numel() // math.prod(factor.stride)
         extent = max(factor.positions, each)
         entries = max(factor.large[0].numel(), _windows(factor)) + factor.small[0].numel()
-    sides = 2 * min(max(ghost.CONVERTED, entries), block.n * entries)
-    pairs = 4 * min(max(ghost.ENTRIES, extent**2), block.rows * block.cols * extent**2)
+    sides = 2 * min(max(ghost.CONVERTED * block.limit, entries), block.n * entries)
+    pairs = 4 * min(max(ghost.most_pairs(block.limit), extent**2), block.rows * block.cols * extent**2)
     return (sides + pairs) * wide
 
 

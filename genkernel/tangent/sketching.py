@@ -14,6 +14,7 @@ from genkernel.errors import InputError
 from genkernel.tangent import batches
 from genkernel.tangent.cotangents import Cotangents, probes
 from genkernel.tangent.coverage import Coverage
+from genkernel.tangent.factors import BY_SAMPLES, SLICE
 from genkernel.tangent.fingerprint import fingerprint, fingerprint_batch, fingerprint_code, fingerprint_model
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.parallel import threads
@@ -243,6 +244,8 @@ class SketchCall:
         # float64, and the copy that is kept
         sums = len(self.layers or [None]) * self.probes * (self.projection.dim + 1) * 8 * 2
         scratch = slice_of(self.model.device) * (3 * itemsize + 16)
+        if self.model.device.type == "cpu":
+            scratch += BY_SAMPLES * SLICE * itemsize
         copies = sum(p.numel() for p in self.model.parameters.values()) * itemsize * (self.dtype is not None)
         activations = self.gradients.coverage.bytes_per_sample * 5 // 4  # allocators leave gaps
         return scratch + copies + samples * (activations + sums)

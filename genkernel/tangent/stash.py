@@ -14,9 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from genkernel.tangent.contraction import SLICE
 from genkernel.tangent.derivation import Geometry
-from genkernel.tangent.factors import Dense, Factor
+from genkernel.tangent.factors import SLICE, Dense, Factor
 from genkernel.tangent.shortage import out_of_memory
 
 
@@ -71,6 +70,7 @@ class Stash:
         columns: keep only these coordinates of the (one) parameter.
         home: where the rows are kept in the meantime; None for ``device``. On a CPU beside a GPU they
             are kept in pinned memory, from which copies go at the full rate of the bus.
+        limit: entries of gradients that are made at a time.
     """
 
     def __init__(
@@ -80,8 +80,9 @@ class Stash:
         device: torch.device,
         columns: slice | None = None,
         home: torch.device | None = None,
+        limit: int = SLICE,
     ):
-        self.rows, self.shapes, self.columns = rows, shapes, columns
+        self.rows, self.shapes, self.columns, self.limit = rows, shapes, columns, limit
         self.device, self.home = device, home or device
         self.entries: dict[tuple[int, str], _Entry] = {}
         self._arena = _Arena()
@@ -111,7 +112,7 @@ class Stash:
                 self._copy(entry.parts[k], where, part)
             return
         rows, width = entry.parts["gradient"].view(self.rows, -1), max(1, math.prod(factor.shape[1:]))
-        step = max(1, SLICE // max(1, factor.n * width)) * width
+        step = max(1, self.limit // max(1, factor.n * width)) * width
         for start in range(0, rows.shape[1], step):
             stop = min(rows.shape[1], start + step)
             self._copy(rows[:, start:stop], where, factor.columns(start, stop))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from genkernel.tangent import factors, ghost, products
+from genkernel.tangent import factors, ghost, parallel, products, workspace
 from genkernel.tangent.contraction import Block
 from genkernel.tangent.factors import Convolution, Outer
 
@@ -62,18 +63,18 @@ def test_every_route_of_a_convolution(
         assert float((whole - true).norm()) <= EXACT * float(true.norm())
     w = torch.randn(len(true), dtype=torch.float64)
     assert float((factor.combination(w) - torch.tensordot(w, true, 1)).norm()) <= 10 * EXACT * float(true.norm())
-    for entries in (1, 1 << 19):  # block by block, and at once
-        monkeypatch.setattr(ghost, "ENTRIES", entries)
+    for limit in (4, 1 << 21):  # block by block, and at once
         all_, some, others = slice(0, 5), slice(0, 2), slice(2, 5)
         for rows, cols in ((all_, all_), (some, others)):
             keep = torch.tril if rows == cols else lambda m: m
             for found in (
-                ghost.shifted(factor, rows, cols, torch.float64),
-                ghost.outer(factor.outer(), rows, cols, torch.float64),
+                ghost.shifted(factor, rows, cols, torch.float64, limit),
+                ghost.outer(factor.outer(), rows, cols, torch.float64, limit),
             ):
                 assert float(keep(found - gram[rows, cols]).norm()) <= EXACT * float(gram.norm())
         for squares in (
-            ghost.shifted_squares(factor, torch.float64), ghost.outer_squares(factor.outer(), torch.float64)
+            ghost.shifted_squares(factor, torch.float64, limit),
+            ghost.outer_squares(factor.outer(), torch.float64, limit),
         ):  # fmt: skip
             assert float((squares - gram.diagonal()).norm()) <= EXACT * float(gram.norm())
 
@@ -104,3 +105,52 @@ def test_a_symmetric_schedule_covers_the_lower_triangle_once() -> None:
             count[i, j] += 1
         assert bool((count.tril() == torch.ones(r, r, dtype=torch.int).tril()).all())
         assert int(count.max()) == 1
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("limit", [1, 5_000, 60_000, 1 << 21])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_sample_by_sample(threads: int, limit: int, transposed: bool) -> None:
+    """Wide convolutions of many positions, in parts of rows, with and without memory that is used again."""
+    torch.manual_seed(0)
+    A, B = torch.randn(3, 36, 15, 14), torch.randn(3, 70, 15, 14)
+    shape = (36, 70, 3, 3) if transposed else (70, 36, 3, 3)
+    factor = Convolution(A, B, shape, (1, 1), (1, 1), (1, 1), 1, transposed, (0, 0))
+    exact = Convolution(A.double(), B.double(), shape, (1, 1), (1, 1), (1, 1), 1, transposed, (0, 0)).dense().flatten(1)
+    place = torch.arange(exact.shape[1]).view(shape)
+    with parallel.threads(threads):
+        assert factor.one_by_one
+        for scope in (nullcontext(), workspace.kept()):
+            with scope:
+                whole, seen = torch.zeros_like(exact), torch.zeros(exact.shape[1])
+                for pick, block in factor.pieces(limit):
+                    whole[:, pick(place)] = block.double()
+                    seen[pick(place)] += 1
+                assert bool((seen == 1).all())
+                assert float((whole - exact).norm()) <= 1e-6 * float(exact.norm())
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_convolutions_of_single_positions_are_linear_maps(stride: int, transposed: bool) -> None:
+    torch.manual_seed(0)
+    layer: nn.Module = (
+        nn.ConvTranspose2d(5, 40, 1, stride, output_padding=stride - 1, dtype=torch.float64)
+        if transposed
+        else nn.Conv2d(5, 40, 1, stride, dtype=torch.float64)
+    )
+    x = torch.randn(3, 5, 6, 7, dtype=torch.float64)
+    out = layer(x)
+    B = torch.randn_like(out)
+    weight = layer.weight
+    true = torch.stack([torch.autograd.grad(layer(x[i : i + 1]), weight, B[i : i + 1])[0] for i in range(3)])
+    factor = Convolution(
+        x, B, weight.shape, (stride, stride), (0, 0), (1, 1), 1, transposed, (stride - 1, stride - 1)
+    )  # fmt: skip
+    assert not factor.one_by_one
+    place = torch.arange(weight.numel()).view(weight.shape)
+    for limit in (10, 1 << 21):
+        whole = torch.zeros(3, weight.numel(), dtype=torch.float64)
+        for pick, block in factor.pieces(limit):
+            whole[:, pick(place)] += block
+        assert float((whole - true.flatten(1)).norm()) <= EXACT * float(true.norm())

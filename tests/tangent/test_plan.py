@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from genkernel.errors import InputError
 from genkernel.tangent import plan as planning
-from genkernel.tangent.factors import Convolution, Factor, Outer
+from genkernel.tangent.factors import SLICE, Convolution, Factor, Outer
 from genkernel.tangent.heap import LIBRARIES
 from genkernel.tangent.plan import LEAST, MUCH_MORE, Plan, Sizes, Task, make_plan, parse_memory
 
@@ -123,7 +123,7 @@ def test_a_little_too_little_memory_does_not_explode() -> None:
     # where passes take little more, ten thousand tiles are not worth it
     given = CASES["layers"]
     plan = make_plan(given, 64 * MIB)
-    assert plan.passes and plan.bytes > planning._tiles(given, 64 * MIB)[0].bytes
+    assert plan.passes and len(plan.tasks) < 100
 
 
 def kept(given: Sizes, task: Task) -> int:
@@ -140,8 +140,8 @@ def kept(given: Sizes, task: Task) -> int:
 @pytest.mark.parametrize("name", CASES)
 def test_expected_bytes_hold_every_task(name: str) -> None:
     """The result, the activations of a batch, and what a pass keeps: from the tasks, not from the planner's sums."""
-    given = CASES[name]
     for _, plan in plans(name):
+        given = replace(CASES[name], limit=plan.limit)
         for task in (*plan.tasks[:20], *plan.tasks[-20:]):
             r, c = task.rows[1] - task.rows[0], task.cols[1] - task.cols[0]
             together = min(plan.batch, given.samples) if plan.passes else r + (0 if task.same else c)
@@ -265,9 +265,9 @@ def test_what_tiles_cannot_do_takes_passes(name: str) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_cheaper_schedule_that_fits_is_chosen(name: str) -> None:
-    given = CASES[name]
-    tiled = not given.apart and given.outputs == 1
+    tiled = not CASES[name].apart and CASES[name].outputs == 1
     for budget, plan in plans(name)[::3]:
+        given = replace(CASES[name], limit=plan.limit)
         others = [planning._passes(given, budget), *(planning._tiles(given, budget) if tiled else [])]
         fitting = [other for other in others if other.bytes <= budget]
         if len(plan.tasks) == 1 and not plan.passes:
@@ -276,6 +276,20 @@ def test_the_cheaper_schedule_that_fits_is_chosen(name: str) -> None:
             assert plan.seconds == min(other.seconds for other in fitting)
         else:
             assert plan.bytes <= MUCH_MORE * min(other.bytes for other in others)
+
+
+def test_tight_budgets_take_smaller_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scratch for large slices would leave no room for a pass: hundreds of tiles instead."""
+    given = convolutional(n=300, bytes_per_sample=500_000, seconds_per_sample=0.002, count=4, totals=4)
+    for budget in (256 * MIB, 192 * MIB):
+        plan = make_plan(given, budget)
+        assert plan.limit < SLICE and plan.bytes <= budget
+        with monkeypatch.context() as patch:
+            patch.setattr(planning, "SMALLER", (1,))
+            coarse = make_plan(given, budget)
+        assert coarse.limit == SLICE
+        assert coarse.bytes > budget or coarse.seconds > 1.3 * plan.seconds
+    assert make_plan(given, 8 * 1024 * MIB).limit == SLICE
 
 
 def test_gradients_on_the_host_of_a_gpu() -> None:

@@ -1,0 +1,71 @@
+"""Memory that contractions use again: lent to one at a time, and let go of at the end."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from genkernel.tangent import workspace
+from genkernel.tangent.workspace import SMALL, kept, room
+
+LIKE = torch.empty(0)
+MANY = SMALL // 4
+
+
+def test_the_next_room_lies_where_the_last_one_did() -> None:
+    with kept():
+        with room(LIKE, 2, MANY) as first:
+            assert (first.shape, first.dtype) == ((2, MANY), torch.float32)
+            first.fill_(1.0)
+            where = first.data_ptr()
+        with room(LIKE.double(), MANY) as second:
+            assert second.dtype == torch.float64 and second.data_ptr() == where
+            second.fill_(2.0)
+        with room(LIKE, 5 * MANY) as larger:
+            assert float(larger.fill_(3.0).sum()) == 15 * MANY
+
+
+def test_two_at_a_time_do_not_share() -> None:
+    with kept(), room(LIKE, MANY) as one, room(LIKE, MANY) as other:
+        one.fill_(1.0)
+        other.fill_(2.0)
+        assert bool((one == 1).all())
+        seen: list[int] = []
+
+        def elsewhere() -> None:
+            with room(LIKE, MANY) as third:
+                third.fill_(3.0)
+                seen.append(third.data_ptr())
+
+        thread = threading.Thread(target=elsewhere)
+        thread.start()
+        thread.join()
+        assert seen and seen[0] not in (one.data_ptr(), other.data_ptr())
+        assert bool((one == 1).all())
+
+
+def test_a_room_is_free_again_after_an_error() -> None:
+    with kept():
+        with pytest.raises(ValueError, match="stop"), room(LIKE, MANY) as first:
+            where = first.data_ptr()
+            raise ValueError("stop")
+        with room(LIKE, MANY) as second:
+            assert second.data_ptr() == where
+
+
+def test_nothing_stays() -> None:
+    with kept():
+        with kept(), room(LIKE, MANY):  # an inner run uses the outer one's
+            pass
+        assert workspace._here.store is not None
+    assert workspace._here.store is None
+    with room(LIKE, MANY) as tensor:  # outside of a run: ordinary memory
+        assert tensor.numel() == MANY
+
+
+def test_without_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(workspace.mmap, "MADV_HUGEPAGE", raising=False)
+    with kept(), room(LIKE, MANY) as tensor:
+        assert float(tensor.fill_(1.0).sum()) == MANY
