@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from genkernel.errors import InputError
 from genkernel.tangent import batches
 from genkernel.tangent.cotangents import Cotangents, probes
 from genkernel.tangent.coverage import Coverage
-from genkernel.tangent.factors import BY_SAMPLES, SLICE
+from genkernel.tangent.factors import BY_SAMPLES, SLICE, Convolution
 from genkernel.tangent.fingerprint import fingerprint, fingerprint_batch, fingerprint_code, fingerprint_model
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.parallel import threads
@@ -238,14 +239,19 @@ class SketchCall:
             log.warning(f"one sample takes more than memory={self.budget} bytes: they run one at a time")
         return max(1, min(self.n, LARGEST_BATCH, most))
 
+    @property
+    def _made_by_samples(self) -> int:
+        """Entries of the largest gradient that is made sample by sample, for many rows of the weight at a time."""
+        factors = self.gradients.coverage.footprints.values()
+        return max((math.prod(f.shape) for f in factors if isinstance(f, Convolution) and f.one_by_one), default=0)
+
     def held(self, samples: int) -> int:
         """Bytes of a batch of so many samples, apart from rows that are finished."""
         itemsize = (self.dtype or self.model.dtype).itemsize
         # float64, and the copy that is kept
         sums = len(self.layers or [None]) * self.probes * (self.projection.dim + 1) * 8 * 2
         scratch = slice_of(self.model.device) * (3 * itemsize + 16)
-        if self.model.device.type == "cpu":
-            scratch += BY_SAMPLES * SLICE * itemsize
+        scratch += min(BY_SAMPLES * SLICE, samples * self._made_by_samples) * itemsize
         copies = sum(p.numel() for p in self.model.parameters.values()) * itemsize * (self.dtype is not None)
         activations = self.gradients.coverage.bytes_per_sample * 5 // 4  # allocators leave gaps
         return scratch + copies + samples * (activations + sums)
