@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.errors import InputError
-from genkernel.tangent import batches
+from genkernel.tangent import batches, workspace
 from genkernel.tangent.alongside import Alongside, Part
 from genkernel.tangent.call import Call, Grouping
 from genkernel.tangent.contraction import Block
@@ -373,6 +373,7 @@ class _Job(Call):
             for which, parameter, factor, view in stash.release():
                 contractor.add(which, parameter, factor, view, columns)
             contractor.finish()
+            workspace.forget()  # activations come next
         block.mirror()
         squares = None if block.squares is None else (block.squares[:, rows], block.squares[:, cols])
         return pack(block.totals, block.layers, squares, {k: v for k, v in sketches.items() if v is not None})

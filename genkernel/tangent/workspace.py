@@ -48,6 +48,13 @@ def kept() -> Iterator[None]:
         _here.store = None
 
 
+def forget() -> None:
+    """Give the memory back: what comes next needs the place for something else."""
+    store: _Store | None = getattr(_here, "store", None)
+    if store is not None and not store.lent:
+        store.bytes = torch.empty(0, dtype=torch.uint8)
+
+
 @contextmanager
 def room(like: Tensor, *shape: int) -> Iterator[Tensor]:
     """An uninitialised tensor of a dtype and device, not to be used after this is closed."""

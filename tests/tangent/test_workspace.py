@@ -27,6 +27,18 @@ def test_the_next_room_lies_where_the_last_one_did() -> None:
             assert float(larger.fill_(3.0).sum()) == 15 * MANY
 
 
+def test_forgetting() -> None:
+    with kept():
+        with room(LIKE, MANY) as tensor:
+            tensor.fill_(1.0)
+            workspace.forget()  # not what is in use
+            assert bool((tensor == 1).all())
+            assert len(workspace._here.store.bytes)
+        workspace.forget()
+        assert not len(workspace._here.store.bytes)
+    workspace.forget()
+
+
 def test_two_at_a_time_do_not_share() -> None:
     with kept(), room(LIKE, MANY) as one, room(LIKE, MANY) as other:
         one.fill_(1.0)
