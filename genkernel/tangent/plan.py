@@ -269,13 +269,12 @@ def make_plan(sizes: Sizes, budget: int) -> Plan:
             "fewer samples, or probes instead of every output"
         )
     tiled = not sizes.apart and sizes.outputs == 1
-    plans = _tiles(sizes, budget) if tiled else []
-    if plans and len(plans[0].tasks) == 1 and plans[0].bytes <= budget:
-        return plans[0]
+    if tiled and _tile_bytes(sizes, sizes.samples) <= budget:
+        return _tiles(sizes, budget)
     small = _in_proportion(sizes, budget)
-    if small.limit < sizes.limit:
-        plans = _tiles(small, budget) if tiled else []
-    plans.append(_passes(small, budget))
+    plans = [_passes(small, budget)]
+    if tiled:
+        plans.insert(0, _tiles(small, budget))
     if sizes.host_bytes:
         plans.append(_passes(small, budget, "host"))
     fitting = [plan for plan in plans if plan.bytes <= budget]
@@ -297,25 +296,26 @@ def _in_proportion(sizes: Sizes, budget: int) -> Sizes:
 # ---------------------------------------------------------------------------- tiles
 
 
-def _tiles(sizes: Sizes, budget: int) -> list[Plan]:
+def _tile_bytes(sizes: Sizes, samples: int) -> int:
+    """Bytes of the largest tile of so many samples."""
+    r, c = (min(side, samples) for side in (sizes.n, sizes.m or sizes.n))
+    if sizes.m or samples < sizes.n:  # rows and columns are different samples
+        r = min(sizes.n, max(1, samples // 2, samples - c))
+        c = min(sizes.m or sizes.n, max(1, samples - r))
+    # totals and layers of the tile, and a product
+    matrices = (sizes.totals + sizes.layers + 1) * 8 * r * c
+    return sizes.fixed + matrices + sizes.running(samples) + sizes.multiplying(samples, r, c)
+
+
+def _tiles(sizes: Sizes, budget: int) -> Plan:
     """The largest tiles that fit, or the smallest there are."""
-
-    def need(samples: int) -> int:
-        r, c = (min(side, samples) for side in (sizes.n, sizes.m or sizes.n))
-        if sizes.m or samples < sizes.n:  # rows and columns are different samples
-            r = min(sizes.n, max(1, samples // 2, samples - c))
-            c = min(sizes.m or sizes.n, max(1, samples - r))
-        # totals and layers of the tile, and a product
-        matrices = (sizes.totals + sizes.layers + 1) * 8 * r * c
-        return sizes.fixed + matrices + sizes.running(samples) + sizes.multiplying(samples, r, c)
-
     blocks = 2 * math.isqrt(MOST_TILES)
     least, samples = min(2 * -(-sizes.samples // blocks), sizes.samples), sizes.samples
-    if need(samples) > budget:
+    if _tile_bytes(sizes, samples) > budget:
         low, high = least, samples  # low fits, or is the least there is
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if need(middle) <= budget else (low, middle)
+            low, high = (middle, high) if _tile_bytes(sizes, middle) <= budget else (low, middle)
         samples = low
     tasks, seconds, known = [], 0.0, {}
     for rows, cols in _rectangles(sizes, samples):
@@ -326,7 +326,8 @@ def _tiles(sizes: Sizes, budget: int) -> list[Plan]:
             known[shape] = _run_seconds(sizes, run, run, sizes.count) + _contraction_seconds(sizes, r, c, run, same)
         tasks.append(Task(f"tile-{rows[0]:06d}-{cols[0]:06d}", rows, cols, same, cost=known[shape]))
         seconds += known[shape]
-    return [Plan(tuple(tasks), samples, budget, need(samples), seconds, limit=sizes.limit)]
+    need = _tile_bytes(sizes, samples)
+    return Plan(tuple(tasks), samples, budget, need, seconds, limit=sizes.limit)
 
 
 def _rectangles(sizes: Sizes, samples: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
