@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-WIDTH = 132  # characters that a table of contenders takes
+WIDTH = 160  # characters that a table of contenders takes, times of any length included
 RATIOS = {"seconds_over_genkernel": "×", "seconds_over_genkernel_float32": "× f32", "seconds_over_step": "× step"}
 EXPLAINED = (
     "seconds: median (quartiles); ×, × f32, × step: seconds over those of genkernel, of genkernel-float32 and of the "
