@@ -5,9 +5,9 @@ On four distinct samples (see docs/engine.md):
 1. outputs must not depend on the rest of the batch, nor on chance;
 2. the sample axis of every use is found from how shapes grow with the number of samples and
    from where the output-gradient lives under a cotangent on one sample alone;
-3. per-sample gradients assembled from the uses are summed over samples with random weights and
-   compared, parameter by parameter, with autograd's gradient of the equally weighted outputs.
-   An unweighted sum would not notice samples mixed up.
+3. outputs are differentiated with another weight for each sample. Output-gradients are freed of the
+   weights, per-sample gradients assembled from them and summed with the weights again: that has to be
+   autograd's gradient, parameter by parameter. Equal weights would not notice samples mixed up.
 
 The comparison runs at the real parameters, and at randomly perturbed ones as well where some
 gradient vanishes (zero-initialised layers would make it 0 = 0). It runs in the precision of the
