@@ -73,6 +73,17 @@ def concatenate(first: Any, second: Any) -> Any:
     return tree_unflatten(joined, spec)
 
 
+def place(samples: Any, k: int, batch: Any) -> int | None:
+    """Where sample ``k`` of ``samples`` is in a batch of the same structure; None where it is not."""
+    same: Tensor | None = None
+    for one, many in zip(tensors(samples), tensors(batch), strict=True):
+        if one.shape[1:] != many.shape[1:] or one.dtype != many.dtype:
+            return None
+        equal = (many == one[k]).flatten(1).all(1) if many.dim() > 1 else many == one[k]
+        same = equal if same is None else same & equal
+    return int(same.to(torch.uint8).argmax()) if same is not None and bool(same.any()) else None
+
+
 def copy(batch: Any) -> Any:
     """The same batch in memory of its own."""
     return tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, batch)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from genkernel.errors import InputError
 from genkernel.tangent import batches
@@ -23,6 +22,7 @@ from genkernel.tangent.model import TangentModel, check_pair
 from genkernel.tangent.passes import GradientPass
 from genkernel.tangent.plan import Plan, Sizes, make_plan, parse_memory
 from genkernel.tangent.preconditioner import as_preconditioner
+from genkernel.tangent.probe import Look
 from genkernel.tangent.projection import Projection
 from genkernel.tangent.shortage import out_of_memory
 from genkernel.tangent.speed import Speed, first_look, speed
@@ -139,11 +139,8 @@ class Call:
                 "under no_grad?"
             )
         self.right = self.left if self.model_y is None else self._proved(self.model_y, both)
-        # the first samples of x, which the run compares with what they give in a larger batch; of both sides where
-        # there are too few to see whether a cotangent mixes samples
-        few = batches.take(self.x if self.n > 1 else both, slice(0, 4))
-        self._few = batches.move(few, self.model.device, self.dtype)
-        out, self._look = self._first_look()
+        look = self.left.look or self._first_look(both)
+        self._few, self._look, out = look.samples, look.seconds, look.out
         self.cotangents.check(out, self._few)
         self.left.remember(self._few, out)
         self.out_shape = tuple(out.shape[1:])
@@ -167,12 +164,14 @@ class Call:
                 "module(**batch))"
             ) from error
 
-    def _first_look(self) -> tuple[Tensor, float]:
+    def _first_look(self, both: Any) -> Look:
+        # of both sides where there are too few to see whether a cotangent mixes samples
+        few = batches.take(self.x if self.n > 1 else both, slice(0, 4))
         try:
-            return first_look(self.left, self._few)
+            return first_look(self.left, batches.move(few, self.model.device, self.dtype))
         except RuntimeError as error:
             expected = self.dtype or self.model.dtype
-            given = {leaf.dtype for leaf in batches.tensors(self._few) if leaf.is_floating_point()} - {expected}
+            given = {leaf.dtype for leaf in batches.tensors(few) if leaf.is_floating_point()} - {expected}
             if self.dtype is None and given:
                 names = [str(dtype).removeprefix("torch.") for dtype in (*given, expected)]
                 raise InputError(

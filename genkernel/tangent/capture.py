@@ -219,7 +219,7 @@ class Tape(TorchFunctionMode):
             # the rule needs the values from before the write
             written = target.untyped_storage()._cdata
             held = [h.clone() if isinstance(h, Tensor) and h.untyped_storage()._cdata == written else h for h in held]
-        out = func(*args, **kwargs)
+        out = func(*args, **kwargs) if rule is None or self.attached else rule.call(func, args, kwargs)
         if not isinstance(out, Tensor) or not out.is_floating_point():
             self.opaque.append(Opaque(getattr(func, "__name__", str(func)), list(slots.values())))
             return out

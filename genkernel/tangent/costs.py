@@ -23,8 +23,8 @@ MEMORY = 80.0
 CONVERT = 150.0
 #: how far products of many small matrices stay behind one large one
 BATCHED = 2.0
-#: the same for convolutions, sample by sample through the library, and what is then multiplied
-BY_SAMPLES, SLICED = 1.2, 1.3
+#: the same for convolutions, sample by sample, and what is then multiplied
+BY_SAMPLES, SLICED = 1.2, 2.0
 #: share of the pairs that a symmetric product computes
 TRIANGLE_SHARE = 0.6
 
@@ -67,7 +67,8 @@ def materialised(factor: Factor, block: Rectangle) -> float:
     convert = CONVERT * block.n * entries if block.rate > 1 else 0.0
     multiplying = block.rate * 2 * block.pairs * entries
     if isinstance(factor, Convolution) and factor.one_by_one:
-        return BY_SAMPLES * making + SLICED * multiplying + convert
+        windows = factor.positions * factor.large.shape[1] * math.prod(factor.shape[2:])
+        return BY_SAMPLES * making + SLICED * multiplying + ELEMENT * block.n * (entries + windows) + convert
     return BATCHED * (making + multiplying) + convert
 
 

@@ -34,7 +34,6 @@ from genkernel.tangent.forecast import Forecast
 from genkernel.tangent.heap import GAPS, LIBRARIES, give_back
 from genkernel.tangent.matrices import Matrices, pack
 from genkernel.tangent.model import TangentModel, as_tangent_model
-from genkernel.tangent.parallel import threads
 from genkernel.tangent.passes import GradientPass, Sink, guarded
 from genkernel.tangent.plan import Plan, Task
 from genkernel.tangent.precision import parse_dtype
@@ -47,6 +46,7 @@ from genkernel.tangent.sketches import Sketch
 from genkernel.tangent.sketching import settings
 from genkernel.tangent.spool import Spool
 from genkernel.tangent.stash import Collector, Stash
+from genkernel.tangent.threads import threads
 
 if TYPE_CHECKING:
     from genkernel.tangent.store import TileStore

@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from genkernel.tangent.parallel import over_samples
-from genkernel.tangent.products import batched
+from genkernel.tangent.products import batched, dot
 from genkernel.tangent.workspace import room
 
 #: the coordinates of a piece: maps a tensor shaped like the parameter to their values, flat
@@ -30,11 +29,12 @@ SLICE = 1 << 21
 UNFOLD_WIDTH = 96
 #: Up to so many channels one library call with a group per sample is the fastest, given enough positions;
 NARROW, FEW_POSITIONS = 32, 64
-#: above, the library's weight gradient of one sample after the other, where there are so many positions and not
-#: too many weights for them. (Fewer weights, and one thread only, where there are few positions.)
-MANY_POSITIONS, ENTRIES_PER_POSITION, ENTRIES_OF_FEW = 192, 10_000, 600
-#: It takes many rows of the weight at a time: of so many slices, in multiples of so many rows.
-BY_SAMPLES, ROWS_AT_A_TIME = 10, 64
+#: above, one sample after the other, where there are not too many weights for that:
+ENTRIES_PER_POSITION = 10_000
+#: as a product with its windows, or by the library's weight gradient where there are so many positions.
+MANY_POSITIONS = 512
+#: That takes many channels at a time: of so many slices; and so many entries of windows.
+BY_SAMPLES, UNFOLDED_TOGETHER = 10, 1 << 20
 #: slices of windows that may lie unfolded at a time, and of padded copies; entries where it is more than that
 WINDOWS, UNFOLDED = 4, 1 << 23
 
@@ -320,29 +320,56 @@ class Convolution(Factor):
             yield _flat_pick(slice(start * width, stop * width)), self.columns(start * width, stop * width)
 
     def _by_samples(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
-        """The library's weight gradient of each sample, for many rows; what is handed out lies close together."""
-        width = math.prod(self.shape[1:])
-        many = max(1, BY_SAMPLES * limit // (self.n * width))
-        many -= many % ROWS_AT_A_TIME if many > ROWS_AT_A_TIME else 0
-        few = 1 << max(0, (limit // (self.n * width)).bit_length() - 1)
-        for start in range(0, self.shape[0], many):
-            rows = range(start, min(self.shape[0], start + many))
-            each = math.gcd(len(rows), few)
-            small, shape = self.small[:, rows.start : rows.stop], (len(rows), *self.shape[1:])
-            with room(self.small, len(rows) // each, self.n, each * width) as found:
-                self._each_sample(*((small, self.B) if self.transposed else (self.A, small)), shape, found)
-                for first, block in zip(rows[::each], found, strict=True):
-                    yield _flat_pick(slice(first * width, (first + each) * width)), block
+        """The gradient of each sample, for many channels; what is handed out lies close together."""
+        taps, most = math.prod(self.shape[2:]), max(1, BY_SAMPLES * limit // self.n)
+        for rows, channels in itertools.product(
+            evenly(self.shape[0], most // taps), evenly(self.large.shape[1], most // (taps * self.shape[0]))
+        ):
+            height, width = rows.stop - rows.start, (channels.stop - channels.start) * taps
+            each = max(1, min(height, limit // (self.n * width)))  # rows of a piece
+            with room(self.small, self.n * height * width) as flat:
+                cut = height // each * each
+                even, rest = flat.split((self.n * cut * width, self.n * (height - cut) * width))
+                found = [even.view(cut // each, self.n, each * width)]
+                if cut < height:
+                    found.append(rest.view(1, self.n, -1))
+                self._each_sample(self.large[:, channels], self.small[:, rows], found, limit)
+                across = slice(channels.start * taps, channels.stop * taps)
+                for start, block in zip(range(rows.start, rows.stop, each), itertools.chain(*found), strict=True):
+                    here = slice(start, min(rows.stop, start + each))
+                    yield _matrix_pick(here, across, math.prod(self.shape[1:])), block
 
-    def _each_sample(self, A: Tensor, B: Tensor, shape: tuple[int, ...], found: Tensor) -> None:
-        """Write the gradient of each sample, of that shape, into ``found [parts, n, entries]``."""
-        weight = A.new_empty(1).expand(shape)
+    def _each_sample(self, large: Tensor, small: Tensor, found: Sequence[Tensor], limit: int = SLICE) -> None:
+        """Write the gradient of each sample, for some channels of its images.
 
-        def some(samples: range) -> None:
-            for i in samples:
-                found[:, i] = self._weight_gradient(A[i : i + 1], B[i : i + 1], weight, 1).reshape(len(found), -1)
+        Args:
+            found: parts ``[k, n, entries]`` of them, one row of a weight after the other.
+        """
+        shape = (small.shape[1], large.shape[1], *self.shape[2:])
+        weight, unfolded = small.new_empty(1).expand(shape), self.positions < MANY_POSITIONS
 
-        over_samples(self.n, some)
+        for i in range(self.n):
+            one = slice(i, i + 1)
+            if unfolded:
+                gradient = self._by_windows(large[one], small[i].flatten(1), min(UNFOLDED_TOGETHER, limit))
+            else:
+                pair = (small[one], large[one]) if self.transposed else (large[one], small[one])
+                gradient = self._weight_gradient(*pair, weight, 1)
+            flat, start = gradient.reshape(-1), 0
+            for part in found:
+                part[:, i] = flat[start : start + part[:, i].numel()].view(len(part), -1)
+                start += part[:, i].numel()
+
+    def _by_windows(self, large: Tensor, small: Tensor, most: int) -> Tensor:
+        """The gradient ``[C_small, C_large · taps]`` of one sample, from ``most`` entries of its windows at a time."""
+        taps = math.prod(self.shape[2:])
+        parts = []
+        for channels in evenly(large.shape[1], most // (taps * self.positions)):
+            seen = _sliding(
+                large[:, channels], self.shape[2:], self.stride, self.padding, self.dilation, self.small.shape[2:]
+            )
+            parts.append(dot(small, seen.reshape(-1, self.positions)))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     @property
     def _wide(self) -> bool:
@@ -365,16 +392,12 @@ class Convolution(Factor):
 
     @property
     def one_by_one(self) -> bool:
-        """The library's weight gradient of one sample after the other is the fastest way to all of them."""
-        alone = torch.get_num_threads() == 1
-        if self._pointwise or (self._unfolds and not alone):
+        """One sample after the other is the fastest way to all gradients."""
+        if self._pointwise or (self._unfolds and torch.get_num_threads() > 1):
             return False
         if self.groups > 1 or not self._wide or self.small.device.type == "cuda":
             return False
-        if self.positions >= MANY_POSITIONS:
-            return math.prod(self.shape) <= ENTRIES_PER_POSITION * self.positions
-        few = alone and self.positions >= FEW_POSITIONS
-        return few and math.prod(self.shape) <= ENTRIES_OF_FEW * self.positions
+        return self.positions >= FEW_POSITIONS and math.prod(self.shape) <= ENTRIES_PER_POSITION * self.positions
 
     def columns(self, start: int, stop: int) -> Tensor:
         width, group = math.prod(self.shape[1:]), self.shape[0] // self.groups
@@ -417,7 +440,7 @@ class Convolution(Factor):
         shape = (wide, narrow // groups, *kernel)
         if groups == 1 and self._wide and A.device.type != "cuda":
             found = A.new_empty(n, *shape)
-            self._each_sample(A, B, shape, found.view(1, n, -1))
+            self._each_sample(*((B, A) if self.transposed else (A, B)), [found.view(1, n, -1)])
             return found
         # one call with a group for each sample
         A, B = (image.reshape(1, -1, *image.shape[2:]) for image in (A, B))
@@ -503,19 +526,37 @@ def unfold(
     One strided copy, in any number of spatial dimensions; ``F.unfold`` is about ten times
     slower on a CPU and two-dimensional only.
     """
+    view = _sliding(x, kernel, stride, padding, dilation, out).movedim(
+        tuple(range(-len(out), 0)), tuple(range(1, 1 + len(out)))
+    )
+    return view.reshape(len(x), math.prod(out), x.shape[1] * math.prod(kernel))
+
+
+def _sliding(
+    x: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    out: Sequence[int],
+) -> Tensor:
+    """The same as a view ``[n, C, *kernel, *out]``."""
     x = _padded(x, kernel, stride, padding, dilation, out).contiguous()
-    n, channels = x.shape[:2]
     steps = x.stride()[2:]
-    view = x.as_strided(
-        (n, *out, channels, *kernel),
+    return x.as_strided(
+        (*x.shape[:2], *kernel, *out),
         (
-            x.stride(0),
-            *(step * s for step, s in zip(steps, stride, strict=True)),
-            x.stride(1),
+            *x.stride()[:2],
             *(step * d for step, d in zip(steps, dilation, strict=True)),
+            *(step * s for step, s in zip(steps, stride, strict=True)),
         ),
     )
-    return view.reshape(n, math.prod(out), channels * math.prod(kernel))
+
+
+def evenly(total: int, most: int) -> list[slice]:
+    """As few parts of ``range(total)`` as have ``most`` entries or fewer (one at the least), of about the same size."""
+    parts = -(-total // max(1, most))
+    return [slice(total * i // parts, total * (i + 1) // parts) for i in range(parts)]
 
 
 def combine(factors: list[Factor]) -> Factor:

@@ -27,7 +27,7 @@ from genkernel.tangent.factors import Dense, Factor
 from genkernel.tangent.judgement import Doubt, Tolerance, coupled, in_some_precision, tolerance
 from genkernel.tangent.model import TangentModel
 from genkernel.tangent.precision import full_precision
-from genkernel.tangent.probe import examine, tape_for
+from genkernel.tangent.probe import Look, examine, prove, tape_for
 from genkernel.tangent.restore import random_state_kept
 from genkernel.tangent.stopwatch import Stopwatch
 
@@ -58,8 +58,11 @@ class GradientPass:
         dtype: dtype of activations and gradients (None: the model's own).
         coverage: a proof made before for the unchanged model; None to make one.
 
+    Attributes:
+        look: what the proof saw of the samples it ran, where it ran them as this will; else None.
+
     Raises:
-        BatchCouplingError, RandomOutputError, CaptureError, NonFiniteError: see :func:`examine`.
+        BatchCouplingError, RandomOutputError, CaptureError, NonFiniteError: see :func:`prove`.
     """
 
     def __init__(
@@ -68,8 +71,11 @@ class GradientPass:
         self.model, self.dtype = model, dtype
         self.watch = Stopwatch(model.device)
         model.check_finite()
+        self.look: Look | None = None
         with self.watch("proof"):
-            self.coverages = [examine(model, sample, dtype) if coverage is None else coverage]
+            if coverage is None:
+                coverage, self.look = prove(model, sample, dtype)
+            self.coverages = [coverage]
         with model.evaluating():
             self.tensors = model.tensors(dtype)
         self._known: tuple[Any, Tensor] | None = None
@@ -93,7 +99,7 @@ class GradientPass:
                 return self.model.run(self.tensors, batch).detach()
 
     def remember(self, batch: Any, out: Tensor) -> None:
-        """Compare larger batches that begin with these samples with their outputs.
+        """Compare these outputs with those that the same samples have in a larger batch.
 
         The proof sees three samples at a time; a model may take another way with many.
         """
@@ -195,23 +201,24 @@ class GradientPass:
         if self._known is None or len(out) <= len(self._known[1]):
             return
         samples, alone = self._known
-        first = batches.take(batch, slice(0, len(alone)))
-        pairs = zip(batches.tensors(samples), batches.tensors(first), strict=True)
-        if not all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs):
+        found = [(k, i) for k in range(len(alone)) if (i := batches.place(samples, k, batch)) is not None]
+        if not found:
             return
         self._known = None
+        few, many = (list(places) for places in zip(*found, strict=True))
         strict = out.dtype == torch.float32  # the precision whose doubts another one can settle
-        if _moved(out[: len(alone)], alone, tolerance(out.dtype, strict)) > 0:
-            in_some_precision(self.model, self.dtype or self.model.dtype, partial(self._compare, samples, batch))
+        if _moved(out[many], alone[few], tolerance(out.dtype, strict)) > 0:
+            compare = partial(self._compare, batches.take(samples, few), batch, many)
+            in_some_precision(self.model, self.dtype or self.model.dtype, compare)
 
-    def _compare(self, samples: Any, batch: Any, precision: torch.dtype, strict: bool) -> None:
-        """The outputs of the first samples, alone and in the whole batch."""
+    def _compare(self, samples: Any, batch: Any, places: list[int], precision: torch.dtype, strict: bool) -> None:
+        """The outputs of a few samples, alone and in the whole batch."""
         tensors = self.model.tensors(precision)
         with torch.no_grad():
             alone, whole = (
                 self.model.run(tensors, batches.move(some, self.model.device, precision)) for some in (samples, batch)
             )
-        moved = _moved(whole[: len(alone)], alone, tolerance(alone.dtype, strict))
+        moved = _moved(whole[places], alone, tolerance(alone.dtype, strict))
         if moved > 0:
             if strict:
                 raise Doubt

@@ -18,6 +18,7 @@ named.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,8 +41,30 @@ PROBE = 3  # samples whose gradients are compared; another one stands in for the
 WEIGHTS = (1.0, -0.5, 0.25)  # of their outputs: divided by without rounding
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a run gives for a few samples.
+
+    Attributes:
+        samples: as the run takes them.
+        out: outputs ``[k, *out]``.
+        seconds: of the forward pass.
+    """
+
+    samples: Any
+    out: Tensor
+    seconds: float
+
+
 def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> Coverage:
+    """Probe a model on a few samples of a batch: the coverage of :func:`prove`."""
+    return prove(model, batch, dtype)[0]
+
+
+def prove(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> tuple[Coverage, Look | None]:
     """Probe a model on a few samples of a batch.
+
+    The look is at those samples, where the proof took them as the run does.
 
     Args:
         model: the model; it is left as it was.
@@ -58,13 +81,18 @@ def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -
     samples = batches.move(distinct_samples(batch, PROBE + 1), model.device)
     run = dtype or model.dtype
     with model.evaluating():
-        coverage = in_some_precision(
-            model, run, lambda precision, strict: _Proof(model, samples, precision, strict).coverage()
+        coverage, look = in_some_precision(
+            model, run, lambda precision, strict: _Proof(model, samples, precision, strict).found()
         )
         numels = {name: p.numel() for name, p in model.parameters.items()}
         coverage.bytes_per_sample = coverage.bytes_per_sample * run.itemsize // coverage.dtype.itemsize
         coverage.bytes_per_sample += coverage.dense_entries(numels) * run.itemsize
-        return coverage
+        return coverage, look if look.out.dtype == run and _same_dtypes(samples, look.samples) else None
+
+
+def _same_dtypes(samples: Any, others: Any) -> bool:
+    pairs = zip(batches.tensors(samples), batches.tensors(others), strict=True)
+    return all(a.dtype == b.dtype for a, b in pairs)
 
 
 def tape_for(model: TangentModel, tensors: dict[str, Tensor], **options: Any) -> Tape:
@@ -78,10 +106,11 @@ def tape_for(model: TangentModel, tensors: dict[str, Tensor], **options: Any) ->
 
 @dataclass
 class Record:
-    """A recorded forward pass."""
+    """A recorded forward pass, and the seconds that it took."""
 
     tape: Tape
     out: Tensor
+    seconds: float = 0.0
 
 
 @dataclass
@@ -115,7 +144,7 @@ class _Proof:
         self.coarsest = precision
         self.detached: dict[int, Tensor] = {}  # output-gradients of one sample, parameters cut off
 
-    def coverage(self) -> Coverage:
+    def found(self) -> tuple[Coverage, Look]:
         pair = batches.take(self.samples, [1, 0])
         small, held = self._measured(pair)
         if small.out.dtype != self.precision:
@@ -123,6 +152,7 @@ class _Proof:
         trio = batches.take(self.samples, list(range(PROBE)))
         record = self._attached(self.tensors, trio, frozenset())
         self._check_independence(small.out, record.out, self.tensors, trio)
+        look = Look(trio, record.out.detach().clone(), record.seconds)
         coverage, sure = self._plan(small, record)
         small.tape.close()
         del small  # and with its output the graph
@@ -172,7 +202,7 @@ class _Proof:
             }
             - set(coverage.generic)
         )
-        return coverage
+        return coverage, look
 
     # ---------------------------------------------------------------- independence
 
@@ -253,11 +283,14 @@ class _Proof:
 
     def _attached(self, tensors: dict[str, Tensor], batch: Any, keep_all: frozenset[int]) -> Record:
         """A recorded forward whose graph still reaches the parameters, for autograd's own gradient."""
+        started = time.perf_counter()
         with torch.enable_grad():
             tape = tape_for(self.model, tensors, keep_all=keep_all, attached=True)
             with tape:
                 out = self.model.run(tensors, batch)
-        return Record(tape, out)
+        if out.device.type == "cuda":
+            torch.cuda.synchronize(out.device)
+        return Record(tape, out, time.perf_counter() - started)
 
     # --------------------------------------------------------------------- planning
 

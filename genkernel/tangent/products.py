@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import platform
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 #: entries of the result below which the call itself costs more than it saves
 SMALL = 1 << 10
+#: multiplications from which on one of many products is called by itself, and how many times that on several threads
+WORTH, SHARED = 1 << 21, 6
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -28,14 +31,37 @@ def batched(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     """``a [n, m, k]``, ``b [n, p, k]`` → ``a_i b_iᵀ [n, m, p]``, into ``out`` where one is given."""
     if a.shape[2] == 1:
         return torch.mul(a, b.transpose(1, 2), out=out)
-    small = a.shape[1] * b.shape[1] < 4 * SMALL or a.shape[2] < 16
-    if small or torch.get_num_threads() > 1 or not _suits(a, b):  # several threads share out samples, not one product
+    least = WORTH if torch.get_num_threads() == 1 else SHARED * WORTH
+    if a.shape[1] * a.shape[2] * b.shape[1] < least or not _suits(a, b):
         return torch.bmm(a, b.transpose(1, 2), out=out) if out is not None else torch.bmm(a, b.transpose(1, 2))
     if out is None:
         out = a.new_empty(a.shape[0], a.shape[1], b.shape[1])
     for i in range(len(a)):
         out[i] = _product(a[i], b[i])
     return out
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x Wᵀ + b`` for x ``[*, a]`` and a constant W ``[b, a]``, differentiable in x."""
+    with torch.no_grad():
+        suits = input.dim() > 1 and weight.dim() == 2 and input.numel() * len(weight) >= WORTH and _suits(input, weight)
+    if not suits or weight.requires_grad or (bias is not None and bias.requires_grad):
+        return torch.nn.functional.linear(input, weight, bias)
+    out: Tensor = _Linear.apply(input, weight, bias)
+    return out
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        out = _product(x.flatten(0, -2), weight)
+        return (out if bias is None else out.add_(bias)).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, B: Tensor) -> Any:
+        (weight,) = ctx.saved_tensors
+        return dot(B.flatten(0, -2), weight.T).view(*B.shape[:-1], -1), None, None
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
@@ -48,7 +74,7 @@ def _suits(a: Tensor, b: Tensor) -> bool:
     return (
         a.dtype == b.dtype == torch.float32
         and a.device.type == "cpu"
-        and not (a.requires_grad or b.requires_grad)
+        and not (torch.is_grad_enabled() and (a.requires_grad or b.requires_grad))
         and bool(torch.backends.mkldnn.enabled)
         and _available()
     )

@@ -18,7 +18,6 @@ from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.factors import BY_SAMPLES, SLICE, Convolution
 from genkernel.tangent.fingerprint import fingerprint, fingerprint_batch, fingerprint_code, fingerprint_model
 from genkernel.tangent.model import TangentModel, as_tangent_model
-from genkernel.tangent.parallel import threads
 from genkernel.tangent.passes import GradientPass, guarded
 from genkernel.tangent.plan import parse_memory
 from genkernel.tangent.precision import parse_dtype
@@ -29,6 +28,7 @@ from genkernel.tangent.sketch_accumulator import SketchAccumulator, slice_of
 from genkernel.tangent.sketch_store import RowStore, Sizes
 from genkernel.tangent.sketches import Sketch
 from genkernel.tangent.speed import first_look
+from genkernel.tangent.threads import threads
 
 log = logging.getLogger("genkernel")
 
@@ -152,8 +152,11 @@ class SketchCall:
         """Prove the model (``coverage``: as it was proved before), and look at a few outputs."""
         model = self.model
         self.gradients = GradientPass(model, batches.spread(self.x), self.dtype, coverage)
-        self.few = batches.move(batches.take(self.x, slice(0, 4)), model.device, self.dtype)
-        out, self.look_seconds = first_look(self.gradients, self.few)
+        look = self.gradients.look
+        if look is None:
+            few = batches.move(batches.take(self.x, slice(0, 4)), model.device, self.dtype)
+            look = first_look(self.gradients, few)
+        self.few, self.look_seconds, out = look.samples, look.seconds, look.out
         self.cotangents.check(out, self.few)
         self.gradients.remember(self.few, out)
         self.out_shape = tuple(out.shape[1:])

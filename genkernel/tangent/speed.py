@@ -11,6 +11,7 @@ from torch import Tensor
 
 from genkernel.tangent import batches
 from genkernel.tangent.passes import GradientPass
+from genkernel.tangent.probe import Look
 
 #: seconds from which on one look is enough
 LONG = 0.1
@@ -29,9 +30,9 @@ class Speed:
     per_run: float
 
 
-def first_look(run: GradientPass, few: Any) -> tuple[Tensor, float]:
+def first_look(run: GradientPass, few: Any) -> Look:
     """Outputs of a few samples, and the seconds that they took."""
-    return _timed(run, few)
+    return Look(few, *_timed(run, few))
 
 
 def speed(run: GradientPass, few: Any, whole: float, runs: int) -> Speed:

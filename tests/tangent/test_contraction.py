@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from genkernel.tangent import factors, ghost, parallel, products, workspace
+from genkernel.tangent import factors, ghost, products, threads, workspace
 from genkernel.tangent.contraction import Block
 from genkernel.tangent.factors import Convolution, Outer
 
@@ -49,16 +50,18 @@ GEOMETRIES = [
 
 @pytest.mark.parametrize(("dims", "kernel", "stride", "padding", "dilation", "transposed"), GEOMETRIES)
 def test_every_route_of_a_convolution(
-    dims: int, kernel: int, stride: int, padding: int, dilation: int, transposed: bool, monkeypatch: pytest.MonkeyPatch
+    dims: int, kernel: int, stride: int, padding: int, dilation: int, transposed: bool
 ) -> None:
     factor, true = convolution(dims, kernel, stride, padding, dilation, transposed)
     gram = true.flatten(1) @ true.flatten(1).T
     assert torch.allclose(factor.dense(), true, atol=EXACT * float(true.abs().max()), rtol=0)
-    for width in (0, 10**9):  # tap by tap, and unfolded
-        monkeypatch.setattr(factors, "UNFOLD_WIDTH", width)
+    place = torch.arange(true[0].numel()).view(true.shape[1:])
+    ways: list[Callable[[int], Iterator[tuple[factors.Pick, Tensor]]]] = [
+        factor._by_taps, factor.outer().pieces, factor._by_samples, lambda limit: factor._rows(limit, 1)
+    ]  # fmt: skip
+    for pieces, limit in itertools.product(ways, (1, 60, 1 << 21)):
         whole = torch.zeros_like(true)
-        place = torch.arange(true[0].numel()).view(true.shape[1:])
-        for pick, block in factor.pieces(60):
+        for pick, block in pieces(limit):
             whole.view(len(true), -1)[:, pick(place)] += block
         assert float((whole - true).norm()) <= EXACT * float(true.norm())
     w = torch.randn(len(true), dtype=torch.float64)
@@ -97,6 +100,27 @@ def test_products_through_onednn(route: str, accumulate: torch.dtype, monkeypatc
         assert float((block.totals[0] - gram).norm() / gram.norm()) < 1e-6
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_maps_through_onednn(bias: bool) -> None:
+    """Value, gradient and second derivatives are those of torch's own."""
+    torch.manual_seed(0)
+    x, W = torch.randn(5, 200, 64), torch.randn(96, 64)
+    b = torch.randn(96) if bias else None
+    assert x.numel() * len(W) >= products.WORTH
+
+    def found(apply: Callable[..., Tensor], x: Tensor, W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y = apply(x, weight=W, bias=None if b is None else b.to(x))
+        (first,) = torch.autograd.grad(y.sigmoid().sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), x)
+        return y, first, second
+
+    mine = found(products.linear, x.clone().requires_grad_(), W)
+    true = found(torch.nn.functional.linear, x.double().requires_grad_(), W.double())
+    for a, c in zip(mine, true, strict=True):
+        assert float((a - c).detach().norm()) <= 1e-5 * float(c.detach().norm())
+    assert torch.equal(products.linear(x, W.double().float(), b), products.linear(input=x, weight=W, bias=b))
+
+
 def test_a_symmetric_schedule_covers_the_lower_triangle_once() -> None:
     for r, pairs in itertools.product((1, 5, 64, 129), (1, 7, 300, 10**6)):
         count = torch.zeros(r, r, dtype=torch.int)
@@ -107,18 +131,20 @@ def test_a_symmetric_schedule_covers_the_lower_triangle_once() -> None:
         assert int(count.max()) == 1
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("limit", [1, 5_000, 60_000, 1 << 21])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_sample_by_sample(threads: int, limit: int, transposed: bool) -> None:
-    """Wide convolutions of many positions, in parts of rows, with and without memory that is used again."""
+@pytest.mark.parametrize("side", [9, 24])
+def test_sample_by_sample(count: int, limit: int, transposed: bool, side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wide convolutions, by windows and by the library, in parts, with and without memory that is used again."""
     torch.manual_seed(0)
-    A, B = torch.randn(3, 36, 15, 14), torch.randn(3, 70, 15, 14)
+    monkeypatch.setattr(factors, "UNFOLDED_TOGETHER", 20_000)
+    A, B = torch.randn(3, 36, side, 22), torch.randn(3, 70, side, 22)
     shape = (36, 70, 3, 3) if transposed else (70, 36, 3, 3)
     factor = Convolution(A, B, shape, (1, 1), (1, 1), (1, 1), 1, transposed, (0, 0))
     exact = Convolution(A.double(), B.double(), shape, (1, 1), (1, 1), (1, 1), 1, transposed, (0, 0)).dense().flatten(1)
     place = torch.arange(exact.shape[1]).view(shape)
-    with parallel.threads(threads):
+    with threads.threads(count):
         assert factor.one_by_one
         for scope in (nullcontext(), workspace.kept()):
             with scope:

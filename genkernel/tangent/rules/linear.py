@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from genkernel.tangent import products
 from genkernel.tangent.factors import Dense, Factor, Outer
 from genkernel.tangent.layout import Layout
 from genkernel.tangent.rules.base import Arguments, Rule
@@ -20,6 +22,9 @@ class Linear(Rule):
 
     names = ("input", "weight", "bias")
     keeps = frozenset({"input"})
+
+    def call(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return products.linear(*args, **kwargs)
 
     def factor(self, use: Use, position: int, B: Tensor, n: int, layout: Layout) -> Factor | None:
         arguments = Arguments(use, self.names)
