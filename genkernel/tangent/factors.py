@@ -34,7 +34,7 @@ ENTRIES_PER_POSITION = 10_000
 #: as a product with its windows, or by the library's weight gradient where there are so many positions.
 MANY_POSITIONS = 512
 #: That takes many channels at a time: of so many slices; and so many entries of windows.
-BY_SAMPLES, UNFOLDED_TOGETHER = 10, 1 << 20
+BY_SAMPLES, UNFOLDED_TOGETHER = 18, 1 << 20
 #: slices of windows that may lie unfolded at a time, and of padded copies; entries where it is more than that
 WINDOWS, UNFOLDED = 4, 1 << 23
 

@@ -2,7 +2,8 @@
 
 A large allocation is new to the process each time, and the system fills it page by page: for the gradients of a
 wide convolution that took half as long as computing them on one core, and as long on two (measured: 0.35 s per GiB,
-and 0.06 s with large pages).
+and 0.06 s with large pages). What a call worked in waits for the next one, marked as free: the system takes it
+when it runs short of memory.
 """
 
 from __future__ import annotations
@@ -18,22 +19,56 @@ from torch import Tensor
 
 #: bytes below which memory comes from torch: it gives back what was used before
 SMALL = 1 << 22
+#: bytes that may wait for the next call
+WAITING = 1 << 28
 
 _here = threading.local()
+_waiting: list[mmap.mmap] = []
+_lock = threading.Lock()
 
 
 class _Store:
     """Bytes that grow with what is asked for, lent to one borrower at a time."""
 
     def __init__(self) -> None:
-        self.bytes = torch.empty(0, dtype=torch.uint8)
         self.lent = False
+        self.bytes: Tensor | None = None
+        self.memory: mmap.mmap | None = None
+        with _lock:
+            if _waiting:
+                self._hold(_waiting.pop())
 
     def take(self, size: int) -> Tensor:
-        if len(self.bytes) < size:
-            self.bytes = torch.empty(0, dtype=torch.uint8)  # the old ones go before the new ones come
-            self.bytes = _large_pages(size)
+        if self.bytes is None or len(self.bytes) < size:
+            self.forget()  # the old ones go before the new ones come
+            try:
+                memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+                memory.madvise(mmap.MADV_HUGEPAGE)
+                self._hold(memory)
+            except (AttributeError, OSError, ValueError, OverflowError):  # not Linux, or not to be had
+                self.bytes = torch.empty(size, dtype=torch.uint8)
+        assert self.bytes is not None
         return self.bytes[:size]
+
+    def forget(self) -> None:
+        self.bytes = self.memory = None
+
+    def leave(self) -> None:
+        """Let the memory wait for the next call, unless someone may still look at it."""
+        memory = None if self.lent else self.memory
+        self.forget()
+        if memory is None or len(memory) > WAITING:
+            return
+        try:
+            memory.madvise(mmap.MADV_FREE)
+        except (AttributeError, OSError, ValueError):
+            return
+        with _lock:
+            if not _waiting:
+                _waiting.append(memory)
+
+    def _hold(self, memory: mmap.mmap) -> None:
+        self.memory, self.bytes = memory, torch.frombuffer(memory, dtype=torch.uint8)
 
 
 @contextmanager
@@ -42,18 +77,19 @@ def kept() -> Iterator[None]:
     if getattr(_here, "store", None) is not None:
         yield
         return
-    _here.store = _Store()
+    store = _here.store = _Store()
     try:
         yield
     finally:
         _here.store = None
+        store.leave()
 
 
 def forget() -> None:
     """Give the memory back: what comes next needs the place for something else."""
     store: _Store | None = getattr(_here, "store", None)
     if store is not None and not store.lent:
-        store.bytes = torch.empty(0, dtype=torch.uint8)
+        store.forget()
 
 
 @contextmanager
@@ -69,12 +105,3 @@ def room(like: Tensor, *shape: int) -> Iterator[Tensor]:
         yield store.take(size).view(like.dtype).view(shape)
     finally:
         store.lent = False
-
-
-def _large_pages(size: int) -> Tensor:
-    try:
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    except (AttributeError, OSError, ValueError, OverflowError):  # not Linux, or not to be had
-        return torch.empty(size, dtype=torch.uint8)
-    return torch.frombuffer(memory, dtype=torch.uint8)

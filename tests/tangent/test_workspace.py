@@ -33,10 +33,25 @@ def test_forgetting() -> None:
             tensor.fill_(1.0)
             workspace.forget()  # not what is in use
             assert bool((tensor == 1).all())
-            assert len(workspace._here.store.bytes)
+            assert workspace._here.store.bytes is not None
         workspace.forget()
-        assert not len(workspace._here.store.bytes)
+        assert workspace._here.store.bytes is None
     workspace.forget()
+
+
+def test_the_next_call_takes_what_waits() -> None:
+    with kept(), room(LIKE, MANY) as tensor:
+        where = tensor.data_ptr()
+    with kept(), room(LIKE, MANY) as tensor:
+        assert tensor.data_ptr() == where
+    scope = kept()
+    scope.__enter__()
+    held = room(LIKE, MANY)
+    tensor = held.__enter__()
+    scope.__exit__(None, None, None)  # left by an exception while someone still looks at it
+    with kept(), room(LIKE, MANY) as other:
+        assert other.data_ptr() != tensor.data_ptr()
+    held.__exit__(None, None, None)
 
 
 def test_two_at_a_time_do_not_share() -> None:
