@@ -143,6 +143,8 @@ class Call:
         self._few, self._look, out = look.samples, look.seconds, look.out
         self.cotangents.check(out, self._few)
         self.left.remember(self._few, out)
+        if self.right is not self.left and self.right.look is not None:
+            self.right.remember(self.right.look.samples, self.right.look.out)
         self.out_shape = tuple(out.shape[1:])
         self.count = self.cotangents.count(self.out_shape)
         self.outputs = self.count if self.cotangents.blocks else 1

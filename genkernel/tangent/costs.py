@@ -23,8 +23,10 @@ MEMORY = 80.0
 CONVERT = 150.0
 #: how far products of many small matrices stay behind one large one
 BATCHED = 2.0
-#: the same for convolutions, sample by sample, and what is then multiplied
-BY_SAMPLES, SLICED = 1.2, 2.0
+#: the same for convolutions, sample by sample
+BY_SAMPLES = 1.2
+#: products of slices of so many samples, or fewer, fall as far behind, too
+FEW = 64
 #: share of the pairs that a symmetric product computes
 TRIANGLE_SHARE = 0.6
 
@@ -66,10 +68,11 @@ def materialised(factor: Factor, block: Rectangle) -> float:
         making = 2.0 * block.n * factor.positions * entries
     convert = CONVERT * block.n * entries if block.rate > 1 else 0.0
     multiplying = block.rate * 2 * block.pairs * entries
-    if isinstance(factor, Convolution) and factor.one_by_one:
+    multiplying *= min(BATCHED, 1 + FEW / block.n)
+    if isinstance(factor, Convolution) and factor.by_samples(block.n, block.limit):
         windows = factor.positions * factor.large.shape[1] * math.prod(factor.shape[2:])
-        return BY_SAMPLES * making + SLICED * multiplying + ELEMENT * block.n * (entries + windows) + convert
-    return BATCHED * (making + multiplying) + convert
+        return BY_SAMPLES * making + multiplying + ELEMENT * block.n * (entries + windows) + convert
+    return BATCHED * making + multiplying + convert
 
 
 def ghost(factor: Outer, block: Rectangle) -> float:

@@ -15,6 +15,11 @@ CANDIDATES = 32  # samples looked at to find distinct ones
 
 def distinct_samples(batch: Any, count: int) -> Any:
     """``count`` samples spread over the batch, as distinct as they come; noisy copies where there are fewer."""
+    return distinct(batch, count)[0]
+
+
+def distinct(batch: Any, count: int) -> tuple[Any, set[int]]:
+    """The same, and which of them are samples of the batch."""
     n = batches.size(batch)
     leaves = batches.tensors(batch)
     spread = [round(i * (n - 1) / (CANDIDATES - 1)) for i in range(CANDIDATES)] if n > CANDIDATES else range(n)
@@ -33,10 +38,11 @@ def distinct_samples(batch: Any, count: int) -> Any:
         chosen.append(best)
     picked = batches.take(batch, chosen)
     draw = torch.Generator().manual_seed(0)
-    distinct = {0}
+    genuine, seen = {0}, {0}
     for i in range(1, count):
-        if i < len(chosen) and not any(_same(picked, i, j) for j in distinct):
-            distinct.add(i)
+        if i < len(chosen) and not any(_same(picked, i, j) for j in seen):
+            genuine.add(i)
+            seen.add(i)
             continue
         extra = batches.take(batch, [chosen[i % len(chosen)]])
         flat, spec = tree_flatten(extra)
@@ -51,8 +57,8 @@ def distinct_samples(batch: Any, count: int) -> Any:
             if i + 1 < batches.size(picked)
             else extra,
         )
-        distinct.add(i)
-    return picked
+        seen.add(i)
+    return picked, genuine
 
 
 def _same(batch: Any, i: int, j: int) -> bool:

@@ -414,6 +414,7 @@ class _Job(Call):
                 continue
             found += [(rows, norms) for _, rows, norms in self._sketched(sink)]
             start += count
+            workspace.forget()  # activations come next
         return (torch.cat([rows for rows, _ in found]), torch.cat([norms for _, norms in found])) if found else None
 
     # -------------------------------------------------------------------- sketches
@@ -427,8 +428,9 @@ class _Job(Call):
         def make(n: int) -> SketchAccumulator:
             root = (lambda _: None) if metric is None else metric.diagonal_root
             return SketchAccumulator(
-                projection, n, probes=self.kept, layer_of=self.group_of, root=root, device=self.model.device
-            )
+                projection, n, probes=self.kept, layer_of=self.group_of, root=root, device=self.model.device,
+                limit=self.limit if self.model.device.type == "cpu" else None,
+            )  # fmt: skip
 
         return Alongside(sink, parts, make)
 

@@ -33,8 +33,9 @@ NARROW, FEW_POSITIONS = 32, 64
 ENTRIES_PER_POSITION = 10_000
 #: as a product with its windows, or by the library's weight gradient where there are so many positions.
 MANY_POSITIONS = 512
-#: That takes many channels at a time: of so many slices; and so many entries of windows.
-BY_SAMPLES, UNFOLDED_TOGETHER = 18, 1 << 20
+#: That takes many channels at a time: of so many slices, where that gives a sample so many entries; and so many
+#: entries of windows.
+MANY_SLICES, TOGETHER, UNFOLDED_TOGETHER = 18, 1 << 14, 1 << 20
 #: slices of windows that may lie unfolded at a time, and of padded copies; entries where it is more than that
 WINDOWS, UNFOLDED = 4, 1 << 23
 
@@ -302,11 +303,12 @@ class Convolution(Factor):
 
     def pieces(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
         width = math.prod(self.shape[1:])
-        if self.one_by_one:
+        narrow = not self._wide and self.positions >= FEW_POSITIONS
+        if self.by_samples(self.n, limit):
             yield from self._by_samples(limit)
-        elif self._unfolds and (self._pointwise or self.n * self._unfolded <= WINDOWS * limit):
+        elif self._unfolds(self.n) and (self._pointwise or self.n * self._unfolded <= WINDOWS * limit):
             yield from self.outer().pieces(limit)
-        elif self.groups > 1 or width <= UNFOLD_WIDTH or (not self._wide and self.positions >= FEW_POSITIONS):
+        elif self.groups > 1 or narrow or (width <= UNFOLD_WIDTH and not self._one_at_a_time):
             yield from self._rows(limit, self.shape[0] // self.groups if self.groups > 1 else 1)
         else:
             yield from self._by_taps(limit)
@@ -321,9 +323,10 @@ class Convolution(Factor):
 
     def _by_samples(self, limit: int) -> Iterator[tuple[Pick, Tensor]]:
         """The gradient of each sample, for many channels; what is handed out lies close together."""
-        taps, most = math.prod(self.shape[2:]), max(1, BY_SAMPLES * limit // self.n)
+        taps, most = math.prod(self.shape[2:]), MANY_SLICES * limit // self.n
+        across = min(most // (taps * self.shape[0]), limit // (self.n * taps))
         for rows, channels in itertools.product(
-            evenly(self.shape[0], most // taps), evenly(self.large.shape[1], most // (taps * self.shape[0]))
+            evenly(self.shape[0], most // taps), evenly(self.large.shape[1], across)
         ):
             height, width = rows.stop - rows.start, (channels.stop - channels.start) * taps
             each = max(1, min(height, limit // (self.n * width)))  # rows of a piece
@@ -334,10 +337,10 @@ class Convolution(Factor):
                 if cut < height:
                     found.append(rest.view(1, self.n, -1))
                 self._each_sample(self.large[:, channels], self.small[:, rows], found, limit)
-                across = slice(channels.start * taps, channels.stop * taps)
+                columns = slice(channels.start * taps, channels.stop * taps)
                 for start, block in zip(range(rows.start, rows.stop, each), itertools.chain(*found), strict=True):
                     here = slice(start, min(rows.stop, start + each))
-                    yield _matrix_pick(here, across, math.prod(self.shape[1:])), block
+                    yield _matrix_pick(here, columns, math.prod(self.shape[1:])), block
 
     def _each_sample(self, large: Tensor, small: Tensor, found: Sequence[Tensor], limit: int = SLICE) -> None:
         """Write the gradient of each sample, for some channels of its images.
@@ -376,9 +379,13 @@ class Convolution(Factor):
         return max(self.shape[:2]) > NARROW
 
     @property
-    def _unfolds(self) -> bool:
+    def _one_at_a_time(self) -> bool:
+        """One sample after the other is faster than one library call with a group per sample."""
+        return self.groups == 1 and self._wide and self.small.device.type != "cuda"
+
+    def _unfolds(self, n: int) -> bool:
         """Its windows are not much larger than its images, or not many."""
-        few = math.prod(self.shape[1:]) <= UNFOLD_WIDTH and self.n * self._unfolded <= UNFOLDED
+        few = math.prod(self.shape[1:]) <= UNFOLD_WIDTH and n * self._unfolded <= UNFOLDED
         return self.groups == 1 and (self._pointwise or few)
 
     @property
@@ -390,14 +397,13 @@ class Convolution(Factor):
         """Entries of the windows of a sample."""
         return self.positions * self.large.shape[1] * math.prod(self.shape[2:])
 
-    @property
-    def one_by_one(self) -> bool:
-        """One sample after the other is the fastest way to all gradients."""
-        if self._pointwise or (self._unfolds and torch.get_num_threads() > 1):
+    def by_samples(self, n: int, limit: int) -> bool:
+        """For n samples, one after the other is the fastest way to all gradients."""
+        if not self._one_at_a_time or self._pointwise or (self._unfolds(n) and torch.get_num_threads() > 1):
             return False
-        if self.groups > 1 or not self._wide or self.small.device.type == "cuda":
+        if self.positions < FEW_POSITIONS or math.prod(self.shape) > ENTRIES_PER_POSITION * self.positions:
             return False
-        return self.positions >= FEW_POSITIONS and math.prod(self.shape) <= ENTRIES_PER_POSITION * self.positions
+        return MANY_SLICES * limit >= n * min(TOGETHER, math.prod(self.shape))
 
     def columns(self, start: int, stop: int) -> Tensor:
         width, group = math.prod(self.shape[1:]), self.shape[0] // self.groups
@@ -422,13 +428,13 @@ class Convolution(Factor):
             channels = large.shape[1]
             step = max(1, min(self.shape[0], limit // max(1, self.n * channels)))
             window = small.new_empty(self.n, *self.small.shape[2:], channels)
-            room = small.new_empty(self.n * step * channels)
+            space = small.new_empty(self.n * step * channels)
             taps = windows(large, kernel, self.stride, self.padding, self.dilation, self.small.shape[2:])
             for tap, view in zip(itertools.product(*map(range, kernel)), taps, strict=True):
                 window.copy_(view)
                 for start in range(0, self.shape[0], step):
                     stop = min(self.shape[0], start + step)
-                    block = room[: self.n * (stop - start) * channels].view(self.n, stop - start, channels)
+                    block = space[: self.n * (stop - start) * channels].view(self.n, stop - start, channels)
                     batched(small[:, start:stop], window.view(self.n, -1, channels).transpose(1, 2), out=block)
                     pick = _tap_pick(slice(start, stop), slice(first, first + channels), tap)
                     yield pick, block.view(self.n, -1)
@@ -438,7 +444,7 @@ class Convolution(Factor):
         n, kernel = self.n, self.shape[2:]
         wide, narrow = (A.shape[1], B.shape[1]) if self.transposed else (B.shape[1], A.shape[1])
         shape = (wide, narrow // groups, *kernel)
-        if groups == 1 and self._wide and A.device.type != "cuda":
+        if groups == 1 and self._one_at_a_time:
             found = A.new_empty(n, *shape)
             self._each_sample(*((B, A) if self.transposed else (A, B)), [found.view(1, n, -1)])
             return found
@@ -450,7 +456,8 @@ class Convolution(Factor):
     def outer(self) -> Outer:
         """The same gradient by unfolding (im2col); for one group only."""
         if self._pointwise:
-            some = (slice(None), slice(None), *(slice(None, None, step) for step in self.stride))
+            places = zip(self.small.shape[2:], self.stride, strict=True)
+            some = (slice(None), slice(None), *(slice(0, (size - 1) * step + 1, step) for size, step in places))
             seen = self.large[some].flatten(2)  # a view, unless strided
             return Outer(seen.transpose(1, 2), self.small.flatten(2).transpose(1, 2), self.shape)
         unfolded = unfold(self.large, self.shape[2:], self.stride, self.padding, self.dilation, self.small.shape[2:])

@@ -66,6 +66,10 @@ class TangentModel:
             raise InputError(
                 "batch_norm='frozen' needs reference=, the batch whose statistics are held (and only then)"
             )
+        named = (*module.named_parameters(), *module.named_buffers())
+        empty = next((name for name, tensor in named if tensor.is_meta), None)
+        if empty is not None:
+            raise InputError(f"{empty!r} is on the meta device and has no values: load the weights first")
         self.module = module
         self.call: Call = call or call_module
         self.batch_norm = batch_norm

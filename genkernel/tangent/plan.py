@@ -29,7 +29,7 @@ from genkernel.errors import InputError
 from genkernel.tangent import costs
 from genkernel.tangent.factors import SLICE, Dense, Factor
 from genkernel.tangent.heap import GAPS, LIBRARIES
-from genkernel.tangent.scratch import contraction_bytes
+from genkernel.tangent.scratch import contraction_bytes, making_bytes
 
 _UNITS = {"": 1, "b": 1, "k": 10**3, "kb": 10**3, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9,
           "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40, "t": 10**12, "tb": 10**12}  # fmt: skip
@@ -248,6 +248,13 @@ class Sizes:
             for name, (_, plain) in self.entries.items()
         )
 
+    def sketching(self, n: int) -> int:
+        """Bytes of gradients of n samples while they are projected."""
+        if not self.sketch_bytes:
+            return 0
+        slices = 3 * max(4, self.itemsize) * self.limit
+        return slices + max(making_bytes(f, self.itemsize, n, self.limit) for f in self.factors.values())
+
     @property
     def _coupled(self) -> int:
         """Entries per row while P acts: what waits for other parameters, what P makes of them, and in between."""
@@ -379,9 +386,8 @@ def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
         # totals and layers of the pass, and one product
         multiplying = (min(together, sizes.totals) + sizes.layers + 1) * sizes.matrix + scratch
         for batch in _halves(sizes.samples):
-            making = (
-                2 * sizes.itemsize * min(sizes.limit, batch * made)
-            )  # gradients that are kept plain, and library calls
+            # gradients that are kept plain, and library calls; those that are sketched
+            making = max(2 * sizes.itemsize * min(sizes.limit, batch * made), sizes.sketching(batch))
             beside = max(sizes.running(batch) + making, multiplying)
             room = sizes.host_bytes if home == "host" else budget - sizes.fixed - beside
             each = max(room, least) // together

@@ -31,7 +31,7 @@ from genkernel.tangent.assembly import Assembly, NotCapturedError, Signs, UsePla
 from genkernel.tangent.capture import Tape
 from genkernel.tangent.coverage import Coverage, uncaptured
 from genkernel.tangent.derivation import Geometry
-from genkernel.tangent.distinct import distinct_samples
+from genkernel.tangent.distinct import distinct
 from genkernel.tangent.factors import Factor
 from genkernel.tangent.judgement import LARGE, Doubt, Tolerance, coupled, in_some_precision, tolerance
 from genkernel.tangent.layout import Layout, from_support, growing_axis
@@ -48,7 +48,7 @@ class Look:
     Attributes:
         samples: as the run takes them.
         out: outputs ``[k, *out]``.
-        seconds: of the forward pass.
+        seconds: of the forward pass, recorded or not.
     """
 
     samples: Any
@@ -64,7 +64,7 @@ def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -
 def prove(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> tuple[Coverage, Look | None]:
     """Probe a model on a few samples of a batch.
 
-    The look is at those samples, where the proof took them as the run does.
+    The look is at the first three of those samples, where none is made up and they ran as in the later run.
 
     Args:
         model: the model; it is left as it was.
@@ -78,7 +78,8 @@ def prove(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> 
         CaptureError: a parameter from outside the module is used.
     """
     # picked before they are moved: the batch may not fit on the device
-    samples = batches.move(distinct_samples(batch, PROBE + 1), model.device)
+    picked, genuine = distinct(batch, PROBE + 1)
+    samples = batches.move(picked, model.device)
     run = dtype or model.dtype
     with model.evaluating():
         coverage, look = in_some_precision(
@@ -87,7 +88,8 @@ def prove(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> 
         numels = {name: p.numel() for name, p in model.parameters.items()}
         coverage.bytes_per_sample = coverage.bytes_per_sample * run.itemsize // coverage.dtype.itemsize
         coverage.bytes_per_sample += coverage.dense_entries(numels) * run.itemsize
-        return coverage, look if look.out.dtype == run and _same_dtypes(samples, look.samples) else None
+        as_run = look.out.dtype == run and _same_dtypes(samples, look.samples)
+        return coverage, look if as_run and genuine.issuperset(range(PROBE)) else None
 
 
 def _same_dtypes(samples: Any, others: Any) -> bool:
@@ -283,14 +285,17 @@ class _Proof:
 
     def _attached(self, tensors: dict[str, Tensor], batch: Any, keep_all: frozenset[int]) -> Record:
         """A recorded forward whose graph still reaches the parameters, for autograd's own gradient."""
-        started = time.perf_counter()
+        started = self._now()
         with torch.enable_grad():
             tape = tape_for(self.model, tensors, keep_all=keep_all, attached=True)
             with tape:
                 out = self.model.run(tensors, batch)
-        if out.device.type == "cuda":
-            torch.cuda.synchronize(out.device)
-        return Record(tape, out, time.perf_counter() - started)
+        return Record(tape, out, self._now() - started)
+
+    def _now(self) -> float:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        return time.perf_counter()
 
     # --------------------------------------------------------------------- planning
 

@@ -18,6 +18,8 @@ from torch import Tensor
 SMALL = 1 << 10
 #: multiplications from which on one of many products is called by itself, and how many times that on several threads
 WORTH, SHARED = 1 << 21, 6
+#: entries of a weight from which on its linear map is called
+LARGE = 1 << 13
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -43,12 +45,22 @@ def batched(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x Wᵀ + b`` for x ``[*, a]`` and a constant W ``[b, a]``, differentiable in x."""
-    with torch.no_grad():
-        suits = input.dim() > 1 and weight.dim() == 2 and input.numel() * len(weight) >= WORTH and _suits(input, weight)
-    if not suits or weight.requires_grad or (bias is not None and bias.requires_grad):
+    if not _worth_linear(input, weight, bias):
         return torch.nn.functional.linear(input, weight, bias)
     out: Tensor = _Linear.apply(input, weight, bias)
     return out
+
+
+def _worth_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    # whatever the number of samples: a proof on few of them has to see what the run does
+    if input.dim() < 2 or weight.dim() != 2 or weight.numel() < LARGE or not input.numel():
+        return False
+    if torch.is_autocast_enabled(input.device.type) or weight.requires_grad:
+        return False
+    if bias is not None and (bias.requires_grad or bias.dim() != 1 or bias.dtype != input.dtype):
+        return False
+    with torch.no_grad():
+        return _suits(input, weight)
 
 
 class _Linear(torch.autograd.Function):
@@ -56,12 +68,28 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(weight)
         out = _product(x.flatten(0, -2), weight)
-        return (out if bias is None else out.add_(bias)).view(*x.shape[:-1], -1)
+        if bias is not None:
+            out.add_(bias)
+        if x.dim() == 2:
+            return out
+        # not a view to autograd: those may not be written to in place, and lose their hooks where they are
+        return out.new_empty(0).set_(out.untyped_storage(), 0, (*x.shape[:-1], out.shape[1]))  # type: ignore[call-overload]
 
     @staticmethod
     def backward(ctx: Any, B: Tensor) -> Any:
         (weight,) = ctx.saved_tensors
+        if not _stored(B):
+            return B @ weight, None, None
         return dot(B.flatten(0, -2), weight.T).view(*B.shape[:-1], -1), None, None
+
+
+def _stored(tensor: Tensor) -> bool:
+    """Not so for what stands for many tensors under ``is_grads_batched`` and its like."""
+    try:
+        tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return False
+    return True
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

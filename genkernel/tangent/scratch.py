@@ -21,21 +21,30 @@ def contraction_bytes(factor: Factor, itemsize: int, block: costs.Rectangle) -> 
     return materialised if route == "materialised" else max(materialised, _ghost(factor, block))
 
 
+def making_bytes(factor: Factor, itemsize: int, n: int, limit: int) -> int:
+    """An upper bound for making the gradients of n samples, ``limit`` entries at a time."""
+    whole = n * math.prod(factor.shape)
+    entries = min(limit, whole)
+    if not isinstance(factor, Convolution):
+        return entries * itemsize
+    if factor.by_samples(n, limit):
+        many = min(factors.MANY_SLICES * limit, whole)
+        windows = min(limit, factors.UNFOLDED_TOGETHER, _windows(factor))
+        return (many + 2 * many // n + windows + 2 * _padded(factor)) * itemsize
+    # a padded copy, the same in another order, and the windows of a tap, of a channel at the least; or all windows
+    room = max(min(factors.UNFOLDED, factors.WINDOWS * limit), n * _padded(factor) // factor.large.shape[1])
+    entries += 3 * min(room, n * max(_padded(factor), min(_windows(factor), room)))
+    if math.prod(factor.shape[2:]) == 1 and math.prod(factor.stride) > 1:
+        entries += n * _windows(factor)  # what the stride picks
+    return entries * itemsize
+
+
 def _materialised(factor: Factor, itemsize: int, block: costs.Rectangle) -> int:
     wide = block.accumulate.itemsize
-    whole = block.n * math.prod(factor.shape)
-    entries = min(block.limit, whole)
-    making = entries * itemsize
-    if isinstance(factor, Convolution):
-        if factor.one_by_one:
-            making = min(factors.BY_SAMPLES * block.limit, whole) * itemsize
-        # a padded copy, the same in another order, and the windows of a tap; or all windows
-        room = min(factors.UNFOLDED, factors.WINDOWS * block.limit)
-        making += 3 * min(room, block.n * max(_padded(factor), min(_windows(factor), room))) * itemsize
-        if math.prod(factor.shape[2:]) == 1 and math.prod(factor.stride) > 1:
-            making += block.n * _windows(factor) * itemsize  # what the stride picks
+    entries = min(block.limit, block.n * math.prod(factor.shape))
     converted = entries * (2 * wide if wide > itemsize else wide)  # and their squares
-    return making + converted + min(block.rows, STRIP) * block.cols * wide
+    made = making_bytes(factor, itemsize, block.n, block.limit)
+    return made + converted + min(block.rows, STRIP) * block.cols * wide
 
 
 def _ghost(factor: Factor, block: costs.Rectangle) -> int:

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from genkernel.tangent.derivation import Geometry
-from genkernel.tangent.factors import Factor, Pick
+from genkernel.tangent.factors import SLICE, Factor, Pick
 from genkernel.tangent.projection import Projection
 
-SLICE = 1 << 21  # gradient entries projected at once on a CPU, where they should stay in its caches
-SLICE_ELSEWHERE = 1 << 25  # and on a device that has to be kept busy
+SLICE_ELSEWHERE = 1 << 25  # gradient entries projected at once on a device that has to be kept busy
 EVERYTHING = slice(None)
 
 
@@ -30,6 +29,7 @@ class SketchAccumulator:
         layer_of: parameter → layer, for one sketch per layer; None for one in all.
         root: parameter → square root of a diagonal preconditioner, shaped like it, or None where it is 1.
         device: where gradients are.
+        limit: gradient entries that are projected at once; None for what suits the device.
 
     Attributes:
         rows: ``[n, layers, probes, dim]`` float64 on the device.
@@ -48,8 +48,10 @@ class SketchAccumulator:
         layer_of: Mapping[str, str] | None = None,
         root: Callable[[str], Tensor | None] = lambda name: None,
         device: torch.device | str = "cpu",
+        limit: int | None = None,
     ):
         self.projection, self.n, self.probes = projection, n, probes
+        self.limit = slice_of(torch.device(device)) if limit is None else limit
         self.layer_of, self.root = layer_of, root
         self.layers = list(dict.fromkeys(layer_of.values())) if layer_of is not None else None
         self._place = {name: i for i, name in enumerate(self.layers or [])}
@@ -76,7 +78,7 @@ class SketchAccumulator:
         places, root = _Places(factor, view), self.root(parameter)
         total: Tensor | None = None
         norms = self.norms[rows, layer, probe]
-        for pick, block in factor.pieces(slice_of(self.rows.device)):
+        for pick, block in factor.pieces(self.limit):
             at = places.of(pick, block.device)
             if root is not None:
                 flat = root.reshape(-1)

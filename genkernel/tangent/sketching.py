@@ -15,7 +15,7 @@ from genkernel.errors import InputError
 from genkernel.tangent import batches
 from genkernel.tangent.cotangents import Cotangents, probes
 from genkernel.tangent.coverage import Coverage
-from genkernel.tangent.factors import BY_SAMPLES, SLICE, Convolution
+from genkernel.tangent.factors import MANY_SLICES, SLICE, Convolution
 from genkernel.tangent.fingerprint import fingerprint, fingerprint_batch, fingerprint_code, fingerprint_model
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.passes import GradientPass, guarded
@@ -242,11 +242,10 @@ class SketchCall:
             log.warning(f"one sample takes more than memory={self.budget} bytes: they run one at a time")
         return max(1, min(self.n, LARGEST_BATCH, most))
 
-    @property
-    def _made_by_samples(self) -> int:
-        """Entries of the largest gradient that is made sample by sample, for many rows of the weight at a time."""
-        factors = self.gradients.coverage.footprints.values()
-        return max((math.prod(f.shape) for f in factors if isinstance(f, Convolution) and f.one_by_one), default=0)
+    def _made_by_samples(self, n: int) -> int:
+        """Entries of the largest gradient that is made sample by sample, many slices at a time."""
+        found = [f for f in self.gradients.coverage.footprints.values() if isinstance(f, Convolution)]
+        return max((math.prod(f.shape) for f in found if f.by_samples(n, SLICE)), default=0)
 
     def held(self, samples: int) -> int:
         """Bytes of a batch of so many samples, apart from rows that are finished."""
@@ -254,7 +253,7 @@ class SketchCall:
         # float64, and the copy that is kept
         sums = len(self.layers or [None]) * self.probes * (self.projection.dim + 1) * 8 * 2
         scratch = slice_of(self.model.device) * (3 * itemsize + 16)
-        scratch += min(BY_SAMPLES * SLICE, samples * self._made_by_samples) * itemsize
+        scratch += min(MANY_SLICES * SLICE, samples * self._made_by_samples(max(1, samples))) * itemsize
         copies = sum(p.numel() for p in self.model.parameters.values()) * itemsize * (self.dtype is not None)
         activations = self.gradients.coverage.bytes_per_sample * 5 // 4  # allocators leave gaps
         return scratch + copies + samples * (activations + sums)

@@ -42,7 +42,7 @@ def speed(run: GradientPass, few: Any, whole: float, runs: int) -> Speed:
     quick, and little beside the work that it is for.
 
     Args:
-        few: the samples of the first look, which took ``whole`` seconds.
+        few: the samples of the first look, which took ``whole`` seconds (a little more where it was recorded).
         runs: samples times cotangents that are to be run.
     """
     n = batches.size(few)

@@ -104,9 +104,8 @@ def test_products_through_onednn(route: str, accumulate: torch.dtype, monkeypatc
 def test_linear_maps_through_onednn(bias: bool) -> None:
     """Value, gradient and second derivatives are those of torch's own."""
     torch.manual_seed(0)
-    x, W = torch.randn(5, 200, 64), torch.randn(96, 64)
+    x, W = torch.randn(5, 20, 128), torch.randn(96, 128)
     b = torch.randn(96) if bias else None
-    assert x.numel() * len(W) >= products.WORTH
 
     def found(apply: Callable[..., Tensor], x: Tensor, W: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         y = apply(x, weight=W, bias=None if b is None else b.to(x))
@@ -119,6 +118,21 @@ def test_linear_maps_through_onednn(bias: bool) -> None:
     for a, c in zip(mine, true, strict=True):
         assert float((a - c).detach().norm()) <= 1e-5 * float(c.detach().norm())
     assert torch.equal(products.linear(x, W.double().float(), b), products.linear(input=x, weight=W, bias=b))
+
+
+def test_linear_maps_that_are_left_to_torch() -> None:
+    """Inside of autocast, with a bias for every position, or for many gradients at once."""
+    torch.manual_seed(0)
+    x, W = torch.randn(40, 5, 256), torch.randn(64, 256)
+    assert W.numel() >= products.LARGE
+    with torch.autocast("cpu", torch.bfloat16):
+        assert products.linear(x, W).dtype == torch.bfloat16
+    b = torch.randn(5, 64)
+    assert torch.equal(products.linear(x, W, b), F.linear(x, W, b))
+    x.requires_grad_()
+    v = torch.randn(3, 40, 5, 64)
+    mine, true = (torch.autograd.grad(f(x, W), x, v, is_grads_batched=True)[0] for f in (products.linear, F.linear))
+    assert torch.allclose(mine, true, atol=1e-4)
 
 
 def test_a_symmetric_schedule_covers_the_lower_triangle_once() -> None:
@@ -145,25 +159,27 @@ def test_sample_by_sample(count: int, limit: int, transposed: bool, side: int, m
     exact = Convolution(A.double(), B.double(), shape, (1, 1), (1, 1), (1, 1), 1, transposed, (0, 0)).dense().flatten(1)
     place = torch.arange(exact.shape[1]).view(shape)
     with threads.threads(count):
-        assert factor.one_by_one
+        assert factor.by_samples(3, factors.SLICE)
         for scope in (nullcontext(), workspace.kept()):
             with scope:
                 whole, seen = torch.zeros_like(exact), torch.zeros(exact.shape[1])
-                for pick, block in factor.pieces(limit):
+                for pick, block in factor._by_samples(limit):
+                    assert block.numel() <= max(limit, 3 * 9)
                     whole[:, pick(place)] = block.double()
                     seen[pick(place)] += 1
                 assert bool((seen == 1).all())
                 assert float((whole - exact).norm()) <= 1e-6 * float(exact.norm())
 
 
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 3), (2, 3)])
 @pytest.mark.parametrize("transposed", [False, True])
-def test_convolutions_of_single_positions_are_linear_maps(stride: int, transposed: bool) -> None:
+def test_convolutions_of_single_positions_are_linear_maps(stride: int, dilation: int, transposed: bool) -> None:
     torch.manual_seed(0)
+    extra = max(stride, dilation) - 1
     layer: nn.Module = (
-        nn.ConvTranspose2d(5, 40, 1, stride, output_padding=stride - 1, dtype=torch.float64)
+        nn.ConvTranspose2d(5, 40, 1, stride, output_padding=extra, dilation=dilation, dtype=torch.float64)
         if transposed
-        else nn.Conv2d(5, 40, 1, stride, dtype=torch.float64)
+        else nn.Conv2d(5, 40, 1, stride, dilation=dilation, dtype=torch.float64)
     )
     x = torch.randn(3, 5, 6, 7, dtype=torch.float64)
     out = layer(x)
@@ -171,9 +187,9 @@ def test_convolutions_of_single_positions_are_linear_maps(stride: int, transpose
     weight = layer.weight
     true = torch.stack([torch.autograd.grad(layer(x[i : i + 1]), weight, B[i : i + 1])[0] for i in range(3)])
     factor = Convolution(
-        x, B, weight.shape, (stride, stride), (0, 0), (1, 1), 1, transposed, (stride - 1, stride - 1)
+        x, B, weight.shape, (stride, stride), (0, 0), (dilation, dilation), 1, transposed, (extra, extra)
     )  # fmt: skip
-    assert not factor.one_by_one
+    assert not factor.by_samples(factor.n, factors.SLICE)
     place = torch.arange(weight.numel()).view(weight.shape)
     for limit in (10, 1 << 21):
         whole = torch.zeros(3, weight.numel(), dtype=torch.float64)

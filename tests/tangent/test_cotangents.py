@@ -391,6 +391,18 @@ def test_losses_and_targets_that_are_none(cotangents: Cotangents, words: str) ->
         kernel(model, batch, cotangents=cotangents)
 
 
+def test_loss_functions_see_samples_of_the_batch_alone() -> None:
+    """Two samples are fewer than the proof looks at: those it makes up have targets that no loss may be given."""
+    net = torch.nn.Linear(4, 3)
+    batch = {"input": torch.randn(2, 4), "y": torch.tensor([[0.0, 1, 1], [1, 0, 1]])}
+
+    def entropy(out: Tensor, b: dict[str, Tensor]) -> Tensor:
+        return torch.nn.functional.binary_cross_entropy(out.sigmoid(), b["y"], reduction="none").sum(1)
+
+    model = gk.TangentModel(net, call=lambda m, b: m(b["input"]))
+    assert kernel(model, batch, cotangents=loss(entropy)).values.shape == (2, 2)
+
+
 def test_targets_are_no_argument() -> None:
     with pytest.raises(InputError, match="put the targets into the batch"):
         residual(torch.zeros(4, 5))  # type: ignore[arg-type]

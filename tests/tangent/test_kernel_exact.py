@@ -11,7 +11,7 @@ import torch
 
 import genkernel as gk
 from genkernel.errors import BatchCouplingError
-from genkernel.tangent import batches, call, kernel, plan, reference
+from genkernel.tangent import batches, call, kernel, plan, products, reference
 from tests.tangent.compare import (
     HEAVY,
     KINDS,
@@ -145,6 +145,23 @@ def test_any_number_of_samples(name: str, n: int) -> None:
     y = case.batch(1, seed=4)
     true = reference.kernel(model, x, y, cotangents=gk.total())
     assert relative_error(kernel(model, x, y, cotangents=gk.total()), true) < EXACT
+
+
+@pytest.mark.parametrize("shape", [(24, 32), (6, 4, 32), (3, 2, 5, 32)])
+def test_wide_linear_layers_before_something_in_place(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(32, 256),
+        torch.nn.ReLU(True),
+        torch.nn.Linear(256, 512),
+        torch.nn.ReLU(True),
+        torch.nn.Linear(512, 3),
+    )
+    assert products.LARGE <= 32 * 256
+    x = torch.randn(shape)
+    K = gk.kernel(net, x, cotangents=gk.total())
+    double = gk.kernel(net, x, cotangents=gk.total(), dtype="float64")
+    assert relative_error(K.values, double.values) < 1e-5
 
 
 def test_identical_samples() -> None:

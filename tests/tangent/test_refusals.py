@@ -135,6 +135,11 @@ def test_weights_written_through_data_are_refused_and_kept() -> None:
     assert torch.equal(net.w, before)
 
 
+def test_weights_without_values_are_refused() -> None:
+    with pytest.raises(InputError, match="'weight' is on the meta device"):
+        gk.TangentModel(nn.Linear(3, 2, device="meta"))
+
+
 def test_coupling_that_only_large_batches_show_is_refused() -> None:
     class Fast(nn.Module):
         def __init__(self) -> None:
@@ -150,6 +155,8 @@ def test_coupling_that_only_large_batches_show_is_refused() -> None:
     for y in (None, torch.randn(12, 4)):
         with pytest.raises(BatchCouplingError, match="in a batch of"):
             gk.kernel(net, torch.randn(20 if y is None else 5, 4), y, cotangents=gk.total())
+    with pytest.raises(BatchCouplingError, match="in a batch of 12"):
+        gk.kernel(net, torch.randn(5, 4), torch.randn(12, 4), model_y=Fast(), cotangents=gk.total())
 
 
 def test_a_cotangent_that_mixes_samples_is_refused_beside_a_single_sample() -> None:

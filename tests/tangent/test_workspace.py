@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,6 +13,13 @@ from genkernel.tangent.workspace import SMALL, kept, room
 
 LIKE = torch.empty(0)
 MANY = SMALL // 4
+
+
+@pytest.fixture(autouse=True)
+def nothing_waits() -> Iterator[None]:
+    workspace._waiting.clear()
+    yield
+    workspace._waiting.clear()
 
 
 def test_the_next_room_lies_where_the_last_one_did() -> None:
@@ -95,4 +103,13 @@ def test_nothing_stays() -> None:
 def test_without_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(workspace.mmap, "MADV_HUGEPAGE", raising=False)
     with kept(), room(LIKE, MANY) as tensor:
+        assert workspace._here.store.memory is None
         assert float(tensor.fill_(1.0).sum()) == MANY
+
+
+def test_what_is_too_large_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workspace, "WAITING", 6 * MANY)
+    for rooms, waiting in ((2, 0), (1, 1)):
+        with kept(), room(LIKE, rooms, MANY):
+            pass
+        assert len(workspace._waiting) == waiting

@@ -76,7 +76,7 @@ class InstanceNorm(_ChannelNorm):
 
 def _with_running_statistics(x: Tensor, B: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
     if not _alike(x, B, mean, var):
-        return _over_positions(F.batch_norm(x, mean, var, None, None, False, 0.0, eps).mul_(B))
+        return _over_positions(_times(F.batch_norm(x, mean, var, None, None, False, 0.0, eps), B))
     n, C = x.shape[:2]
     image, gradient = x.reshape(1, n * C, -1), B.reshape(1, n * C, -1)
     found: Tensor = torch.ops.aten.native_batch_norm_backward(
@@ -88,7 +88,7 @@ def _with_running_statistics(x: Tensor, B: Tensor, mean: Tensor, var: Tensor, ep
 def _with_group_statistics(x: Tensor, B: Tensor, groups: int, eps: float) -> Tensor:
     x = x.contiguous()  # as the library wants it: attention blocks hand over transposed views
     if not _alike(x, B):
-        return _over_positions(F.group_norm(x, groups, None, None, eps).mul_(B))
+        return _over_positions(_times(F.group_norm(x, groups, None, None, eps), B))
     n, C = x.shape[:2]
     size = x[0, 0].numel()
     _, mean, rstd = torch.ops.aten.native_group_norm(x, None, None, n, C, size, groups, eps)
@@ -100,7 +100,14 @@ def _with_group_statistics(x: Tensor, B: Tensor, groups: int, eps: float) -> Ten
 
 
 def _alike(x: Tensor, *others: Tensor) -> bool:
-    return x.device.type == "cpu" and x.numel() > 0 and all(other.dtype == x.dtype for other in others)
+    # statistics of coarser dtypes are rounded to them there
+    exact = x.dtype in (torch.float32, torch.float64)
+    return x.device.type == "cpu" and exact and x.numel() > 0 and all(other.dtype == x.dtype for other in others)
+
+
+def _times(fresh: Tensor, B: Tensor) -> Tensor:
+    """The product; ``fresh`` may be overwritten."""
+    return fresh.mul_(B) if fresh.dtype == B.dtype else fresh * B
 
 
 def _over_positions(B: Tensor) -> Tensor:
@@ -120,7 +127,7 @@ class _TrailingNorm(Rule):
         if name not in ("weight", "bias") or layout.axis >= B.dim() - len(shape):
             return None
         if name == "weight":
-            B = self.normalised(arguments).mul_(B)
+            B = _times(self.normalised(arguments), B)
         per_sample = layout.split(B, n)
         between = tuple(range(1, per_sample.dim() - len(shape)))
         return Dense(per_sample.sum(between) if between else per_sample)
