@@ -30,6 +30,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from genkernel.errors import CaptureError
 from genkernel.tangent import rules
+from genkernel.tangent.derivation import has_storage
 from genkernel.tangent.use import Opaque, Use
 
 # These read the metadata of the tensors after the first only, so the class of the result is that of the first.
@@ -113,11 +114,11 @@ class Tape(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in ("__get__", "__set__") or name in _METADATA_ONLY:
             out = func(*args, **kwargs)
-            if isinstance(out, Tensor) and name not in ("__get__", "requires_grad_") and _has_storage(out):
+            if isinstance(out, Tensor) and name not in ("__get__", "requires_grad_") and has_storage(out):
                 self._mark(out, derived=False)
             return out
         leaves, spec = tree_flatten((args, kwargs))
-        if not all(_has_storage(leaf) for leaf in leaves if isinstance(leaf, Tensor)):
+        if not all(has_storage(leaf) for leaf in leaves if isinstance(leaf, Tensor)):
             return func(*args, **kwargs)  # inside vmap, or sparse: what it does with parameters stays unseen
         positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         if name in _METADATA_OF_REST:
@@ -158,7 +159,7 @@ class Tape(TorchFunctionMode):
 
     def _classify(self, out: Any, kind: bool | None) -> None:
         for tensor in tree_flatten(out)[0]:
-            if isinstance(tensor, Tensor) and _has_storage(tensor):
+            if isinstance(tensor, Tensor) and has_storage(tensor):
                 # a constant view of a parameter (detach, no_grad) must not demote its storage
                 if kind is False and tensor.untyped_storage()._cdata in self.storages:
                     continue
@@ -262,14 +263,6 @@ class Tape(TorchFunctionMode):
     def _give_up(self, func: Any, args: Any, kwargs: Any, slots: dict[int, Tensor]) -> Any:
         self.opaque.append(Opaque(getattr(func, "__name__", str(func)), list(slots.values())))
         return func(*args, **kwargs)
-
-
-def _has_storage(tensor: Tensor) -> bool:
-    try:
-        tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):
-        return False
-    return True
 
 
 def _inplace_requested(func: types.FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

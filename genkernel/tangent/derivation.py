@@ -17,6 +17,15 @@ from torch import Tensor
 from genkernel.tangent.layout import Layout
 
 
+def has_storage(tensor: Tensor) -> bool:
+    """Not so for sparse tensors, and for what stands for many under vmap and ``is_grads_batched``."""
+    try:
+        tensor.untyped_storage()
+    except (NotImplementedError, RuntimeError):
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class Geometry:
     """A strided view of a contiguous parameter."""

@@ -368,10 +368,7 @@ class Convolution(Factor):
         taps = math.prod(self.shape[2:])
         parts = []
         for channels in evenly(large.shape[1], most // (taps * self.positions)):
-            seen = _sliding(
-                large[:, channels], self.shape[2:], self.stride, self.padding, self.dilation, self.small.shape[2:]
-            )
-            parts.append(dot(small, seen.reshape(-1, self.positions)))
+            parts.append(dot(small, self._windows(large[:, channels]).reshape(-1, self.positions)))
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     @property
@@ -423,14 +420,14 @@ class Convolution(Factor):
         sizes = zip(self.large.shape[2:], self.padding, strict=True)
         padded = math.prod(size + 2 * padding for size, padding in sizes)
         across = max(1, min(self.large.shape[1], min(UNFOLDED, WINDOWS * limit) // max(1, self.n * padded)))
-        for first in range(0, self.large.shape[1], across):  # few channels at a time: windows copies them
+        for first in range(0, self.large.shape[1], across):  # few channels at a time: their windows come from a copy
             large = self.large[:, first : first + across]
             channels = large.shape[1]
             step = max(1, min(self.shape[0], limit // max(1, self.n * channels)))
             window = small.new_empty(self.n, *self.small.shape[2:], channels)
             space = small.new_empty(self.n * step * channels)
-            taps = windows(large, kernel, self.stride, self.padding, self.dilation, self.small.shape[2:])
-            for tap, view in zip(itertools.product(*map(range, kernel)), taps, strict=True):
+            taps = itertools.product(*map(range, kernel))
+            for tap, view in zip(taps, self._windows_by_tap(large), strict=True):
                 window.copy_(view)
                 for start in range(0, self.shape[0], step):
                     stop = min(self.shape[0], start + step)
@@ -460,8 +457,46 @@ class Convolution(Factor):
             some = (slice(None), slice(None), *(slice(0, (size - 1) * step + 1, step) for size, step in places))
             seen = self.large[some].flatten(2)  # a view, unless strided
             return Outer(seen.transpose(1, 2), self.small.flatten(2).transpose(1, 2), self.shape)
-        unfolded = unfold(self.large, self.shape[2:], self.stride, self.padding, self.dilation, self.small.shape[2:])
+        by_position = (0, *range(-len(self.stride), 0), *range(1, 2 + len(self.stride)))
+        unfolded = self._windows(self.large).permute(by_position).reshape(self.n, self.positions, -1)
         return Outer(unfolded, self.small.flatten(2).transpose(1, 2), self.shape)
+
+    def _padded(self, large: Tensor) -> Tensor:
+        """The large image of some samples and channels with zeros around it, as far as its windows reach."""
+        if any(self.padding):
+            large = torch.nn.functional.pad(large, [p for side in reversed(self.padding) for p in (side, side)])
+        out, kernel = self.small.shape[2:], self.shape[2:]
+        need = [
+            (o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, self.stride, kernel, self.dilation, strict=True)
+        ]
+        short = [max(0, want - have) for want, have in zip(need, large.shape[2:], strict=True)]
+        if any(short):
+            large = torch.nn.functional.pad(large, [p for extra in reversed(short) for p in (0, extra)])
+        return large
+
+    def _windows_by_tap(self, large: Tensor) -> Iterator[Tensor]:
+        """Per kernel tap, in row-major order, the view ``[n, *out, C]`` of what it multiplies."""
+        x = self._padded(large).movedim(1, -1).contiguous()
+        out = self.small.shape[2:]
+        for tap in itertools.product(*map(range, self.shape[2:])):
+            index: tuple[slice, ...] = tuple(
+                slice(t * d, t * d + (o - 1) * s + 1, s)
+                for t, d, o, s in zip(tap, self.dilation, out, self.stride, strict=True)
+            )
+            yield x[(slice(None), *index)]
+
+    def _windows(self, large: Tensor) -> Tensor:
+        """Sliding windows as a view ``[n, C, *kernel, *out]``; copying it is about ten times faster than ``F.unfold``."""
+        x = self._padded(large).contiguous()
+        steps = x.stride()[2:]
+        return x.as_strided(
+            (*x.shape[:2], *self.shape[2:], *self.small.shape[2:]),
+            (
+                *x.stride()[:2],
+                *(step * d for step, d in zip(steps, self.dilation, strict=True)),
+                *(step * s for step, s in zip(steps, self.stride, strict=True)),
+            ),
+        )
 
     def parts(self) -> dict[str, Tensor]:
         return {"A": self.A, "B": self.B}
@@ -483,81 +518,6 @@ class Convolution(Factor):
 def _tap_pick(rows: slice, channels: slice, tap: tuple[int, ...]) -> Pick:
     index: tuple[slice | int, ...] = (rows, channels, *tap)
     return lambda t: t[index].reshape(-1)
-
-
-def _padded(
-    x: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    out: Sequence[int],
-) -> Tensor:
-    """``x`` with zeros around it, as far as its windows reach."""
-    if any(padding):
-        x = torch.nn.functional.pad(x, [p for side in reversed(padding) for p in (side, side)])
-    need = [(o - 1) * s + (k - 1) * d + 1 for o, s, k, d in zip(out, stride, kernel, dilation, strict=True)]
-    short = [max(0, want - have) for want, have in zip(need, x.shape[2:], strict=True)]
-    if any(short):
-        x = torch.nn.functional.pad(x, [p for extra in reversed(short) for p in (0, extra)])
-    return x
-
-
-def windows(
-    x: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    out: Sequence[int],
-) -> Iterator[Tensor]:
-    """Per kernel tap, in row-major order, the view ``[n, *out, C]`` of what it multiplies."""
-    x = _padded(x, kernel, stride, padding, dilation, out).movedim(1, -1).contiguous()
-    for tap in itertools.product(*map(range, kernel)):
-        index: tuple[slice, ...] = tuple(
-            slice(t * d, t * d + (o - 1) * s + 1, s) for t, d, o, s in zip(tap, dilation, out, stride, strict=True)
-        )
-        yield x[(slice(None), *index)]
-
-
-def unfold(
-    x: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    out: Sequence[int],
-) -> Tensor:
-    """Sliding windows ``[n, prod(out), C · prod(kernel)]`` of ``x [n, C, *spatial]``.
-
-    One strided copy, in any number of spatial dimensions; ``F.unfold`` is about ten times
-    slower on a CPU and two-dimensional only.
-    """
-    view = _sliding(x, kernel, stride, padding, dilation, out).movedim(
-        tuple(range(-len(out), 0)), tuple(range(1, 1 + len(out)))
-    )
-    return view.reshape(len(x), math.prod(out), x.shape[1] * math.prod(kernel))
-
-
-def _sliding(
-    x: Tensor,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    out: Sequence[int],
-) -> Tensor:
-    """The same as a view ``[n, C, *kernel, *out]``."""
-    x = _padded(x, kernel, stride, padding, dilation, out).contiguous()
-    steps = x.stride()[2:]
-    return x.as_strided(
-        (*x.shape[:2], *kernel, *out),
-        (
-            *x.stride()[:2],
-            *(step * d for step, d in zip(steps, dilation, strict=True)),
-            *(step * s for step, s in zip(steps, stride, strict=True)),
-        ),
-    )
 
 
 def evenly(total: int, most: int) -> list[slice]:

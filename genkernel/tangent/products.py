@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genkernel.tangent.derivation import has_storage
+
 #: entries of the result below which the call itself costs more than it saves
 SMALL = 1 << 10
 #: multiplications from which on one of many products is called by itself, and how many times that on several threads
@@ -78,18 +80,9 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, B: Tensor) -> Any:
         (weight,) = ctx.saved_tensors
-        if not _stored(B):
+        if not has_storage(B):
             return B @ weight, None, None
         return dot(B.flatten(0, -2), weight.T).view(*B.shape[:-1], -1), None, None
-
-
-def _stored(tensor: Tensor) -> bool:
-    """Not so for what stands for many tensors under ``is_grads_batched`` and its like."""
-    try:
-        tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):
-        return False
-    return True
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
