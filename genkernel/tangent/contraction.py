@@ -9,7 +9,8 @@ invents rank that is not there (docs/engine.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from genkernel.tangent import costs, ghost
 from genkernel.tangent.factors import SLICE, Factor
 from genkernel.tangent.products import dot
+from genkernel.tangent.workspace import room
 
 #: rows of a strip of a triangle, at the least: of float32 products, of those in the dtype of their sum
 LEAST_STRIP = {False: 32, True: 16}
@@ -150,11 +152,20 @@ class Block:
         product = torch.zeros(self._sides, dtype=torch.float64, device=self.device)
         squares = torch.zeros(self.samples, dtype=torch.float64, device=self.device) if self.norms else None
         for part in factor.slices(self.limit, root):
-            part = part.to(self.device, self.accumulate)
-            if squares is not None:
-                squares += part.square().sum(1)
-            self._accumulate(product, part[self.rows], part[self.cols], self.symmetric)
+            with self._converted(part) as part:
+                if squares is not None:
+                    squares += part.square().sum(1)
+                self._accumulate(product, part[self.rows], part[self.cols], self.symmetric)
         return product, squares
+
+    @contextmanager
+    def _converted(self, part: Tensor) -> Iterator[Tensor]:
+        """In the dtype of the products."""
+        if part.dtype == self.accumulate and part.device == self.device:
+            yield part
+            return
+        with room(self.totals, *part.shape, dtype=self.accumulate) as wide:
+            yield wide.copy_(part)
 
     def _accumulate(self, product: Tensor, left: Tensor, right: Tensor, symmetric: bool) -> None:
         """Add ``left @ rightᵀ`` in strips of rows; what lies above them may stay away if it is ``symmetric``."""

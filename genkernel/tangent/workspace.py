@@ -36,7 +36,7 @@ class _Store:
         self.memory: mmap.mmap | None = None
         with _lock:
             if _waiting:
-                self._hold(_waiting.pop())
+                self._hold(_waiting.pop(0))
 
     def take(self, size: int) -> Tensor:
         if self.bytes is None or len(self.bytes) < size:
@@ -57,15 +57,16 @@ class _Store:
         """Let the memory wait for the next call, unless someone may still look at it."""
         memory = None if self.lent else self.memory
         self.forget()
-        if memory is None or len(memory) > WAITING:
-            return
-        try:
-            memory.madvise(mmap.MADV_FREE)
-        except (AttributeError, OSError, ValueError):
+        if memory is None:
             return
         with _lock:
-            if not _waiting:
-                _waiting.append(memory)
+            if sum(map(len, _waiting)) + len(memory) > WAITING:
+                return
+            try:
+                memory.madvise(mmap.MADV_FREE)
+            except (AttributeError, OSError, ValueError):
+                return
+            _waiting.append(memory)
 
     def _hold(self, memory: mmap.mmap) -> None:
         self.memory, self.bytes = memory, torch.frombuffer(memory, dtype=torch.uint8)
@@ -74,34 +75,44 @@ class _Store:
 @contextmanager
 def kept() -> Iterator[None]:
     """While this is open, rooms on the CPU use the same memory again in this thread."""
-    if getattr(_here, "store", None) is not None:
+    if getattr(_here, "stores", None) is not None:
         yield
         return
-    store = _here.store = _Store()
+    stores: list[_Store] = []
+    _here.stores = stores
     try:
         yield
     finally:
-        _here.store = None
-        store.leave()
+        _here.stores = None
+        for store in stores:
+            store.leave()
 
 
 def forget() -> None:
     """Give the memory back: what comes next needs the place for something else."""
-    store: _Store | None = getattr(_here, "store", None)
-    if store is not None and not store.lent:
-        store.forget()
+    for store in getattr(_here, "stores", None) or []:
+        if not store.lent:
+            store.forget()
 
 
 @contextmanager
-def room(like: Tensor, *shape: int) -> Iterator[Tensor]:
-    """An uninitialised tensor of a dtype and device, not to be used after this is closed."""
-    store: _Store | None = getattr(_here, "store", None)
-    size = math.prod(shape) * like.element_size()
-    if like.device.type != "cpu" or size < SMALL or store is None or store.lent:
-        yield like.new_empty(shape)
+def room(like: Tensor, *shape: int, dtype: torch.dtype | None = None) -> Iterator[Tensor]:
+    """An uninitialised tensor of a dtype and device, not to be used after this is closed.
+
+    Rooms may be opened inside of each other: each has its own memory, the outermost the same as the last outermost one.
+    """
+    stores: list[_Store] | None = getattr(_here, "stores", None)
+    dtype = dtype or like.dtype
+    size = math.prod(shape) * dtype.itemsize
+    if like.device.type != "cpu" or size < SMALL or stores is None:
+        yield like.new_empty(shape, dtype=dtype)
         return
-    store.lent = True
+    free = next((store for store in stores if not store.lent), None)
+    if free is None:
+        free = _Store()
+        stores.append(free)
+    free.lent = True
     try:
-        yield store.take(size).view(like.dtype).view(shape)
+        yield free.take(size).view(dtype).view(shape)
     finally:
-        store.lent = False
+        free.lent = False

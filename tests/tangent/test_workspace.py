@@ -41,9 +41,9 @@ def test_forgetting() -> None:
             tensor.fill_(1.0)
             workspace.forget()  # not what is in use
             assert bool((tensor == 1).all())
-            assert workspace._here.store.bytes is not None
+            assert workspace._here.stores[0].bytes is not None
         workspace.forget()
-        assert workspace._here.store.bytes is None
+        assert workspace._here.stores[0].bytes is None
     workspace.forget()
 
 
@@ -81,6 +81,20 @@ def test_two_at_a_time_do_not_share() -> None:
         assert bool((one == 1).all())
 
 
+def test_an_inner_room_has_its_own_memory_each_time() -> None:
+    where = set()
+    with kept():
+        for _ in range(3):
+            with room(LIKE, MANY) as outer, room(LIKE, MANY, dtype=torch.float64) as inner:
+                assert inner.dtype == torch.float64
+                outer.fill_(1.0)
+                inner.fill_(2.0)
+                assert bool((outer == 1).all()) and bool((inner == 2).all())
+                where.add((outer.data_ptr(), inner.data_ptr()))
+    assert len(where) == 1
+    assert sum(map(len, workspace._waiting)) == 4 * MANY + 8 * MANY
+
+
 def test_a_room_is_free_again_after_an_error() -> None:
     with kept():
         with pytest.raises(ValueError, match="stop"), room(LIKE, MANY) as first:
@@ -94,8 +108,8 @@ def test_nothing_stays() -> None:
     with kept():
         with kept(), room(LIKE, MANY):  # an inner run uses the outer one's
             pass
-        assert workspace._here.store is not None
-    assert workspace._here.store is None
+        assert workspace._here.stores is not None
+    assert workspace._here.stores is None
     with room(LIKE, MANY) as tensor:  # outside of a run: ordinary memory
         assert tensor.numel() == MANY
 
@@ -103,7 +117,7 @@ def test_nothing_stays() -> None:
 def test_without_large_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(workspace.mmap, "MADV_HUGEPAGE", raising=False)
     with kept(), room(LIKE, MANY) as tensor:
-        assert workspace._here.store.memory is None
+        assert workspace._here.stores[0].memory is None
         assert float(tensor.fill_(1.0).sum()) == MANY
 
 
