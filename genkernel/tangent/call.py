@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from genkernel.errors import InputError
-from genkernel.tangent import batches
+from genkernel.tangent import batches, memory_format
 from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.fingerprint import fingerprint_structure
@@ -197,6 +197,9 @@ class Call:
         parameters = self.model.parameters
         numel = sum(p.numel() for p in parameters.values())
         copied = self.dtype not in (None, self.model.dtype) or bool(self.model.weights)
+        copies = numel * itemsize if copied else 0
+        if coverage.channels_last:
+            copies += memory_format.copied_bytes(self.model)
         entries = {}
         for name, parameter in parameters.items():
             factor = coverage.footprints.get(name)
@@ -213,7 +216,7 @@ class Call:
             layers=len(set(self.group_of.values())) if self.group_of is not None else 0,
             bytes_per_sample=coverage.bytes_per_sample,
             example_bytes=self._example_bytes,
-            weight_bytes=(numel * itemsize if copied else 0) * (1 if self.model_y is None else 2),
+            weight_bytes=copies * (1 if self.model_y is None else 2),
             itemsize=itemsize,
             entries=entries,
             factors=coverage.footprints,

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +58,7 @@ class Tape(TorchFunctionMode):
         constants: tensors that are the same for every sample (buffers, frozen parameters).
         keep_all: indices of uses that keep every input, whatever their rule needs.
         attached: leave the parameters in the graph, so that autograd can take its own gradient too.
+        stand_ins: tensors of the same values to compute with, by the ``id`` of the parameter's alias.
     """
 
     def __init__(
@@ -66,8 +67,10 @@ class Tape(TorchFunctionMode):
         constants: Sequence[Tensor],
         keep_all: frozenset[int] = frozenset(),
         attached: bool = False,
+        stand_ins: Mapping[int, Tensor] | None = None,
     ):
         super().__init__()
+        self.stand_ins = stand_ins or {}
         self.parameters = parameters
         self.deliver: Callable[[Use, Tensor], None] | None = None
         self.keep_all, self.attached = keep_all, attached
@@ -210,7 +213,7 @@ class Tape(TorchFunctionMode):
         slots = {i: leaves[i] for i in derived}
         plain = list(leaves)
         for i in () if self.attached else derived:
-            plain[i] = leaves[i].detach()
+            plain[i] = self.stand_ins.get(id(leaves[i]), leaves[i]).detach()
         args, kwargs = tree_unflatten(plain, spec)
         held = [leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in plain]
         if target is not None:

@@ -32,6 +32,7 @@ class Coverage:
         bytes_per_sample: memory held per sample in the run's dtype: activations, and gradients
             that cannot be contracted in slices.
         footprints: the form of each parameter's gradient, for one sample and without data.
+        channels_last: convolutions may compute with such weights (:mod:`genkernel.tangent.memory_format`).
     """
 
     plans: list[UsePlan | None]
@@ -44,6 +45,7 @@ class Coverage:
     dtype: torch.dtype = torch.float64
     bytes_per_sample: int = 0
     footprints: dict[str, Factor] = field(default_factory=dict)
+    channels_last: bool = False
 
     @property
     def uses(self) -> dict[str, int]:

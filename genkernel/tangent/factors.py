@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from genkernel.tangent.products import batched, dot
+from genkernel.tangent.products import batched, dot, is_channels_last
 from genkernel.tangent.workspace import room
 
 #: the coordinates of a piece: maps a tensor shaped like the parameter to their values, flat
@@ -325,6 +325,9 @@ class Convolution(Factor):
         """The gradient of each sample, for many channels; what is handed out lies close together."""
         taps, most = math.prod(self.shape[2:]), MANY_SLICES * limit // self.n
         across = min(most // (taps * self.shape[0]), limit // (self.n * taps))
+        large, small, last = self.large, self.small, is_channels_last(self.large) or is_channels_last(self.small)
+        if last:
+            large, small = (image.contiguous(memory_format=torch.channels_last) for image in (large, small))
         for rows, channels in itertools.product(
             evenly(self.shape[0], most // taps), evenly(self.large.shape[1], across)
         ):
@@ -336,17 +339,18 @@ class Convolution(Factor):
                 found = [even.view(cut // each, self.n, each * width)]
                 if cut < height:
                     found.append(rest.view(1, self.n, -1))
-                self._each_sample(self.large[:, channels], self.small[:, rows], found, limit)
-                columns = slice(channels.start * taps, channels.stop * taps)
+                self._each_sample(large[:, channels], small[:, rows], found, last, limit)
                 for start, block in zip(range(rows.start, rows.stop, each), itertools.chain(*found), strict=True):
-                    here = slice(start, min(rows.stop, start + each))
-                    yield _matrix_pick(here, columns, math.prod(self.shape[1:])), block
+                    yield _channels_pick(slice(start, min(rows.stop, start + each)), channels, last), block
 
-    def _each_sample(self, large: Tensor, small: Tensor, found: Sequence[Tensor], limit: int = SLICE) -> None:
+    def _each_sample(
+        self, large: Tensor, small: Tensor, found: Sequence[Tensor], last: bool = False, limit: int = SLICE
+    ) -> None:
         """Write the gradient of each sample, for some channels of its images.
 
         Args:
             found: parts ``[k, n, entries]`` of them, one row of a weight after the other.
+            last: with the channels of a row next to each other, from images that have them so.
         """
         shape = (small.shape[1], large.shape[1], *self.shape[2:])
         weight, unfolded = small.new_empty(1).expand(shape), self.positions < MANY_POSITIONS
@@ -354,22 +358,33 @@ class Convolution(Factor):
         for i in range(self.n):
             one = slice(i, i + 1)
             if unfolded:
-                gradient = self._by_windows(large[one], small[i].flatten(1), min(UNFOLDED_TOGETHER, limit))
+                gradient = self._by_windows(large[one], small[i].flatten(1), last, min(UNFOLDED_TOGETHER, limit))
             else:
                 pair = (small[one], large[one]) if self.transposed else (large[one], small[one])
                 gradient = self._weight_gradient(*pair, weight, 1)
+                gradient = gradient.movedim(1, -1) if last else gradient
             flat, start = gradient.reshape(-1), 0
             for part in found:
                 part[:, i] = flat[start : start + part[:, i].numel()].view(len(part), -1)
                 start += part[:, i].numel()
 
-    def _by_windows(self, large: Tensor, small: Tensor, most: int) -> Tensor:
-        """The gradient ``[C_small, C_large · taps]`` of one sample, from ``most`` entries of its windows at a time."""
+    def _by_windows(self, large: Tensor, small: Tensor, last: bool, most: int) -> Tensor:
+        """The gradient of one sample, from ``most`` entries of its windows at a time.
+
+        Returns:
+            ``[C_small, C_large, taps]``, or ``[C_small, taps, C_large]`` if channels come ``last``.
+        """
         taps = math.prod(self.shape[2:])
         parts = []
         for channels in evenly(large.shape[1], most // (taps * self.positions)):
-            parts.append(dot(small, self._windows(large[:, channels]).reshape(-1, self.positions)))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+            some = large[:, channels]
+            if last:
+                windows = self._windows(some, last=True).reshape(self.positions, -1).T
+            else:
+                windows = self._windows(some).reshape(-1, self.positions)
+            shape = (taps, some.shape[1]) if last else (some.shape[1], taps)
+            parts.append(dot(small, windows).view(-1, *shape))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 2 if last else 1)
 
     @property
     def _wide(self) -> bool:
@@ -485,18 +500,25 @@ class Convolution(Factor):
             )
             yield x[(slice(None), *index)]
 
-    def _windows(self, large: Tensor) -> Tensor:
-        """Sliding windows as a view ``[n, C, *kernel, *out]``; its copy takes a tenth of ``F.unfold``."""
-        x = self._padded(large).contiguous()
-        steps = x.stride()[2:]
-        return x.as_strided(
-            (*x.shape[:2], *self.shape[2:], *self.small.shape[2:]),
-            (
-                *x.stride()[:2],
-                *(step * d for step, d in zip(steps, self.dilation, strict=True)),
-                *(step * s for step, s in zip(steps, self.stride, strict=True)),
-            ),
-        )
+    def _windows(self, large: Tensor, last: bool = False) -> Tensor:
+        """Sliding windows as a view, whose copy takes a tenth of ``F.unfold``.
+
+        Returns:
+            ``[n, C, *kernel, *out]``, or ``[n, *out, *kernel, C]`` if channels come ``last``.
+        """
+        x = self._padded(large)
+        if last:
+            x = x.movedim(1, -1).contiguous()
+            (n, *_, channels), (each, *steps, one) = x.shape, x.stride()
+        else:
+            x = x.contiguous()
+            (n, channels, *_), (each, one, *steps) = x.shape, x.stride()
+        taps = [step * d for step, d in zip(steps, self.dilation, strict=True)]
+        moves = [step * s for step, s in zip(steps, self.stride, strict=True)]
+        out, kernel = self.small.shape[2:], self.shape[2:]
+        if last:
+            return x.as_strided((n, *out, *kernel, channels), (each, *moves, *taps, one))
+        return x.as_strided((n, channels, *kernel, *out), (each, one, *taps, *moves))
 
     def parts(self) -> dict[str, Tensor]:
         return {"A": self.A, "B": self.B}
@@ -513,6 +535,14 @@ class Convolution(Factor):
             Convolution, self.shape, self.A.shape[1:], self.B.shape[1:], self.stride, self.padding, self.dilation,
             self.groups, self.transposed, self.output_padding,
         )  # fmt: skip
+
+
+def _channels_pick(rows: slice, channels: slice, last: bool) -> Pick:
+    def pick(t: Tensor) -> Tensor:
+        some = t[rows, channels]
+        return (some.movedim(1, -1) if last else some).reshape(-1)
+
+    return pick
 
 
 def _tap_pick(rows: slice, channels: slice, tap: tuple[int, ...]) -> Pick:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from genkernel.errors import GenkernelError, NonFiniteError
-from genkernel.tangent import batches, workspace
+from genkernel.tangent import batches, memory_format, workspace
 from genkernel.tangent.assembly import Assembly, NotCapturedError, UnprovedError
 from genkernel.tangent.capture import Tape
 from genkernel.tangent.cotangents import Cotangents
@@ -29,6 +29,7 @@ from genkernel.tangent.model import TangentModel
 from genkernel.tangent.precision import full_precision
 from genkernel.tangent.probe import Look, examine, prove, tape_for
 from genkernel.tangent.restore import random_state_kept
+from genkernel.tangent.shortage import out_of_memory
 from genkernel.tangent.stopwatch import Stopwatch
 
 
@@ -78,6 +79,7 @@ class GradientPass:
             self.coverages = [coverage]
         with model.evaluating():
             self.tensors = model.tensors(dtype)
+        self._channels_last: dict[int, Tensor] | None = None
         self._known: tuple[Any, Tensor] | None = None
 
     @property
@@ -248,8 +250,21 @@ class GradientPass:
         return tape, out, coverage
 
     def _record(self, batch: Any, coverage: Coverage) -> tuple[Tape, Tensor]:
+        if coverage.channels_last and batches.size(batch) > 1:  # torch mistakes one for another in single images
+            if self._channels_last is None:
+                self._channels_last = memory_format.channels_last(self.model, self.tensors)
+            try:
+                return self._recorded(batch, coverage, self._channels_last)
+            except RuntimeError as error:
+                if out_of_memory(error):
+                    raise
+                coverage.channels_last = False  # a way through the model that needs the channels first
+                self._channels_last = None
+        return self._recorded(batch, coverage, None)
+
+    def _recorded(self, batch: Any, coverage: Coverage, stand_ins: dict[int, Tensor] | None) -> tuple[Tape, Tensor]:
         with torch.enable_grad():
-            tape = tape_for(self.model, self.tensors, keep_all=coverage.keep_all)
+            tape = tape_for(self.model, self.tensors, keep_all=coverage.keep_all, stand_ins=stand_ins)
             with tape:
                 return tape, self.model.run(self.tensors, batch)
 

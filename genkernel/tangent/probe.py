@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from genkernel.errors import CaptureError, GenkernelError, RandomOutputError
-from genkernel.tangent import batches
+from genkernel.tangent import batches, memory_format
 from genkernel.tangent.assembly import Assembly, NotCapturedError, Signs, UsePlan, describe_slots, use_parameters
 from genkernel.tangent.capture import Tape
 from genkernel.tangent.coverage import Coverage, uncaptured
@@ -88,6 +88,7 @@ def prove(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> 
         numels = {name: p.numel() for name, p in model.parameters.items()}
         coverage.bytes_per_sample = coverage.bytes_per_sample * run.itemsize // coverage.dtype.itemsize
         coverage.bytes_per_sample += coverage.dense_entries(numels) * run.itemsize
+        coverage.channels_last = coverage.channels_last and run == torch.float32
         as_run = look.out.dtype == run and _same_dtypes(samples, look.samples)
         return coverage, look if as_run and genuine.issuperset(range(PROBE)) else None
 
@@ -144,6 +145,8 @@ class _Proof:
         self.samples = batches.move(samples, model.device, precision)
         self.tensors = model.tensors(precision)
         self.coarsest = precision
+        # where it leads to doubts, they are settled without it
+        self.channels_last = strict and memory_format.suits(model, precision)
         self.detached: dict[int, Tensor] = {}  # output-gradients of one sample, parameters cut off
 
     def found(self) -> tuple[Coverage, Look]:
@@ -191,6 +194,7 @@ class _Proof:
         for u, plan in enumerate(coverage.plans):
             if plan is not None:
                 plan.proved = u in found.signs.reached
+        coverage.channels_last = self.channels_last
         coverage.error = found.worst
         coverage.dtype = self.coarsest
         coverage.by_call = sorted(
@@ -236,7 +240,18 @@ class _Proof:
 
     def _measured(self, batch: Any) -> tuple[Record, int]:
         """A recorded forward as in the run, and the bytes it holds for the backward pass."""
+        if self.channels_last:
+            try:
+                return self._as_run(batch)
+            except GenkernelError:
+                raise
+            except (RuntimeError, TypeError, ValueError, NotImplementedError):
+                self.channels_last = False
+        return self._as_run(batch)
+
+    def _as_run(self, batch: Any) -> tuple[Record, int]:
         tensors = self._expendable()
+        stand_ins = memory_format.channels_last(self.model, tensors) if self.channels_last else {}
         own = {t.untyped_storage()._cdata for t in tensors.values()}
         seen: dict[int, int] = {}
 
@@ -247,8 +262,9 @@ class _Proof:
                     seen[storage._cdata] = storage.nbytes()
             return tensor.detach()  # an output that saved itself would never be freed
 
+        own |= {t.untyped_storage()._cdata for t in stand_ins.values()}
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-            tape = tape_for(self.model, tensors)
+            tape = tape_for(self.model, tensors, stand_ins=stand_ins)
             with tape:
                 out = self.model.run(tensors, batch)
         for name, parameter in self.model.module.named_parameters():

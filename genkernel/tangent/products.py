@@ -45,6 +45,11 @@ def batched(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     return out
 
 
+def is_channels_last(image: Tensor) -> bool:
+    """Channels lie next to each other, and there is more than one order."""
+    return image.dim() == 4 and image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
+
+
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x Wᵀ + b`` for x ``[*, a]`` and a constant W ``[b, a]``, differentiable in x."""
     if not _worth_linear(input, weight, bias):
@@ -97,13 +102,13 @@ def _suits(a: Tensor, b: Tensor) -> bool:
         and a.device.type == "cpu"
         and not (torch.is_grad_enabled() and (a.requires_grad or b.requires_grad))
         and bool(torch.backends.mkldnn.enabled)
-        and _available()
+        and available()
     )
 
 
 @cache
-def _available() -> bool:
-    """The operator exists and multiplies in full precision here."""
+def available() -> bool:
+    """oneDNN is there: its operator exists and multiplies in full precision here."""
     if platform.machine().lower() not in ("x86_64", "amd64") or not torch.backends.mkldnn.is_available():
         return False
     draw = torch.Generator().manual_seed(0)

@@ -92,7 +92,7 @@ def test_products_through_onednn(route: str, accumulate: torch.dtype, monkeypatc
     gram = exact @ exact.T
     for available in (True, False):
         if not available:
-            monkeypatch.setattr(products, "_available", lambda: False)
+            monkeypatch.setattr(products, "available", lambda: False)
         block = Block(slice(0, 70), slice(0, 70), 70, 1, None, accumulate, torch.device("cpu"))
         monkeypatch.setattr(block, "route", lambda f, root=None: route)
         block.add(0, "w", factor)

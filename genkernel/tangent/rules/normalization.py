@@ -13,10 +13,15 @@ from torch import Tensor
 
 from genkernel.tangent.factors import Dense, Factor
 from genkernel.tangent.layout import Layout
+from genkernel.tangent.products import is_channels_last
 from genkernel.tangent.rules.base import Arguments, Rule
 
 if TYPE_CHECKING:
     from genkernel.tangent.use import Use
+
+
+#: entries of a copy that stays in the cache
+CACHED = 1 << 19
 
 
 class _ChannelNorm(Rule):
@@ -71,13 +76,16 @@ class InstanceNorm(_ChannelNorm):
 
 
 # On a CPU the library's own backward passes take one look at B and x, where a normalised copy takes ten times as
-# long: each channel of each sample is a channel of its own to them.
+# long: each channel of each sample is a channel of its own to them. Where channels come last, one look takes no
+# longer than they do as long as its copy stays in the cache.
 
 
 def _with_running_statistics(x: Tensor, B: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
     if not _alike(x, B, mean, var):
         return _over_positions(_times(F.batch_norm(x, mean, var, None, None, False, 0.0, eps), B))
     n, C = x.shape[:2]
+    if is_channels_last(x):
+        return _few_at_a_time(x, B, mean.expand(n, C), (var + eps).rsqrt().expand(n, C))
     image, gradient = x.reshape(1, n * C, -1), B.reshape(1, n * C, -1)
     found: Tensor = torch.ops.aten.native_batch_norm_backward(
         gradient, image, None, mean.repeat(n), var.repeat(n), None, None, False, eps, [False, True, False]
@@ -86,17 +94,30 @@ def _with_running_statistics(x: Tensor, B: Tensor, mean: Tensor, var: Tensor, ep
 
 
 def _with_group_statistics(x: Tensor, B: Tensor, groups: int, eps: float) -> Tensor:
-    x = x.contiguous()  # as the library wants it: attention blocks hand over transposed views
+    last = is_channels_last(x)
+    x = x if last else x.contiguous()  # as the library wants it: attention blocks hand over transposed views
     if not _alike(x, B):
         return _over_positions(_times(F.group_norm(x, groups, None, None, eps), B))
     n, C = x.shape[:2]
     size = x[0, 0].numel()
     _, mean, rstd = torch.ops.aten.native_group_norm(x, None, None, n, C, size, groups, eps)
+    if last:
+        return _few_at_a_time(x, B, *(s.view(n, -1).repeat_interleave(C // groups, 1) for s in (mean, rstd)))
     found: Tensor = torch.ops.aten.native_group_norm_backward(
         B.reshape(1, n * C, -1), x.view(1, n * C, -1), mean.view(1, -1), rstd.view(1, -1), None,
         1, n * C, size, n * groups, [False, True, False],
     )[1]  # fmt: skip
     return found.view(n, C)
+
+
+def _few_at_a_time(x: Tensor, B: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    """For images whose channels come last; ``mean`` and ``rstd`` are ``[n, C]``."""
+    step = max(1, CACHED // x[0].numel())
+    sums = [
+        (x[i : i + step] - mean[i : i + step, :, None, None]).mul_(B[i : i + step]).sum((2, 3))
+        for i in range(0, len(x), step)
+    ]
+    return torch.cat(sums) * rstd
 
 
 def _alike(x: Tensor, *others: Tensor) -> bool:

@@ -1,0 +1,177 @@
+"""Convolutions whose weights have their channels last: the same kernel, and a way out where a model needs another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import genkernel as gk
+from genkernel.tangent import memory_format, products, reference
+from genkernel.tangent.factors import Convolution
+from genkernel.tangent.model import TangentModel
+from genkernel.tangent.rules import normalization
+from tests.tangent.compare import relative_error
+
+pytestmark = pytest.mark.skipif(not products.available(), reason="no oneDNN for float32 here")
+
+LAST = torch.channels_last
+
+
+class Images(nn.Module):
+    """Layers, then a mean over positions and a head."""
+
+    def __init__(self, *layers: nn.Module):
+        super().__init__()
+        self.body, self.head = nn.Sequential(*layers), nn.LazyLinear(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).mean((2, 3)))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.GroupNorm(4, 40), nn.Conv2d(40, 40, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(F.silu(self.norm(x)))
+
+
+NETS = {
+    "batch norms": lambda: Images(
+        nn.Conv2d(3, 40, 3, padding=1), nn.BatchNorm2d(40), nn.ReLU(True),
+        nn.Conv2d(40, 48, 3, 2, 1), nn.BatchNorm2d(48),
+    ),
+    "group norms": lambda: Images(nn.Conv2d(3, 40, 3, padding=1), Residual(), nn.Conv2d(40, 40, 1), Residual()),
+    "many positions": lambda: Images(nn.Conv2d(3, 36, 3), nn.Tanh(), nn.Upsample(24), nn.Conv2d(36, 34, 3, dilation=2)),
+    "few positions": lambda: Images(nn.Conv2d(3, 40, 3, 4), nn.Tanh(), nn.Conv2d(40, 40, 2, bias=False)),
+    "transposed": lambda: Images(
+        nn.Conv2d(3, 40, 3, 2, 1), nn.Tanh(), nn.ConvTranspose2d(40, 36, 4, 2, 1), nn.InstanceNorm2d(36, affine=True),
+        nn.ConvTranspose2d(36, 5, 3, output_padding=1, stride=2),
+    ),
+    "groups": lambda: Images(
+        nn.Conv2d(3, 48, 3, padding=1), nn.SiLU(), nn.Conv2d(48, 48, 3, groups=48), nn.Conv2d(48, 12, 3, groups=3)
+    ),
+    "padding modes": lambda: Images(
+        nn.Conv2d(3, 40, 3, padding="same", padding_mode="reflect"), nn.Conv2d(40, 33, (3, 1), padding=(2, 0))
+    ),
+    "pixel shuffle": lambda: Images(nn.Conv2d(3, 64, 3, padding=1), nn.PixelShuffle(2), nn.Conv2d(16, 40, 3)),
+}  # fmt: skip
+
+
+def pictures(n: int = 6, side: int = 12) -> Tensor:
+    return torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def built(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    net = NETS[name]().eval()
+    net(pictures(2))
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+    return net
+
+
+@pytest.mark.parametrize("memory", ["8GiB", 1])
+@pytest.mark.parametrize("name", NETS)
+def test_the_kernel_is_the_same(name: str, memory: str | int, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = built(name), pictures()
+    seen: list[bool] = []
+    made = Convolution.__init__
+
+    def note(self: Convolution, A: Tensor, B: Tensor, *rest: Any, **more: Any) -> None:
+        seen.append(products.is_channels_last(A) or products.is_channels_last(B))
+        made(self, A, B, *rest, **more)
+
+    monkeypatch.setattr(Convolution, "__init__", note)
+    true = reference.kernel(net, x, cotangents=gk.probes(2))
+    K = gk.kernel(net, x, cotangents=gk.probes(2), memory=memory)
+    assert K.coverage.channels_last and any(seen) and not K.coverage.generic
+    assert relative_error(K, true) < 2e-6
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_with_a_preconditioner_every_coordinate_has_its_own_factor(name: str) -> None:
+    net, x = built(name), pictures()
+    draw = torch.Generator().manual_seed(3)
+    P = {name: torch.rand(p.shape, generator=draw) + 0.1 for name, p in net.named_parameters()}
+    true = reference.kernel(net, x, cotangents=gk.total(), precondition=P)
+    assert relative_error(gk.kernel(net, x, cotangents=gk.total(), precondition=P), true) < 2e-6
+
+
+@pytest.mark.parametrize("name", ["batch norms", "many positions", "transposed"])
+def test_sketches_and_products_have_the_same_coordinates(name: str) -> None:
+    net, x = built(name), pictures()
+    found = gk.sketch(net, x, dim=64, cotangents=gk.total()).rows.double()
+    true = gk.sketch(net.double(), x.double(), dim=64, cotangents=gk.total()).rows.double()
+    assert float((found - true).norm() / true.norm()) < 2e-6
+
+
+class Flat(nn.Module):
+    """Needs its channels first from ``least`` samples on."""
+
+    def __init__(self, least: int):
+        super().__init__()
+        self.conv, self.head, self.least = nn.Conv2d(3, 8, 3), nn.Linear(800, 2), least
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).tanh()
+        return self.head(x.view(len(x), -1) if len(x) >= self.least else x.reshape(len(x), -1))
+
+
+@pytest.mark.parametrize("least", [0, 5])
+def test_a_model_that_needs_its_channels_first(least: int) -> None:
+    torch.manual_seed(0)
+    net, x = Flat(least), pictures()
+    K = gk.kernel(net, x, cotangents=gk.total())
+    assert not K.coverage.channels_last and not K.coverage.generic
+    assert relative_error(K, reference.kernel(net, x, cotangents=gk.total())) < 2e-6
+
+
+class Strided(Flat):
+    """Reads its images as they lie in memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).tanh()
+        return self.head(torch.as_strided(x, (len(x), 800), (800, 1)))
+
+
+def test_a_model_that_reads_memory_as_it_lies() -> None:
+    torch.manual_seed(0)
+    net, x = Strided(0), pictures()
+    K = gk.kernel(net, x, cotangents=gk.total())
+    assert not K.coverage.channels_last
+    assert relative_error(K, reference.kernel(net, x, cotangents=gk.total())) < 2e-6
+
+
+def test_where_it_suits() -> None:
+    net = built("groups")
+    assert memory_format.suits(TangentModel(net), torch.float32)
+    assert not memory_format.suits(TangentModel(net), torch.float64)
+    assert not memory_format.suits(TangentModel(nn.Linear(2, 2)), torch.float32)
+    assert not gk.kernel(net, pictures(), cotangents=gk.total(), dtype="float64").coverage.channels_last
+    tensors = TangentModel(net).tensors()
+    copies = memory_format.channels_last(TangentModel(net), tensors)
+    weight = tensors["body.0.weight"]
+    assert copies[id(weight)].is_contiguous(memory_format=LAST) and weight.is_contiguous()
+    assert torch.equal(copies[id(weight)], weight) and not copies[id(weight)].requires_grad
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_scales_of_normalisations(mixed: bool) -> None:
+    x, B = (torch.randn(5, 12, 7, 6, dtype=torch.float64) for _ in range(2))
+    last, other = x.contiguous(memory_format=LAST), B if mixed else B.contiguous(memory_format=LAST)
+    mean, var = torch.randn(12, dtype=torch.float64), torch.rand(12, dtype=torch.float64) + 0.5
+    for found, true in (
+        (normalization._with_running_statistics(last, other, mean, var, 1e-5),
+         (F.batch_norm(x, mean, var) * B).sum((2, 3))),
+        (normalization._with_group_statistics(last, other, 4, 1e-5), (F.group_norm(x, 4) * B).sum((2, 3))),
+    ):  # fmt: skip
+        torch.testing.assert_close(found, true)
