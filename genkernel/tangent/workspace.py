@@ -34,16 +34,15 @@ class _Store:
         self.lent = False
         self.bytes: Tensor | None = None
         self.memory: mmap.mmap | None = None
-        with _lock:
-            if _waiting:
-                self._hold(_waiting.pop(0))
 
     def take(self, size: int) -> Tensor:
         if self.bytes is None or len(self.bytes) < size:
             self.forget()  # the old ones go before the new ones come
             try:
-                memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-                memory.madvise(mmap.MADV_HUGEPAGE)
+                memory = _from_earlier(size)
+                if memory is None:
+                    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+                    memory.madvise(mmap.MADV_HUGEPAGE)
                 self._hold(memory)
             except (AttributeError, OSError, ValueError, OverflowError):  # not Linux, or not to be had
                 self.bytes = torch.empty(size, dtype=torch.uint8)
@@ -59,17 +58,28 @@ class _Store:
         self.forget()
         if memory is None:
             return
+        try:
+            memory.madvise(mmap.MADV_FREE)
+        except (AttributeError, OSError, ValueError):
+            return
         with _lock:
-            if sum(map(len, _waiting)) + len(memory) > WAITING:
-                return
-            try:
-                memory.madvise(mmap.MADV_FREE)
-            except (AttributeError, OSError, ValueError):
-                return
             _waiting.append(memory)
+            while sum(map(len, _waiting)) > WAITING:
+                del _waiting[0]  # the newest is the likeliest to fit again
 
     def _hold(self, memory: mmap.mmap) -> None:
         self.memory, self.bytes = memory, torch.frombuffer(memory, dtype=torch.uint8)
+
+
+def _from_earlier(size: int) -> mmap.mmap | None:
+    """The smallest that waits and is large enough."""
+    with _lock:
+        fitting = [memory for memory in _waiting if len(memory) >= size]
+        if not fitting:
+            return None
+        best = min(fitting, key=len)
+        _waiting.remove(best)
+        return best
 
 
 @contextmanager
