@@ -25,8 +25,9 @@ def suits(model: TangentModel, dtype: torch.dtype) -> bool:
     """The format is worth trying: a CPU with oneDNN, and copies of the weights that are no burden."""
     if model.device.type != "cpu" or dtype != torch.float32 or not products.available():
         return False
-    entries = sum(model.parameters[name].numel() for name in _weights(model) if name in model.parameters)
-    return entries > 0 and sum(p.numel() for p in model.parameters.values()) <= LARGE
+    if any(convolution.groups > 1 for _, convolution in _convolutions(model)):
+        return False  # gradients of groups are made with the channels first: no gain, or a loss
+    return bool(_weights(model)) and sum(p.numel() for p in model.parameters.values()) <= LARGE
 
 
 def channels_last(model: TangentModel, tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
@@ -38,17 +39,21 @@ def channels_last(model: TangentModel, tensors: Mapping[str, Tensor]) -> dict[in
     return {
         id(tensors[name]): tensors[name].detach().contiguous(memory_format=torch.channels_last)
         for name in _weights(model)
-        if name in tensors and tensors[name].dim() == 4
     }
 
 
 def copied_bytes(model: TangentModel) -> int:
     """What the copies take."""
-    named = dict(model.module.named_parameters())
-    return 4 * sum(named[name].numel() for name in _weights(model) if name in named)
+    return sum(model.parameters[name].numel() for name in _weights(model)) * torch.float32.itemsize
 
 
-def _weights(model: TangentModel) -> Iterator[str]:
+def _weights(model: TangentModel) -> list[str]:
+    """Names of the selected weights of convolutions."""
+    names = (f"{name}.weight".lstrip(".") for name, _ in _convolutions(model))
+    return [name for name in names if name in model.parameters]
+
+
+def _convolutions(model: TangentModel) -> Iterator[tuple[str, nn.Conv2d | nn.ConvTranspose2d]]:
     for name, module in model.module.named_modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            yield f"{name}.weight" if name else "weight"
+            yield name, module

@@ -41,6 +41,17 @@ class Residual(nn.Module):
         return x + self.conv(F.silu(self.norm(x)))
 
 
+class Grouped(nn.Module):
+    """Groups that no module tells of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.1 * torch.randn(48, 3, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, groups=16)
+
+
 NETS = {
     "batch norms": lambda: Images(
         nn.Conv2d(3, 40, 3, padding=1), nn.BatchNorm2d(40), nn.ReLU(True),
@@ -53,9 +64,7 @@ NETS = {
         nn.Conv2d(3, 40, 3, 2, 1), nn.Tanh(), nn.ConvTranspose2d(40, 36, 4, 2, 1), nn.InstanceNorm2d(36, affine=True),
         nn.ConvTranspose2d(36, 5, 3, output_padding=1, stride=2),
     ),
-    "groups": lambda: Images(
-        nn.Conv2d(3, 48, 3, padding=1), nn.SiLU(), nn.Conv2d(48, 48, 3, groups=48), nn.Conv2d(48, 12, 3, groups=3)
-    ),
+    "grouped": lambda: Images(nn.Conv2d(3, 48, 3, padding=1), nn.SiLU(), Grouped()),
     "padding modes": lambda: Images(
         nn.Conv2d(3, 40, 3, padding="same", padding_mode="reflect"), nn.Conv2d(40, 33, (3, 1), padding=(2, 0))
     ),
@@ -152,10 +161,12 @@ def test_a_model_that_reads_memory_as_it_lies() -> None:
 
 
 def test_where_it_suits() -> None:
-    net = built("groups")
+    net = built("batch norms")
+    assert not memory_format.suits(TangentModel(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2))), torch.float32)
     assert memory_format.suits(TangentModel(net), torch.float32)
     assert not memory_format.suits(TangentModel(net), torch.float64)
     assert not memory_format.suits(TangentModel(nn.Linear(2, 2)), torch.float32)
+    assert memory_format.suits(TangentModel(nn.Conv2d(2, 2, 3)), torch.float32)
     assert not gk.kernel(net, pictures(), cotangents=gk.total(), dtype="float64").coverage.channels_last
     tensors = TangentModel(net).tensors()
     copies = memory_format.channels_last(TangentModel(net), tensors)
