@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.errors import InputError
-from genkernel.tangent import batches
+from genkernel.tangent import batches, memory_format
 from genkernel.tangent.cotangents import Cotangents, probes
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.factors import MANY_SLICES, SLICE, Convolution
@@ -255,7 +255,10 @@ class SketchCall:
         scratch = slice_of(self.model.device) * (3 * itemsize + 16)
         scratch += min(MANY_SLICES * SLICE, samples * self._made_by_samples(max(1, samples))) * itemsize
         copies = sum(p.numel() for p in self.model.parameters.values()) * itemsize * (self.dtype is not None)
-        activations = self.gradients.coverage.bytes_per_sample * 5 // 4  # allocators leave gaps
+        coverage = self.gradients.coverages[0]
+        if coverage.channels_last:
+            copies += memory_format.copied_bytes(self.model)
+        activations = coverage.bytes_per_sample * 5 // 4  # allocators leave gaps
         return scratch + copies + samples * (activations + sums)
 
 
