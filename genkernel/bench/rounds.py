@@ -20,7 +20,7 @@ import torch
 from genkernel.bench import memory
 from genkernel.bench.contenders import Run, Setting, find
 from genkernel.bench.processes import START, context, first_line, silence
-from genkernel.bench.trial import Trial
+from genkernel.bench.trial import Trial, warm_up
 from genkernel.bench.workloads import WORKLOADS
 from genkernel.tangent.precision import full_precision
 from genkernel.tangent.shortage import out_of_memory
@@ -55,37 +55,53 @@ class Seat:
         self._process = source.Process(target=_serve, args=(question, theirs), daemon=True)
         self._process.start()
         theirs.close()
+        self._answer(START)
 
-    def run(self, name: str) -> tuple[float, dict[str, float]]:
+    def run(self, name: str, limit: float) -> tuple[float, dict[str, float]]:
         """Seconds of one call, and by part where known.
 
+        Args:
+            limit: seconds that it may take.
+
         Raises:
-            Failed: it raised, or its process ended.
+            Failed: it raised, its process ended, or it went on for too long.
         """
-        try:
+        with contextlib.suppress(OSError):
             self._ours.send(name)
+        found: tuple[float, dict[str, float]] = self._answer(limit)
+        return found
+
+    def _answer(self, limit: float) -> Any:
+        try:
+            if not self._ours.poll(limit):
+                self.close()
+                raise Failed("over the time limit", f"in the rounds, more than {limit:.0f} s")
             answer = self._ours.recv()
         except (EOFError, OSError):
             self._process.join(START)
-            killed = self._process.exitcode == -9
-            said = "the system ended the process" if killed else f"it ended with status {self._process.exitcode}"
-            raise Failed("out of memory" if killed else "failed", f"in the rounds, {said}") from None
+            status = self._process.exitcode
+            self.close()
+            said = "the system ended the process" if status == -9 else f"it ended with status {status}"
+            raise Failed("out of memory" if status == -9 else "failed", f"in the rounds, {said}") from None
         if isinstance(answer, Failed):
             raise answer
         return answer
 
+    @property
+    def open(self) -> bool:
+        return not self._ours.closed
+
     def close(self) -> None:
         """End the process."""
-        with contextlib.suppress(OSError):
-            self._ours.send(None)
-        self._process.join(5)
+        if not self.open:
+            return
         self._process.kill()
         self._process.join()
         self._ours.close()
 
 
 def interleave(
-    workload: str, sizes: dict[str, Any], device: torch.device, trials: dict[str, Trial], rounds: int
+    workload: str, sizes: dict[str, Any], device: torch.device, trials: dict[str, Trial], rounds: int, limit: float
 ) -> tuple[dict[str, list[float]], dict[str, list[dict[str, float]]]]:
     """Seconds per round of every contender whose trial went well, and seconds by part where known.
 
@@ -94,6 +110,7 @@ def interleave(
 
     Args:
         trials: of whoever fails in the rounds, the trial says so afterwards.
+        limit: seconds for one call.
     """
     settings = {name: found.setting for name, found in trials.items() if found.status == "ok"}
     base = min(
@@ -111,12 +128,15 @@ def interleave(
                 if trials[name].status != "ok":
                     continue
                 try:
-                    if name not in seats:
+                    if name not in seats or not seats[name].open:
                         seats.update(_seated(settings, name, workload, sizes, device))
                         stack.callback(seats[name].close)
-                    taken, parts = seats[name].run(name)
+                    taken, parts = seats[name].run(name, limit)
+                    if name not in often and device.type == "cpu":
+                        seats[name].close()  # it was the only time: what it holds is for others
                 except Failed as failure:
                     trials[name] = replace(trials[name], status=failure.status, message=failure.message)
+                    seconds[name], timings[name] = [], []
                     continue
                 if timed:
                     seconds[name].append(taken)
@@ -144,13 +164,22 @@ def _seated(
 def _serve(question: dict[str, Any], theirs: Connection) -> None:
     gc.freeze()  # what was imported is not to be collected again and again
     with silence(), full_precision():
-        runs = _Runs(**question)
-        while (name := theirs.recv()) is not None:
+        runs: _Runs | None = None
+        name = ""
+        while True:
             try:
-                theirs.send(runs.timed(name))
+                if runs is None:
+                    runs = _Runs(**question)
+                    theirs.send(None)
+                else:
+                    theirs.send(runs.timed(name))
             except Exception as error:
                 status = "out of memory" if out_of_memory(error) else "failed"
                 theirs.send(Failed(status, f"in the rounds, {first_line(error)}"))
+            try:
+                name = theirs.recv()
+            except EOFError:
+                return
 
 
 class _Runs:
@@ -162,6 +191,7 @@ class _Runs:
             memory.limit_to_available()
         self.settings, self.device = settings, torch.device(device)
         self.problem = WORKLOADS[workload].problem(device, **sizes)
+        warm_up(self.problem)
         self.ready: dict[str, Run] = {}
 
     def timed(self, name: str) -> tuple[float, dict[str, float]]:

@@ -116,7 +116,7 @@ def _one(
     timings: dict[str, list[dict[str, float]]] = {}
     if not memory_only:
         say(f"{workload.name}: {rounds} interleaved rounds")
-        seconds, timings = interleave(workload.name, sizes, device, trials, rounds)
+        seconds, timings = interleave(workload.name, sizes, device, trials, rounds, limit)
     needed = work(problem)
     rows = {name: _row(trials[name], seconds.get(name), timings.get(name)) for name in names}
     _add_ratios(rows)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ from genkernel.tangent.shortage import out_of_memory
 from genkernel.tangent.speed import Speed, first_look, speed
 
 log = logging.getLogger("genkernel")
+
+#: the part of a budget that copies of weights in another memory format may take
+COPIES = 8
 
 Grouping = str | Callable[[str], str] | Mapping[str, str] | None
 
@@ -154,7 +158,9 @@ class Call:
 
     def _proved(self, model: TangentModel, samples: Any, coverage: Coverage | None = None) -> GradientPass:
         try:
-            return GradientPass(model, samples, self.dtype, coverage)
+            # sketches take coordinates in the order of memory, and a tight budget has better uses than copies
+            affordable = memory_format.copied_bytes(model) <= self.budget // COPIES and self.sketch is None
+            return GradientPass(model, samples, self.dtype, coverage, channels_last=affordable)
         except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
             if out_of_memory(error):
                 raise
@@ -184,7 +190,8 @@ class Call:
 
     def plan(self, sizes: Sizes | None = None) -> Plan:
         """The plan for this machine as it is now."""
-        return make_plan(sizes or self.sizes(), self._allowed())
+        found = make_plan(sizes or self.sizes(), self._allowed())
+        return replace(found, channels_last=self.left.channels_last or self.right.channels_last)
 
     def measured_speed(self) -> Speed:
         """Of a forward and a backward, from a few samples."""
@@ -198,7 +205,7 @@ class Call:
         numel = sum(p.numel() for p in parameters.values())
         copied = self.dtype not in (None, self.model.dtype) or bool(self.model.weights)
         copies = numel * itemsize if copied else 0
-        if coverage.channels_last:
+        if self.left.channels_last:
             copies += memory_format.copied_bytes(self.model)
         entries = {}
         for name, parameter in parameters.items():

@@ -23,13 +23,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from genkernel.errors import CaptureError
-from genkernel.tangent import rules
+from genkernel.tangent import products, rules
 from genkernel.tangent.derivation import has_storage
 from genkernel.tangent.use import Opaque, Use
 
@@ -41,6 +42,13 @@ _METADATA_ONLY = {
     "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "size", "dim", "stride", "numel",
     "is_contiguous", "is_floating_point", "is_complex", "element_size", "data_ptr", "storage_offset",
     "get_device", "requires_grad_", "register_hook", "retain_grad",
+}  # fmt: skip
+# These tell or take how a tensor lies in memory. With the channels last torch 2.15 also loses variances beside large
+# means in group normalisation, and mistakes one order for another in instance normalisation of single images.
+_OF_MEMORY = {
+    "as_strided", "as_strided_", "as_strided_copy", "as_strided_scatter", "stride", "is_contiguous", "dim_order",
+    "data_ptr", "storage", "storage_offset", "untyped_storage", "set_", "resize_", "resize_as_", "numpy", "__array__",
+    "__dlpack__", "group_norm", "instance_norm",
 }  # fmt: skip
 _IN_PLACE_OPERATORS = {
     "__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "__ifloordiv__", "__imod__", "__ipow__",
@@ -58,7 +66,8 @@ class Tape(TorchFunctionMode):
         constants: tensors that are the same for every sample (buffers, frozen parameters).
         keep_all: indices of uses that keep every input, whatever their rule needs.
         attached: leave the parameters in the graph, so that autograd can take its own gradient too.
-        stand_ins: tensors of the same values to compute with, by the ``id`` of the parameter's alias.
+        stand_ins: tensors of the same values in another order in memory to compute with, by the ``id`` of the
+            parameter's alias. Whatever may depend on that order sets ``unsuited``, and raises.
     """
 
     def __init__(
@@ -71,6 +80,7 @@ class Tape(TorchFunctionMode):
     ):
         super().__init__()
         self.stand_ins = stand_ins or {}
+        self.unsuited = False
         self.parameters = parameters
         self.deliver: Callable[[Use, Tensor], None] | None = None
         self.keep_all, self.attached = keep_all, attached
@@ -115,6 +125,8 @@ class Tape(TorchFunctionMode):
     def __torch_function__(self, func, types_, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        if self.stand_ins and (name in _OF_MEMORY or isinstance(func, (OpOverload, OpOverloadPacket))):
+            self._refuse_order(name)
         if name in ("__get__", "__set__") or name in _METADATA_ONLY:
             out = func(*args, **kwargs)
             if isinstance(out, Tensor) and name not in ("__get__", "requires_grad_") and has_storage(out):
@@ -132,6 +144,8 @@ class Tape(TorchFunctionMode):
         sampled = [i for i in positions if classes[i] is None]
         for i in positions:
             self._refuse_foreign(leaves[i])
+            if self.stand_ins and is_written_by_hand(leaves[i]):
+                self._refuse_order("an autograd.Function")
 
         target = self._written(func, name, args, kwargs)
         if target is not None:
@@ -167,6 +181,10 @@ class Tape(TorchFunctionMode):
                 if kind is False and tensor.untyped_storage()._cdata in self.storages:
                     continue
                 self._mark(tensor, kind)
+
+    def _refuse_order(self, what: str) -> None:
+        self.unsuited = True
+        raise RuntimeError(f"{what} may depend on how images lie in memory")
 
     def _refuse_foreign(self, tensor: Tensor) -> None:
         if isinstance(tensor, torch.nn.Parameter) and tensor.requires_grad and id(tensor) not in self._ours:
@@ -301,6 +319,12 @@ def _open(func: Any) -> Callable[..., Any] | None:
                 opened.__kwdefaults__ = func.__kwdefaults__
         _OPENED[func] = opened
     return _OPENED[func]
+
+
+def is_written_by_hand(tensor: Tensor) -> bool:
+    """A user's ``autograd.Function`` made it, inside of which nothing is seen."""
+    made = getattr(type(tensor.grad_fn), "_forward_cls", None)
+    return made is not None and not products.is_ours(made)
 
 
 def _no_override(*_: Any) -> bool:

@@ -127,6 +127,7 @@ class Coverage:
             "by_call": list(self.by_call),
             "silent": list(self.silent),
             "weak": list(self.weak),
+            "channels_last": self.channels_last,
             "largest_disagreement_with_autograd": self.error,
             "checked_in": str(self.dtype).removeprefix("torch."),
         }

@@ -183,6 +183,8 @@ class _Job(Call):
             store.keep_plan(plan.record())
         say(plan.describe(), logging.WARNING if plan.bytes > plan.budget else logging.INFO, progress, plan.seconds)
         self.expected, self.limit = plan.bytes, plan.limit
+        for run in (self.left, self.right):
+            run.channels_last = run.channels_last and plan.channels_last
         layers = [] if self.group_of is None else list(dict.fromkeys(self.group_of.values()))
         n, m = self.n * self.outputs, (self.m or self.n) * self.outputs
         matrices = Matrices(self.kept, n, m, self.symmetric, layers, self.sketch_shape)

@@ -325,9 +325,7 @@ class Convolution(Factor):
         """The gradient of each sample, for many channels; what is handed out lies close together."""
         taps, most = math.prod(self.shape[2:]), MANY_SLICES * limit // self.n
         across = min(most // (taps * self.shape[0]), limit // (self.n * taps))
-        large, small, last = self.large, self.small, is_channels_last(self.large) or is_channels_last(self.small)
-        if last:
-            large, small = (image.contiguous(memory_format=torch.channels_last) for image in (large, small))
+        last = is_channels_last(self.large) or is_channels_last(self.small)
         for rows, channels in itertools.product(
             evenly(self.shape[0], most // taps), evenly(self.large.shape[1], across)
         ):
@@ -339,7 +337,7 @@ class Convolution(Factor):
                 found = [even.view(cut // each, self.n, each * width)]
                 if cut < height:
                     found.append(rest.view(1, self.n, -1))
-                self._each_sample(large[:, channels], small[:, rows], found, last, limit)
+                self._each_sample(self.large[:, channels], self.small[:, rows], found, last, limit)
                 for start, block in zip(range(rows.start, rows.stop, each), itertools.chain(*found), strict=True):
                     yield _channels_pick(slice(start, min(rows.stop, start + each)), channels, last), block
 
@@ -350,17 +348,18 @@ class Convolution(Factor):
 
         Args:
             found: parts ``[k, n, entries]`` of them, one row of a weight after the other.
-            last: with the channels of a row next to each other, from images that have them so.
+            last: with the channels of a row next to each other, as most images have them.
         """
         shape = (small.shape[1], large.shape[1], *self.shape[2:])
         weight, unfolded = small.new_empty(1).expand(shape), self.positions < MANY_POSITIONS
+        order = torch.channels_last if last else torch.contiguous_format
 
         for i in range(self.n):
-            one = slice(i, i + 1)
+            here, there = (image[i : i + 1].contiguous(memory_format=order) for image in (large, small))
             if unfolded:
-                gradient = self._by_windows(large[one], small[i].flatten(1), last, min(UNFOLDED_TOGETHER, limit))
+                gradient = self._by_windows(here, there[0].flatten(1), last, min(UNFOLDED_TOGETHER, limit))
             else:
-                pair = (small[one], large[one]) if self.transposed else (large[one], small[one])
+                pair = (there, here) if self.transposed else (here, there)
                 gradient = self._weight_gradient(*pair, weight, 1)
                 gradient = gradient.movedim(1, -1) if last else gradient
             flat, start = gradient.reshape(-1), 0

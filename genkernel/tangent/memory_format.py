@@ -2,11 +2,12 @@
 
 oneDNN's convolutions take images whose channels lie next to each other. With weights in that order torch keeps
 all images between them so, where it otherwise rearranges every image for every convolution (measured on two
-cores: a fifth of a ResNet's forward and backward, a third of the backward pass of a diffusers UNet).
+cores: a quarter of a ResNet's forward and backward).
 
 A model may not run on such images (``x.view(n, -1)`` needs the channels first), or compute something else
-(``as_strided``): the proof runs two samples this way, and compares outputs and output-gradients with those of
-the ordinary one.
+(``as_strided``). So the proof runs two samples this way, and compares inputs of uses, outputs and output-gradients
+with those of the ordinary run; and in every batch a call that may depend on how images lie in memory, or any
+failure, sends that batch through the ordinary run instead.
 """
 
 from __future__ import annotations
@@ -20,10 +21,17 @@ from genkernel.tangent import products
 from genkernel.tangent.judgement import LARGE
 from genkernel.tangent.model import TangentModel
 
+#: what scripts do is not seen; with the others the run would be an ordinary one (:mod:`genkernel.tangent.capture`)
+UNSUITED = (torch.jit.ScriptModule, nn.GroupNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+
 
 def suits(model: TangentModel, dtype: torch.dtype) -> bool:
     """The format is worth trying: a CPU with oneDNN, and copies of the weights that are no burden."""
-    if model.device.type != "cpu" or dtype != torch.float32 or not products.available():
+    if model.device.type != "cpu" or dtype != torch.float32:
+        return False
+    if not (torch.backends.mkldnn.enabled and products.available()):
+        return False
+    if any(isinstance(module, UNSUITED) for module in model.module.modules()):
         return False
     if any(convolution.groups > 1 for _, convolution in _convolutions(model)):
         return False  # gradients of groups are made with the channels first: no gain, or a loss

@@ -19,7 +19,7 @@ from torch import Tensor
 from genkernel.errors import GenkernelError, NonFiniteError
 from genkernel.tangent import batches, memory_format, workspace
 from genkernel.tangent.assembly import Assembly, NotCapturedError, UnprovedError
-from genkernel.tangent.capture import Tape
+from genkernel.tangent.capture import Tape, is_written_by_hand
 from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.derivation import Geometry
@@ -27,7 +27,8 @@ from genkernel.tangent.factors import Dense, Factor
 from genkernel.tangent.judgement import Doubt, Tolerance, coupled, in_some_precision, tolerance
 from genkernel.tangent.model import TangentModel
 from genkernel.tangent.precision import full_precision
-from genkernel.tangent.probe import Look, examine, prove, tape_for
+from genkernel.tangent.probe import Look, prove, tape_for
+from genkernel.tangent.products import is_channels_last
 from genkernel.tangent.restore import random_state_kept
 from genkernel.tangent.shortage import out_of_memory
 from genkernel.tangent.stopwatch import Stopwatch
@@ -58,8 +59,10 @@ class GradientPass:
         sample: a batch to prove the model on; a few of its samples are used.
         dtype: dtype of activations and gradients (None: the model's own).
         coverage: a proof made before for the unchanged model; None to make one.
+        channels_last: batches may run so (:mod:`genkernel.tangent.memory_format`) where that is proved and suits.
 
     Attributes:
+        channels_last: they do.
         look: what the proof saw of the samples it ran, where it ran them as this will; else None.
 
     Raises:
@@ -67,7 +70,12 @@ class GradientPass:
     """
 
     def __init__(
-        self, model: TangentModel, sample: Any, dtype: torch.dtype | None = None, coverage: Coverage | None = None
+        self,
+        model: TangentModel,
+        sample: Any,
+        dtype: torch.dtype | None = None,
+        coverage: Coverage | None = None,
+        channels_last: bool = True,
     ):
         self.model, self.dtype = model, dtype
         self.watch = Stopwatch(model.device)
@@ -75,11 +83,14 @@ class GradientPass:
         self.look: Look | None = None
         with self.watch("proof"):
             if coverage is None:
-                coverage, self.look = prove(model, sample, dtype)
+                coverage, self.look = prove(model, sample, dtype, channels_last)
             self.coverages = [coverage]
         with model.evaluating():
             self.tensors = model.tensors(dtype)
-        self._channels_last: dict[int, Tensor] | None = None
+        self.channels_last = (
+            channels_last and coverage.channels_last and memory_format.suits(model, dtype or model.dtype)
+        )
+        self._copies: dict[int, Tensor] = {}
         self._known: tuple[Any, Tensor] | None = None
 
     @property
@@ -135,13 +146,14 @@ class GradientPass:
         batch = batches.move(batch, self.model.device, self.dtype)
         wanted = None if parameters is None else set(parameters)
         unproved: set[str] = set()
+        ordinary = False
         with self.model.evaluating():
             while True:
                 sink.begin()
                 with self.watch("forward"):
-                    tape, out, coverage = self._forward(batch, unproved)
+                    tape, out, coverage = self._forward(batch, unproved, ordinary)
                 try:
-                    self._check_coupling(batch, out.detach())
+                    self._check_coupling(batch, out.detach(), final=not tape.stand_ins)
                     self._contract(tape, out, coverage, batch, cotangents, sink, which, wanted, where, done)
                     break
                 except UnprovedError as found:
@@ -151,6 +163,10 @@ class GradientPass:
                     plan = coverage.plans[outside.use]
                     assert plan is not None
                     unproved |= {name for slot in plan.slots for name in slot.parameters}
+                except Exception as error:
+                    if not tape.stand_ins or out_of_memory(error):
+                        raise
+                    ordinary = True  # what is not due to the memory format comes again
                 finally:
                     tape.close()
             if not sink.finite():
@@ -183,7 +199,8 @@ class GradientPass:
         generic = [name for name in coverage.generic if wanted is None or name in wanted]
         # without a choice of parameters the graph is followed to where it begins
         ends = tape.leaves if wanted is None else tape.ends(assembly.awaited)
-        for k, v in enumerate(cotangents.vectors(out.detach().clone(), batches.copy(batch))):
+        seen = out.detach().clone(memory_format=torch.contiguous_format)
+        for k, v in enumerate(cotangents.vectors(seen, batches.copy(batch))):
             if k > last:
                 break
             if which is not None and k not in which:
@@ -191,6 +208,8 @@ class GradientPass:
             current = k
             assembly.keep_inputs = k < last
             assembly.begin()
+            if is_channels_last(out):
+                v = torch.empty_like(out).copy_(v)  # as in the proof
             with self.watch("backward"):
                 if ends and out.requires_grad:
                     torch.autograd.grad(out, ends, v, retain_graph=k < last, allow_unused=True)
@@ -199,17 +218,21 @@ class GradientPass:
                     emit(parameter, Dense(rows), None)
             done()
 
-    def _check_coupling(self, batch: Any, out: Tensor) -> None:
+    def _check_coupling(self, batch: Any, out: Tensor, final: bool) -> None:
+        """Compare with the outputs remembered; where they differ and this is not ``final``, raise Doubt."""
         if self._known is None or len(out) <= len(self._known[1]):
             return
         samples, alone = self._known
         found = [(k, i) for k in range(len(alone)) if (i := batches.place(samples, k, batch)) is not None]
         if not found:
             return
-        self._known = None
         few, many = (list(places) for places in zip(*found, strict=True))
         strict = out.dtype == torch.float32  # the precision whose doubts another one can settle
-        if _moved(out[many], alone[few], tolerance(out.dtype, strict)) > 0:
+        moved = _moved(out[many], alone[few], tolerance(out.dtype, strict)) > 0
+        if moved and not final:
+            raise Doubt
+        self._known = None
+        if moved:
             compare = partial(self._compare, batches.take(samples, few), batch, many)
             in_some_precision(self.model, self.dtype or self.model.dtype, compare)
 
@@ -226,22 +249,23 @@ class GradientPass:
                 raise Doubt
             raise coupled(self.model, moved, f"in a batch of {len(whole)} samples")
 
-    def _forward(self, batch: Any, unproved: set[str]) -> tuple[Tape, Tensor, Coverage]:
+    def _forward(self, batch: Any, unproved: set[str], ordinary: bool) -> tuple[Tape, Tensor, Coverage]:
         """One captured forward, with a coverage that holds for what was captured.
 
         Args:
             unproved: parameters whose uses turned out to matter only in this batch.
+            ordinary: in the memory format that the model is in.
         """
         if not unproved:
             for coverage in self.coverages:
-                tape, out = self._record(batch, coverage)
+                tape, out = self._record(batch, coverage, ordinary)
                 if coverage.matches(tape, out, batches.size(batch)):
                     return tape, out, coverage
                 tape.close()
         # this batch takes another branch of the model: prove that one, too
-        coverage = examine(self.model, batch, self.dtype)
+        coverage = prove(self.model, batch, self.dtype, self.channels_last)[0]
         coverage.give_up(unproved)
-        tape, out = self._record(batch, coverage)
+        tape, out = self._record(batch, coverage, ordinary)
         if not coverage.matches(tape, out, batches.size(batch)):
             coverage = replace(
                 coverage, plans=[None] * len(tape.uses), calls=[], generic=list(self.model.parameter_names)
@@ -249,17 +273,19 @@ class GradientPass:
         self.coverages.append(coverage)
         return tape, out, coverage
 
-    def _record(self, batch: Any, coverage: Coverage) -> tuple[Tape, Tensor]:
-        if coverage.channels_last and batches.size(batch) > 1:  # torch mistakes one for another in single images
-            if self._channels_last is None:
-                self._channels_last = memory_format.channels_last(self.model, self.tensors)
+    def _record(self, batch: Any, coverage: Coverage, ordinary: bool) -> tuple[Tape, Tensor]:
+        # the format follows from the batch alone, whatever ran before: a run can be repeated bit by bit. Not for single
+        # images, in which torch mistakes one order for another.
+        if self.channels_last and coverage.channels_last and not ordinary and batches.size(batch) > 1:
+            self._copies = self._copies or memory_format.channels_last(self.model, self.tensors)
             try:
-                return self._recorded(batch, coverage, self._channels_last)
-            except RuntimeError as error:
+                tape, out = self._recorded(batch, coverage, self._copies)
+                if not tape.unsuited and not is_written_by_hand(out):
+                    return tape, out
+                tape.close()
+            except Exception as error:  # what is not due to the format comes again
                 if out_of_memory(error):
                     raise
-                coverage.channels_last = False  # a way through the model that needs the channels first
-                self._channels_last = None
         return self._recorded(batch, coverage, None)
 
     def _recorded(self, batch: Any, coverage: Coverage, stand_ins: dict[int, Tensor] | None) -> tuple[Tape, Tensor]:

@@ -100,6 +100,7 @@ class Plan:
         home: where passes keep gradients: on the "device" that multiplies them, or on its "host".
         threads: CPU threads; a resumed run takes the same, so that its bits are the same.
         limit: entries of gradients that contractions work on at a time.
+        channels_last: batches run so where they can; a resumed run does, too.
     """
 
     tasks: tuple[Task, ...]
@@ -110,6 +111,7 @@ class Plan:
     home: str = "device"
     threads: int = field(default_factory=torch.get_num_threads)
     limit: int = SLICE
+    channels_last: bool = False
 
     @property
     def passes(self) -> bool:

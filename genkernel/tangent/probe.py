@@ -28,7 +28,7 @@ from torch import Tensor
 from genkernel.errors import CaptureError, GenkernelError, RandomOutputError
 from genkernel.tangent import batches, memory_format
 from genkernel.tangent.assembly import Assembly, NotCapturedError, Signs, UsePlan, describe_slots, use_parameters
-from genkernel.tangent.capture import Tape
+from genkernel.tangent.capture import Tape, is_written_by_hand
 from genkernel.tangent.coverage import Coverage, uncaptured
 from genkernel.tangent.derivation import Geometry
 from genkernel.tangent.distinct import distinct
@@ -36,6 +36,7 @@ from genkernel.tangent.factors import Factor
 from genkernel.tangent.judgement import LARGE, Doubt, Tolerance, coupled, in_some_precision, tolerance
 from genkernel.tangent.layout import Layout, from_support, growing_axis
 from genkernel.tangent.model import TangentModel
+from genkernel.tangent.shortage import out_of_memory
 
 PROBE = 3  # samples whose gradients are compared; another one stands in for the first the second time
 WEIGHTS = (1.0, -0.5, 0.25)  # of their outputs: divided by without rounding
@@ -61,7 +62,9 @@ def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -
     return prove(model, batch, dtype)[0]
 
 
-def prove(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> tuple[Coverage, Look | None]:
+def prove(
+    model: TangentModel, batch: Any, dtype: torch.dtype | None = None, channels_last: bool = True
+) -> tuple[Coverage, Look | None]:
     """Probe a model on a few samples of a batch.
 
     The look is at the first three of those samples, where none is made up and they ran as in the later run.
@@ -71,6 +74,7 @@ def prove(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> 
         batch: at least one sample; four distinct ones spread over it are used, and noisy copies
             where there are fewer.
         dtype: dtype of the later run (None: the model's own).
+        channels_last: see whether the model may run with its channels last, where that suits.
 
     Raises:
         BatchCouplingError: outputs depend on the rest of the batch.
@@ -82,13 +86,21 @@ def prove(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> 
     samples = batches.move(picked, model.device)
     run = dtype or model.dtype
     with model.evaluating():
-        coverage, look = in_some_precision(
-            model, run, lambda precision, strict: _Proof(model, samples, precision, strict).found()
-        )
+        worth_trying = channels_last and memory_format.suits(model, run)
+
+        def attempt(precision: torch.dtype, strict: bool) -> tuple[Coverage, Look]:
+            if worth_trying and strict:
+                try:
+                    return _Proof(model, samples, precision, strict, channels_last=True).found()
+                except Exception as error:  # what is not due to that comes again
+                    if out_of_memory(error):
+                        raise
+            return _Proof(model, samples, precision, strict).found()
+
+        coverage, look = in_some_precision(model, run, attempt)
         numels = {name: p.numel() for name, p in model.parameters.items()}
         coverage.bytes_per_sample = coverage.bytes_per_sample * run.itemsize // coverage.dtype.itemsize
         coverage.bytes_per_sample += coverage.dense_entries(numels) * run.itemsize
-        coverage.channels_last = coverage.channels_last and run == torch.float32
         as_run = look.out.dtype == run and _same_dtypes(samples, look.samples)
         return coverage, look if as_run and genuine.issuperset(range(PROBE)) else None
 
@@ -138,15 +150,17 @@ class _Proof:
 
     Args:
         strict: raise :class:`Doubt` where something disagrees by more than rounding usually does.
+        channels_last: run the first two samples so, to be compared with the ordinary run of three.
     """
 
-    def __init__(self, model: TangentModel, samples: Any, precision: torch.dtype, strict: bool):
+    def __init__(
+        self, model: TangentModel, samples: Any, precision: torch.dtype, strict: bool, channels_last: bool = False
+    ):
         self.model, self.precision, self.strict = model, precision, strict
         self.samples = batches.move(samples, model.device, precision)
         self.tensors = model.tensors(precision)
         self.coarsest = precision
-        # where it leads to doubts, they are settled without it
-        self.channels_last = strict and memory_format.suits(model, precision)
+        self.channels_last = channels_last
         self.detached: dict[int, Tensor] = {}  # output-gradients of one sample, parameters cut off
 
     def found(self) -> tuple[Coverage, Look]:
@@ -159,6 +173,7 @@ class _Proof:
         self._check_independence(small.out, record.out, self.tensors, trio)
         look = Look(trio, record.out.detach().clone(), record.seconds)
         coverage, sure = self._plan(small, record)
+        self._check_inputs(small, record, coverage)
         small.tape.close()
         del small  # and with its output the graph
         if not sure:  # zero-initialised gates hide in which order samples are merged
@@ -240,16 +255,6 @@ class _Proof:
 
     def _measured(self, batch: Any) -> tuple[Record, int]:
         """A recorded forward as in the run, and the bytes it holds for the backward pass."""
-        if self.channels_last:
-            try:
-                return self._as_run(batch)
-            except GenkernelError:
-                raise
-            except (RuntimeError, TypeError, ValueError, NotImplementedError):
-                self.channels_last = False
-        return self._as_run(batch)
-
-    def _as_run(self, batch: Any) -> tuple[Record, int]:
         tensors = self._expendable()
         stand_ins = memory_format.channels_last(self.model, tensors) if self.channels_last else {}
         own = {t.untyped_storage()._cdata for t in tensors.values()}
@@ -267,6 +272,8 @@ class _Proof:
             tape = tape_for(self.model, tensors, stand_ins=stand_ins)
             with tape:
                 out = self.model.run(tensors, batch)
+        if tape.unsuited or (stand_ins and is_written_by_hand(out)):
+            raise Doubt
         for name, parameter in self.model.module.named_parameters():
             lent = self.tensors[name].untyped_storage()._cdata == parameter.untyped_storage()._cdata
             if lent and not torch.equal(tensors[name], parameter):
@@ -354,6 +361,23 @@ class _Proof:
         self.detached = received[0]
         coverage.give_up(lost)
         return coverage, sure
+
+    def _check_inputs(self, small: Record, large: Record, coverage: Coverage) -> None:
+        """Give up uses whose inputs for the same sample are others as they are in the run."""
+        wrong: set[str] = set()
+        for u, plan in enumerate(coverage.plans):
+            for i, layout in plan.inputs.items() if plan is not None else ():
+                two, three = small.tape.uses[u].leaves[i], large.tape.uses[u].leaves[i]
+                if layout is None or not (isinstance(two, Tensor) and isinstance(three, Tensor)):
+                    continue  # the same for all samples, or not needed
+                if not two.is_floating_point():
+                    continue
+                mine, ordinary = layout.sample(two, 0, 2), layout.sample(three, 1, PROBE)
+                if float((mine - ordinary).norm()) > 10 * self._tolerance.gradient * float(ordinary.norm()):
+                    wrong |= {name for slot in plan.slots for name in slot.parameters} if plan is not None else set()
+        if wrong and self.strict:
+            raise Doubt
+        coverage.give_up(wrong)
 
     def _check_detached(self, truth: _Truth, coverage: Coverage) -> None:
         """Give up uses whose output-gradients differ when the parameters are cut off, as they are in the run.

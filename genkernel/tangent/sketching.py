@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.errors import InputError
-from genkernel.tangent import batches, memory_format
+from genkernel.tangent import batches
 from genkernel.tangent.cotangents import Cotangents, probes
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.factors import MANY_SLICES, SLICE, Convolution
@@ -151,7 +151,13 @@ class SketchCall:
     def prove(self, coverage: Coverage | None = None) -> None:
         """Prove the model (``coverage``: as it was proved before), and look at a few outputs."""
         model = self.model
-        self.gradients = GradientPass(model, batches.spread(self.x), self.dtype, coverage)
+        self.gradients = GradientPass(
+            model,
+            batches.spread(self.x),
+            self.dtype,
+            coverage,
+            channels_last=False,  # coordinates in order are faster
+        )
         look = self.gradients.look
         if look is None:
             few = batches.move(batches.take(self.x, slice(0, 4)), model.device, self.dtype)
@@ -255,10 +261,7 @@ class SketchCall:
         scratch = slice_of(self.model.device) * (3 * itemsize + 16)
         scratch += min(MANY_SLICES * SLICE, samples * self._made_by_samples(max(1, samples))) * itemsize
         copies = sum(p.numel() for p in self.model.parameters.values()) * itemsize * (self.dtype is not None)
-        coverage = self.gradients.coverages[0]
-        if coverage.channels_last:
-            copies += memory_format.copied_bytes(self.model)
-        activations = coverage.bytes_per_sample * 5 // 4  # allocators leave gaps
+        activations = self.gradients.coverage.bytes_per_sample * 5 // 4  # allocators leave gaps
         return scratch + copies + samples * (activations + sums)
 
 

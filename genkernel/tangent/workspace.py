@@ -56,7 +56,7 @@ class _Store:
         """Let the memory wait for the next call, unless someone may still look at it."""
         memory = None if self.lent else self.memory
         self.forget()
-        if memory is None:
+        if memory is None or len(memory) > WAITING:
             return
         try:
             memory.madvise(mmap.MADV_FREE)

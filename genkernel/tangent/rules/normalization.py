@@ -94,15 +94,14 @@ def _with_running_statistics(x: Tensor, B: Tensor, mean: Tensor, var: Tensor, ep
 
 
 def _with_group_statistics(x: Tensor, B: Tensor, groups: int, eps: float) -> Tensor:
-    last = is_channels_last(x)
-    x = x if last else x.contiguous()  # as the library wants it: attention blocks hand over transposed views
+    # as the library wants it: attention blocks hand over transposed views, and where channels come last it loses
+    # variances beside large means
+    x = x.contiguous()
     if not _alike(x, B):
         return _over_positions(_times(F.group_norm(x, groups, None, None, eps), B))
     n, C = x.shape[:2]
     size = x[0, 0].numel()
     _, mean, rstd = torch.ops.aten.native_group_norm(x, None, None, n, C, size, groups, eps)
-    if last:
-        return _few_at_a_time(x, B, *(s.view(n, -1).repeat_interleave(C // groups, 1) for s in (mean, rstd)))
     found: Tensor = torch.ops.aten.native_group_norm_backward(
         B.reshape(1, n * C, -1), x.view(1, n * C, -1), mean.view(1, -1), rstd.view(1, -1), None,
         1, n * C, size, n * groups, [False, True, False],
