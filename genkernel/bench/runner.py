@@ -1,10 +1,13 @@
-"""The comparison: a trial of each contender, interleaved rounds, and the ratios."""
+"""The comparison: trials in processes of their own, then interleaved rounds in this one."""
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import statistics
+import time
+import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -13,16 +16,18 @@ from typing import Any
 import torch
 
 from genkernel.bench import truth
-from genkernel.bench.contenders import contenders, find
+from genkernel.bench.contenders import Outcome, Run, contenders, find
 from genkernel.bench.record import SCHEMA_VERSION, provenance
 from genkernel.bench.roofline import Rates, rates, work
-from genkernel.bench.rounds import interleave
 from genkernel.bench.trial import Trial, best
-from genkernel.bench.workloads import Workload, choose
+from genkernel.bench.workloads import Problem, Workload, choose
 from genkernel.errors import InputError
 from genkernel.tangent.precision import full_precision
 
 Say = Callable[[str], None]
+
+#: whoever needs this many times as long as genkernel is timed once instead of in every round
+SLOW = 8.0
 
 
 def compare(
@@ -71,9 +76,8 @@ def compare(
     record: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "kind": "bench",
-        "what": "seconds: medians of interleaved rounds, each contender in a process that stays; bytes: peak of a "
-        "first call in a fresh process above what it held before; error: relative Frobenius error against a float64 "
-        "loop of autograd.grad",
+        "what": "seconds: medians of interleaved rounds in one process; bytes: peak of a first call in a fresh process "
+        "above what it held before; error: relative Frobenius error against a float64 loop of autograd.grad",
         "quick": quick,
         "rounds": rounds,
         "provenance": start,
@@ -116,7 +120,7 @@ def _one(
     timings: dict[str, list[dict[str, float]]] = {}
     if not memory_only:
         say(f"{workload.name}: {rounds} interleaved rounds")
-        seconds, timings = interleave(workload.name, sizes, device, trials, rounds, limit)
+        seconds, timings = interleave(problem, trials, rounds)
     needed = work(problem)
     rows = {name: _row(trials[name], seconds.get(name), timings.get(name)) for name in names}
     _add_ratios(rows)
@@ -153,6 +157,51 @@ def _fastest_peer(rows: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
         return None
     name = min(right, key=lambda name: right[name]["seconds"])
     return {"name": name, **{key: value for key, value in right[name].items() if "_over_genkernel" in key}}
+
+
+def interleave(
+    problem: Problem, trials: dict[str, Trial], rounds: int
+) -> tuple[dict[str, list[float]], dict[str, list[dict[str, float]]]]:
+    """Seconds per round of every contender whose trial went well, and seconds by part where known.
+
+    Each round begins with another contender; one untimed call comes before the first.
+    """
+    base = min(
+        (t.seconds for name, t in trials.items() if name.startswith("genkernel") and t.seconds), default=math.inf
+    )
+    runs: dict[str, Run] = {}
+    often: list[str] = []
+    for name, found in trials.items():
+        if found.status == "ok":
+            runs[name] = find(name).prepare(problem, found.setting)
+            if (found.seconds or 0) <= SLOW * base:
+                often.append(name)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    timings: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
+    with full_precision(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peers warn, once per call
+        for name in often:
+            _timed(runs[name], problem.device)
+        for turn in range(rounds):
+            order = list(runs) if turn == 0 else often
+            shift = turn % len(order)
+            for name in order[shift:] + order[:shift]:
+                gc.collect()
+                taken, outcome = _timed(runs[name], problem.device)
+                seconds[name].append(taken)
+                if outcome.timing:
+                    timings[name].append(outcome.timing)
+    return seconds, timings
+
+
+def _timed(run: Run, device: torch.device) -> tuple[float, Outcome]:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    outcome = run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start, outcome
 
 
 def _row(found: Trial, seconds: list[float] | None, timings: list[dict[str, float]] | None) -> dict[str, Any]:

@@ -1,14 +1,20 @@
 """One contender with one setting in a process of its own: does it run, is it right, what does it hold?
 
-A crash, an exhausted memory or an endless run thus stays away from everything else.
+A crash, an exhausted memory or an endless run thus stays away from everything else. The processes
+are forked from a server that has imported the libraries and computed nothing, which takes a
+fraction of a second where a new interpreter takes several.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
+import multiprocessing
+import os
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
 from multiprocessing.connection import Connection
@@ -19,12 +25,22 @@ import torch
 
 from genkernel.bench import memory
 from genkernel.bench.contenders import Contender, Setting, UnsupportedError, contenders, find
-from genkernel.bench.processes import START, context, first_line, silence
 from genkernel.bench.truth import read, relative_error
 from genkernel.bench.workloads import WORKLOADS, Problem
 from genkernel.tangent import batches
 from genkernel.tangent.precision import full_precision
 from genkernel.tangent.shortage import out_of_memory
+
+IMPORTED = [
+    "genkernel.bench.trial",
+    "genkernel.bench.peers",
+    "genkernel.tangent.engine",
+    "torchvision.models.resnet",
+    "diffusers.models",
+]
+
+#: seconds to build the network, import a peer and warm up
+START = 600
 
 
 @dataclass
@@ -82,9 +98,9 @@ def trial(
         "contender": contender, "setting": setting, "workload": workload, "sizes": sizes, "device": device,
         "truth": truth_file, "threads": torch.get_num_threads(),
     }  # fmt: skip
-    source = context()
-    receiver, sender = source.Pipe(duplex=False)
-    process = source.Process(target=_answer, args=(question, sender), daemon=True)
+    context = _context()
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(question, sender), daemon=True)
     process.start()
     sender.close()
     found: Trial | None = None
@@ -110,6 +126,14 @@ def trial(
     if found.seconds is not None and found.seconds > limit:
         return Trial("over the time limit", f"{found.seconds:.0f} s", setting)
     return found
+
+
+def _context() -> Any:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    return context
 
 
 def best(
@@ -143,7 +167,7 @@ def best(
 
 def _answer(question: dict[str, Any], sender: Connection) -> None:
     gc.freeze()  # what was imported is not to be collected again and again
-    with silence():
+    with _silence():
         found = _try(**question, begin=lambda: sender.send(None))
     sender.send(found)
     sender.close()
@@ -170,7 +194,7 @@ def _try(
     except UnsupportedError as error:
         return Trial("unsupported", str(error), setting)
     except Exception as error:
-        return Trial("out of memory" if out_of_memory(error) else "failed", first_line(error), setting)
+        return Trial("out of memory" if out_of_memory(error) else "failed", _first_line(error), setting)
 
 
 def _measure(
@@ -203,3 +227,20 @@ def warm_up(problem: Problem) -> None:
         problem.scale,
     )  # fmt: skip
     contenders()["step"].prepare(few, {})()
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:300]
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """What peers print and warn, from compiled code, too, is not the benchmark's to say."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    os.close(nowhere)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
-from collections.abc import Callable
 
 import torch
 
@@ -59,22 +57,6 @@ def _holds(problem: Problem, setting: Setting) -> Run:
     return run
 
 
-def _later(what: Callable[[], object]) -> Callable[[Problem, Setting], Run]:
-    """Right the first time; then it does something else."""
-
-    def prepare(problem: Problem, setting: Setting) -> Run:
-        right, calls = find("loop").prepare(problem, setting), itertools.count()
-
-        def run() -> Outcome:
-            if next(calls):
-                what()
-            return right()
-
-        return run
-
-    return prepare
-
-
 wrong = Contender("wrong", "one percent too large", _wrong)
 fails = Contender("fails", "raises", _fails)
 refuses = Contender("refuses", "says that it cannot", _refuses)
@@ -82,6 +64,4 @@ dies = Contender("dies", "ends its process", _dies)
 never_ends = Contender("never_ends", "sleeps", _never_ends)
 wants_everything = Contender("wants_everything", "asks for 256 TiB", _wants_everything)
 holds = Contender("holds", "holds memory that is known", _holds, lambda problem: [{"mebibytes": 100}])
-tires = Contender("tires", "raises from the second call on", _later(lambda: torch.empty(1 << 46)))
-drops = Contender("drops", "ends its process in the second call", _later(lambda: os._exit(4)))
 absent = Contender("absent", "is not installed", _fails, package="no-such-distribution-anywhere")
