@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import genkernel as gk
-from genkernel.tangent import memory_format, products, reference
+from genkernel.tangent import capture, memory_format, products, reference
 from genkernel.tangent.factors import Convolution
 from genkernel.tangent.model import TangentModel
 from genkernel.tangent.rules import normalization
@@ -220,6 +220,27 @@ def test_what_would_be_overlooked(kind: type[Flat]) -> None:
     K = gk.kernel(net, x, cotangents=gk.total())
     assert not K.coverage.channels_last
     assert relative_error(K, reference.kernel(net, x, cotangents=gk.total())) < (1e-3 if kind is Groups else 2e-6)
+
+
+@pytest.mark.parametrize("kind", [Strided, Gated])
+def test_the_proof_finds_out_by_itself(kind: type[Flat], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where no call is known to depend on it: from outputs, and behind a shut gate from inputs."""
+    monkeypatch.setattr(capture, "_OF_MEMORY", set())
+    torch.manual_seed(0)
+    net, x = kind(), pictures()
+    K = gk.kernel(net, x, cotangents=gk.total())
+    assert not K.coverage.channels_last
+    true = reference.per_parameter(net, x, cotangents=gk.total())
+    assert relative_error(K.layers["gate"], true["gate"].sum(0)) < 2e-6 or kind is Strided
+
+
+def test_a_batch_with_other_outputs_runs_as_the_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture, "_OF_MEMORY", set())
+    torch.manual_seed(0)
+    net, x = Strided(least=5), pictures()
+    K = gk.kernel(net, x, cotangents=gk.total())
+    assert K.coverage.channels_last
+    assert relative_error(K, reference.kernel(net, x, cotangents=gk.total())) < 2e-6
 
 
 def test_the_format_of_a_batch_does_not_depend_on_others() -> None:
