@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_the_plan_is_the_one_that_a_run_makes(monkeypatch: pytest.MonkeyPatch) -
     for memory in ("8GiB", 1):
         ahead, K = gk.plan(net, x, memory=memory), gk.kernel(net, x, memory=memory)
         dry, run = made[-2:]
-        assert ahead.plan == dry
+        assert replace(ahead.plan, channels_last=False) == dry  # that is the call's to add
         assert ([t.name for t in dry.tasks], dry.batch, dry.bytes) == (
             [t.name for t in run.tasks],
             run.batch,
@@ -188,6 +189,6 @@ def test_sketch_in_no_memory() -> None:
 def test_sketch_without_a_second_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     net, x = network(), images()
     ahead = gk.plan(net, x)
-    monkeypatch.setattr(passes, "examine", lambda *_: pytest.fail("proved again"))
+    monkeypatch.setattr(passes, "prove", lambda *_: pytest.fail("proved again"))
     assert gk.plan_sketch(net, x, dim=64, coverage=ahead.coverage).proof_seconds < 0.01
     gk.kernel(net, x, plan=ahead)
