@@ -30,8 +30,9 @@ from genkernel.tangent.speed import Speed, first_look, speed
 
 log = logging.getLogger("genkernel")
 
-#: the part of a budget that copies of weights in another memory format may take
-COPIES = 8
+#: the part of a budget that copies of weights in another memory format may take: half, so that the format, and with it
+#: the rounding, is the same for all budgets but the least
+COPIES = 2
 
 Grouping = str | Callable[[str], str] | Mapping[str, str] | None
 
