@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -191,8 +190,7 @@ class Call:
 
     def plan(self, sizes: Sizes | None = None) -> Plan:
         """The plan for this machine as it is now."""
-        found = make_plan(sizes or self.sizes(), self._allowed())
-        return replace(found, channels_last=self.left.channels_last or self.right.channels_last)
+        return make_plan(sizes or self.sizes(), self._allowed())
 
     def measured_speed(self) -> Speed:
         """Of a forward and a backward, from a few samples."""
@@ -205,9 +203,8 @@ class Call:
         parameters = self.model.parameters
         numel = sum(p.numel() for p in parameters.values())
         copied = self.dtype not in (None, self.model.dtype) or bool(self.model.weights)
-        copies = numel * itemsize if copied else 0
-        if self.left.channels_last:
-            copies += memory_format.copied_bytes(self.model)
+        runs = [self.left] if self.right is self.left else [self.left, self.right]
+        reordered = [run.model for run in runs if run.channels_last]
         entries = {}
         for name, parameter in parameters.items():
             factor = coverage.footprints.get(name)
@@ -224,7 +221,8 @@ class Call:
             layers=len(set(self.group_of.values())) if self.group_of is not None else 0,
             bytes_per_sample=coverage.bytes_per_sample,
             example_bytes=self._example_bytes,
-            weight_bytes=copies * (1 if self.model_y is None else 2),
+            weight_bytes=(numel * itemsize if copied else 0) * len(runs)
+            + sum(map(memory_format.copied_bytes, reordered)),
             itemsize=itemsize,
             entries=entries,
             factors=coverage.footprints,
@@ -232,6 +230,7 @@ class Call:
             seconds_per_sample=measured.per_sample,
             seconds_per_run=measured.per_run,
             apart=self.model_y is not None,
+            channels_last=bool(reordered),
             accumulate=self.accumulate,
             device=self.model.device.type,
             # pinned blocks are rounded up to powers of two

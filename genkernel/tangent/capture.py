@@ -144,7 +144,7 @@ class Tape(TorchFunctionMode):
         sampled = [i for i in positions if classes[i] is None]
         for i in positions:
             self._refuse_foreign(leaves[i])
-            if self.stand_ins and is_written_by_hand(leaves[i]):
+            if self.stand_ins and _written_by_hand(leaves[i]):
                 self._refuse_order("an autograd.Function")
 
         target = self._written(func, name, args, kwargs)
@@ -181,6 +181,10 @@ class Tape(TorchFunctionMode):
                 if kind is False and tensor.untyped_storage()._cdata in self.storages:
                     continue
                 self._mark(tensor, kind)
+
+    def depends_on_order(self, out: Tensor) -> bool:
+        """This forward pass with stand-ins, which returned ``out``, may have computed something else than without."""
+        return self.unsuited or (bool(self.stand_ins) and _written_by_hand(out))
 
     def _refuse_order(self, what: str) -> None:
         self.unsuited = True
@@ -321,10 +325,10 @@ def _open(func: Any) -> Callable[..., Any] | None:
     return _OPENED[func]
 
 
-def is_written_by_hand(tensor: Tensor) -> bool:
+def _written_by_hand(tensor: Tensor) -> bool:
     """A user's ``autograd.Function`` made it, inside of which nothing is seen."""
     made = getattr(type(tensor.grad_fn), "_forward_cls", None)
-    return made is not None and not products.is_ours(made)
+    return made is not None and made.__module__ != products.__name__
 
 
 def _no_override(*_: Any) -> bool:

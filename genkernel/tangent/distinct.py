@@ -38,11 +38,10 @@ def distinct(batch: Any, count: int) -> tuple[Any, set[int]]:
         chosen.append(best)
     picked = batches.take(batch, chosen)
     draw = torch.Generator().manual_seed(0)
-    genuine, seen = {0}, {0}
+    genuine = {0}
     for i in range(1, count):
-        if i < len(chosen) and not any(_same(picked, i, j) for j in seen):
+        if i < len(chosen) and not any(_same(picked, i, j) for j in range(i)):
             genuine.add(i)
-            seen.add(i)
             continue
         extra = batches.take(batch, [chosen[i % len(chosen)]])
         flat, spec = tree_flatten(extra)
@@ -57,7 +56,6 @@ def distinct(batch: Any, count: int) -> tuple[Any, set[int]]:
             if i + 1 < batches.size(picked)
             else extra,
         )
-        seen.add(i)
     return picked, genuine
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from genkernel.tangent.products import batched, dot, is_channels_last
+from genkernel.tangent.products import batched, dot
 from genkernel.tangent.workspace import room
 
 #: the coordinates of a piece: maps a tensor shaped like the parameter to their values, flat
@@ -348,7 +348,7 @@ class Convolution(Factor):
 
         Args:
             found: parts ``[k, n, entries]`` of them, one row of a weight after the other.
-            last: with the channels of a row next to each other, as most images have them.
+            last: with the channels of a row next to each other.
         """
         shape = (small.shape[1], large.shape[1], *self.shape[2:])
         weight, unfolded = small.new_empty(1).expand(shape), self.positions < MANY_POSITIONS
@@ -506,12 +506,8 @@ class Convolution(Factor):
             ``[n, C, *kernel, *out]``, or ``[n, *out, *kernel, C]`` if channels come ``last``.
         """
         x = self._padded(large)
-        if last:
-            x = x.movedim(1, -1).contiguous()
-            (n, *_, channels), (each, *steps, one) = x.shape, x.stride()
-        else:
-            x = x.contiguous()
-            (n, channels, *_), (each, one, *steps) = x.shape, x.stride()
+        x = x if last else x.contiguous()
+        (n, channels, *_), (each, one, *steps) = x.shape, x.stride()
         taps = [step * d for step, d in zip(steps, self.dilation, strict=True)]
         moves = [step * s for step, s in zip(steps, self.stride, strict=True)]
         out, kernel = self.small.shape[2:], self.shape[2:]
@@ -534,6 +530,11 @@ class Convolution(Factor):
             Convolution, self.shape, self.A.shape[1:], self.B.shape[1:], self.stride, self.padding, self.dilation,
             self.groups, self.transposed, self.output_padding,
         )  # fmt: skip
+
+
+def is_channels_last(image: Tensor) -> bool:
+    """Channels lie next to each other, and there is more than one order."""
+    return image.dim() == 4 and image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
 
 
 def _channels_pick(rows: slice, channels: slice, last: bool) -> Pick:

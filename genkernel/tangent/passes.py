@@ -19,16 +19,15 @@ from torch import Tensor
 from genkernel.errors import GenkernelError, NonFiniteError
 from genkernel.tangent import batches, memory_format, workspace
 from genkernel.tangent.assembly import Assembly, NotCapturedError, UnprovedError
-from genkernel.tangent.capture import Tape, is_written_by_hand
+from genkernel.tangent.capture import Tape
 from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.derivation import Geometry
-from genkernel.tangent.factors import Dense, Factor
+from genkernel.tangent.factors import Dense, Factor, is_channels_last
 from genkernel.tangent.judgement import Doubt, Tolerance, coupled, in_some_precision, tolerance
 from genkernel.tangent.model import TangentModel
 from genkernel.tangent.precision import full_precision
 from genkernel.tangent.probe import Look, prove, tape_for
-from genkernel.tangent.products import is_channels_last
 from genkernel.tangent.restore import random_state_kept
 from genkernel.tangent.shortage import out_of_memory
 from genkernel.tangent.stopwatch import Stopwatch
@@ -146,13 +145,16 @@ class GradientPass:
         batch = batches.move(batch, self.model.device, self.dtype)
         wanted = None if parameters is None else set(parameters)
         unproved: set[str] = set()
-        ordinary = False
+        # the format follows from the batch alone, whatever ran before: a run can be repeated bit by bit. Not for single
+        # images, in which torch mistakes one order for another.
+        ordinary = not self.channels_last or batches.size(batch) == 1
         with self.model.evaluating():
             while True:
                 sink.begin()
-                with self.watch("forward"):
-                    tape, out, coverage = self._forward(batch, unproved, ordinary)
+                tape = None
                 try:
+                    with self.watch("forward"):
+                        tape, out, coverage = self._forward(batch, unproved, ordinary)
                     self._check_coupling(batch, out.detach(), final=not tape.stand_ins)
                     self._contract(tape, out, coverage, batch, cotangents, sink, which, wanted, where, done)
                     break
@@ -164,11 +166,12 @@ class GradientPass:
                     assert plan is not None
                     unproved |= {name for slot in plan.slots for name in slot.parameters}
                 except Exception as error:
-                    if not tape.stand_ins or out_of_memory(error):
+                    if ordinary or out_of_memory(error):
                         raise
                     ordinary = True  # what is not due to the memory format comes again
                 finally:
-                    tape.close()
+                    if tape is not None:
+                        tape.close()
             if not sink.finite():
                 self._blame(batch, cotangents, which, where)
 
@@ -274,25 +277,17 @@ class GradientPass:
         return tape, out, coverage
 
     def _record(self, batch: Any, coverage: Coverage, ordinary: bool) -> tuple[Tape, Tensor]:
-        # the format follows from the batch alone, whatever ran before: a run can be repeated bit by bit. Not for single
-        # images, in which torch mistakes one order for another.
-        if self.channels_last and coverage.channels_last and not ordinary and batches.size(batch) > 1:
-            self._copies = self._copies or memory_format.channels_last(self.model, self.tensors)
-            try:
-                tape, out = self._recorded(batch, coverage, self._copies)
-                if not tape.unsuited and not is_written_by_hand(out):
-                    return tape, out
-                tape.close()
-            except Exception as error:  # what is not due to the format comes again
-                if out_of_memory(error):
-                    raise
-        return self._recorded(batch, coverage, None)
-
-    def _recorded(self, batch: Any, coverage: Coverage, stand_ins: dict[int, Tensor] | None) -> tuple[Tape, Tensor]:
+        """One captured forward; Doubt where it may depend on a memory format that the model is not in."""
+        stand_ins: dict[int, Tensor] = {}
+        if coverage.channels_last and not ordinary:
+            stand_ins = self._copies = self._copies or memory_format.channels_last(self.model, self.tensors)
         with torch.enable_grad():
             tape = tape_for(self.model, self.tensors, keep_all=coverage.keep_all, stand_ins=stand_ins)
             with tape:
-                return tape, self.model.run(self.tensors, batch)
+                out = self.model.run(self.tensors, batch)
+        if tape.depends_on_order(out):
+            raise Doubt
+        return tape, out
 
     def _through_forward(self, batch: Any, v: Tensor, names: list[str]) -> Iterator[tuple[str, Tensor]]:
         """Gradients of uncaptured parameters, one sample at a time through the user's forward."""

@@ -181,6 +181,7 @@ class Sizes:
         device: "cpu" or "cuda". ``host_bytes``: what a GPU's host can lend for gradients.
         sketch_bytes: of the rows of a sketch made alongside.
         limit: entries of gradients that contractions work on at a time.
+        channels_last: some batches may run so.
     """
 
     n: int
@@ -204,6 +205,7 @@ class Sizes:
     host_bytes: int = 0
     sketch_bytes: int = 0
     limit: int = SLICE
+    channels_last: bool = False
 
     @property
     def rows(self) -> int:
@@ -336,7 +338,7 @@ def _tiles(sizes: Sizes, budget: int) -> Plan:
         tasks.append(Task(f"tile-{rows[0]:06d}-{cols[0]:06d}", rows, cols, same, cost=known[shape]))
         seconds += known[shape]
     need = _tile_bytes(sizes, samples)
-    return Plan(tuple(tasks), samples, budget, need, seconds, limit=sizes.limit)
+    return Plan(tuple(tasks), samples, budget, need, seconds, limit=sizes.limit, channels_last=sizes.channels_last)
 
 
 def _rectangles(sizes: Sizes, samples: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
@@ -420,7 +422,7 @@ def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
         Task(f"pass-{i:05d}", *sides, names, some, columns, cost)
         for i, (some, (names, columns)) in enumerate(itertools.product(which, slices))
     ]
-    return Plan(tuple(tasks), batch, budget, need, seconds, home, limit=sizes.limit)
+    return Plan(tuple(tasks), batch, budget, need, seconds, home, limit=sizes.limit, channels_last=sizes.channels_last)
 
 
 def _halves(most: int) -> list[int]:

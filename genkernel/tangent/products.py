@@ -45,11 +45,6 @@ def batched(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     return out
 
 
-def is_channels_last(image: Tensor) -> bool:
-    """Channels lie next to each other, and there is more than one order."""
-    return image.dim() == 4 and image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()
-
-
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x Wᵀ + b`` for x ``[*, a]`` and a constant W ``[b, a]``, differentiable in x."""
     if not _worth_linear(input, weight, bias):
@@ -68,11 +63,6 @@ def _worth_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         return False
     with torch.no_grad():
         return _suits(input, weight)
-
-
-def is_ours(function: type) -> bool:
-    """This ``autograd.Function`` is the one below."""
-    return function is _Linear
 
 
 class _Linear(torch.autograd.Function):

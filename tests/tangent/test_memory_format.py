@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import genkernel as gk
 from genkernel.tangent import capture, memory_format, products, reference
-from genkernel.tangent.factors import Convolution
+from genkernel.tangent.factors import Convolution, is_channels_last
 from genkernel.tangent.model import TangentModel
 from genkernel.tangent.rules import normalization
 from tests.tangent.compare import relative_error
@@ -102,7 +102,7 @@ def test_the_kernel_is_the_same(name: str, memory: str | int, monkeypatch: pytes
     made = Convolution.__init__
 
     def note(self: Convolution, A: Tensor, B: Tensor, *rest: Any, **more: Any) -> None:
-        seen.append(products.is_channels_last(A) or products.is_channels_last(B))
+        seen.append(is_channels_last(A) or is_channels_last(B))
         made(self, A, B, *rest, **more)
 
     monkeypatch.setattr(Convolution, "__init__", note)

@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from genkernel.tangent.factors import Dense, Factor
+from genkernel.tangent.factors import Dense, Factor, is_channels_last
 from genkernel.tangent.layout import Layout
-from genkernel.tangent.products import is_channels_last
 from genkernel.tangent.rules.base import Arguments, Rule
 
 if TYPE_CHECKING:
