@@ -73,6 +73,17 @@ def concatenate(first: Any, second: Any) -> Any:
     return tree_unflatten(joined, spec)
 
 
+def alike(batch: Any, other: Any) -> bool:
+    """Apart from the number of samples and what tensors hold the same."""
+    (leaves, spec), (others, as_well) = tree_flatten(batch), tree_flatten(other)
+    return spec == as_well and all(
+        (a.shape[1:], a.dtype, a.device) == (b.shape[1:], b.dtype, b.device)
+        if isinstance(a, Tensor) and isinstance(b, Tensor)
+        else a is b or (type(a) is type(b) and (a == b) is True)
+        for a, b in zip(leaves, others, strict=True)
+    )
+
+
 def place(samples: Any, k: int, batch: Any) -> int | None:
     """Where sample ``k`` of ``samples`` is in a batch of the same structure; None where it is not."""
     same: Tensor | None = None

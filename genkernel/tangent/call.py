@@ -15,14 +15,13 @@ import torch
 from genkernel.errors import InputError
 from genkernel.tangent import batches, memory_format
 from genkernel.tangent.cotangents import Cotangents
-from genkernel.tangent.coverage import Coverage
+from genkernel.tangent.coverage import Coverage, Look
 from genkernel.tangent.fingerprint import fingerprint_structure
 from genkernel.tangent.heap import available, available_on
 from genkernel.tangent.model import TangentModel, check_pair
 from genkernel.tangent.passes import GradientPass
 from genkernel.tangent.plan import Plan, Sizes, make_plan, parse_memory
 from genkernel.tangent.preconditioner import as_preconditioner
-from genkernel.tangent.probe import Look
 from genkernel.tangent.projection import Projection
 from genkernel.tangent.shortage import out_of_memory
 from genkernel.tangent.speed import Speed, first_look, speed
@@ -143,12 +142,9 @@ class Call:
                 "under no_grad?"
             )
         self.right = self.left if self.model_y is None else self._proved(self.model_y, both)
-        look = self.left.look or self._first_look(both)
-        self._few, self._look, out = look.samples, look.seconds, look.out
+        self.left.look = self.left.look or self._first_look(both)
+        self._few, self._look, out = self.left.look.samples, self.left.look.seconds, self.left.look.out
         self.cotangents.check(out, self._few)
-        self.left.remember(self._few, out)
-        if self.right is not self.left and self.right.look is not None:
-            self.right.remember(self.right.look.samples, self.right.look.out)
         self.out_shape = tuple(out.shape[1:])
         self.count = self.cotangents.count(self.out_shape)
         self.outputs = self.count if self.cotangents.blocks else 1

@@ -15,6 +15,21 @@ from genkernel.tangent.derivation import geometry, parameters_of
 from genkernel.tangent.factors import Factor
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a run gives for a few samples.
+
+    Attributes:
+        samples: as the run takes them.
+        out: outputs ``[k, *out]``.
+        seconds: of the forward pass, recorded or not.
+    """
+
+    samples: Any
+    out: Tensor
+    seconds: float
+
+
 @dataclass
 class Coverage:
     """What the probe found: how each use is taken, and what is not captured.
@@ -33,6 +48,8 @@ class Coverage:
             that cannot be contracted in slices.
         footprints: the form of each parameter's gradient, for one sample and without data.
         channels_last: convolutions may compute with such weights (:mod:`genkernel.tangent.memory_format`).
+        look: at three of the probed samples, where none is made up and they ran as the run does.
+        largest: samples of the largest batch that later ran, and in which outputs were what they are in small ones.
     """
 
     plans: list[UsePlan | None]
@@ -46,6 +63,8 @@ class Coverage:
     bytes_per_sample: int = 0
     footprints: dict[str, Factor] = field(default_factory=dict)
     channels_last: bool = False
+    look: Look | None = field(default=None, compare=False)
+    largest: int = 0
 
     @property
     def uses(self) -> dict[str, int]:

@@ -27,7 +27,7 @@ from genkernel.tangent.factors import Dense, Factor, is_channels_last
 from genkernel.tangent.judgement import Doubt, Tolerance, coupled, in_some_precision, tolerance
 from genkernel.tangent.model import TangentModel
 from genkernel.tangent.precision import full_precision
-from genkernel.tangent.probe import Look, prove, tape_for
+from genkernel.tangent.probe import PROBE, examine, tape_for
 from genkernel.tangent.restore import random_state_kept
 from genkernel.tangent.shortage import out_of_memory
 from genkernel.tangent.stopwatch import Stopwatch
@@ -62,10 +62,10 @@ class GradientPass:
 
     Attributes:
         channels_last: they do.
-        look: what the proof saw of the samples it ran, where it ran them as this will; else None.
+        look: at a few samples like those to come; None where the proof took none.
 
     Raises:
-        BatchCouplingError, RandomOutputError, CaptureError, NonFiniteError: see :func:`prove`.
+        BatchCouplingError, RandomOutputError, CaptureError, NonFiniteError: see :func:`examine`.
     """
 
     def __init__(
@@ -79,18 +79,19 @@ class GradientPass:
         self.model, self.dtype = model, dtype
         self.watch = Stopwatch(model.device)
         model.check_finite()
-        self.look: Look | None = None
         with self.watch("proof"):
-            if coverage is None:
-                coverage, self.look = prove(model, sample, dtype, channels_last)
-            self.coverages = [coverage]
+            coverage = replace(coverage) if coverage is not None else examine(model, sample, dtype, channels_last)
+        self.coverages = [coverage]
+        one = batches.move(batches.take(sample, [0]), model.device, dtype)
+        self.look = coverage.look
+        if self.look is None or not batches.alike(one, self.look.samples):
+            self.look, coverage.largest = None, 0
         with model.evaluating():
             self.tensors = model.tensors(dtype)
         self.channels_last = (
             channels_last and coverage.channels_last and memory_format.suits(model, dtype or model.dtype)
         )
         self._copies: dict[int, Tensor] = {}
-        self._known: tuple[Any, Tensor] | None = None
 
     @property
     def coverage(self) -> Coverage:
@@ -109,13 +110,6 @@ class GradientPass:
                     raise
             with torch.enable_grad():  # a forward pass that differentiates something itself
                 return self.model.run(self.tensors, batch).detach()
-
-    def remember(self, batch: Any, out: Tensor) -> None:
-        """Compare these outputs with those that the same samples have in a larger batch.
-
-        The proof sees three samples at a time; a model may take another way with many.
-        """
-        self._known = batch, out.detach()
 
     def run(
         self,
@@ -222,22 +216,32 @@ class GradientPass:
             done()
 
     def _check_coupling(self, batch: Any, out: Tensor, final: bool) -> None:
-        """Compare with the outputs remembered; where they differ and this is not ``final``, raise Doubt."""
-        if self._known is None or len(out) <= len(self._known[1]):
+        """Compare outputs with those of a few samples by themselves; Doubt where they differ and this is not ``final``.
+
+        The proof sees three samples at a time; a model may take another way with many.
+        """
+        n = len(out)
+        if n <= max(PROBE, self.coverages[0].largest):
             return
-        samples, alone = self._known
-        found = [(k, i) for k in range(len(alone)) if (i := batches.place(samples, k, batch)) is not None]
-        if not found:
-            return
-        few, many = (list(places) for places in zip(*found, strict=True))
+        samples, alone, few, many = self._look_in(batch)
         strict = out.dtype == torch.float32  # the precision whose doubts another one can settle
-        moved = _moved(out[many], alone[few], tolerance(out.dtype, strict)) > 0
-        if moved and not final:
-            raise Doubt
-        self._known = None
-        if moved:
+        if _moved(out[many], alone[few], tolerance(out.dtype, strict)) > 0:
+            if not final:
+                raise Doubt
             compare = partial(self._compare, batches.take(samples, few), batch, many)
             in_some_precision(self.model, self.dtype or self.model.dtype, compare)
+        self.coverages[0].largest = n
+
+    def _look_in(self, batch: Any) -> tuple[Any, Tensor, list[int], list[int]]:
+        """Samples and their outputs; which of them are in ``batch``, and where."""
+        if self.look is not None:
+            found = [(k, batches.place(self.look.samples, k, batch)) for k in range(len(self.look.out))]
+            where = {k: i for k, i in found if i is not None}
+            if where:
+                return self.look.samples, self.look.out, list(where), list(where.values())
+        few = list(range(PROBE))
+        samples = batches.take(batch, few)
+        return samples, self.outputs(samples), few, few
 
     def _compare(self, samples: Any, batch: Any, places: list[int], precision: torch.dtype, strict: bool) -> None:
         """The outputs of a few samples, alone and in the whole batch."""
@@ -266,7 +270,7 @@ class GradientPass:
                     return tape, out, coverage
                 tape.close()
         # this batch takes another branch of the model: prove that one, too
-        coverage = prove(self.model, batch, self.dtype, self.channels_last)[0]
+        coverage = examine(self.model, batch, self.dtype, self.channels_last)
         coverage.give_up(unproved)
         tape, out = self._record(batch, coverage, ordinary)
         if not coverage.matches(tape, out, batches.size(batch)):

@@ -29,7 +29,7 @@ from genkernel.errors import CaptureError, GenkernelError, RandomOutputError
 from genkernel.tangent import batches, memory_format
 from genkernel.tangent.assembly import Assembly, NotCapturedError, Signs, UsePlan, describe_slots, use_parameters
 from genkernel.tangent.capture import Tape
-from genkernel.tangent.coverage import Coverage, uncaptured
+from genkernel.tangent.coverage import Coverage, Look, uncaptured
 from genkernel.tangent.derivation import Geometry
 from genkernel.tangent.distinct import distinct
 from genkernel.tangent.factors import Factor
@@ -42,32 +42,8 @@ PROBE = 3  # samples whose gradients are compared; another one stands in for the
 WEIGHTS = (1.0, -0.5, 0.25)  # of their outputs: divided by without rounding
 
 
-@dataclass(frozen=True)
-class Look:
-    """What a run gives for a few samples.
-
-    Attributes:
-        samples: as the run takes them.
-        out: outputs ``[k, *out]``.
-        seconds: of the forward pass, recorded or not.
-    """
-
-    samples: Any
-    out: Tensor
-    seconds: float
-
-
-def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None) -> Coverage:
-    """Probe a model on a few samples of a batch: the coverage of :func:`prove`."""
-    return prove(model, batch, dtype)[0]
-
-
-def prove(
-    model: TangentModel, batch: Any, dtype: torch.dtype | None = None, channels_last: bool = True
-) -> tuple[Coverage, Look | None]:
+def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None, channels_last: bool = True) -> Coverage:
     """Probe a model on a few samples of a batch.
-
-    The look is at the first three of those samples, where none is made up and they ran as in the later run.
 
     Args:
         model: the model; it is left as it was.
@@ -88,7 +64,7 @@ def prove(
     with model.evaluating():
         worth_trying = channels_last and memory_format.suits(model, run)
 
-        def attempt(precision: torch.dtype, strict: bool) -> tuple[Coverage, Look]:
+        def attempt(precision: torch.dtype, strict: bool) -> Coverage:
             if worth_trying and strict:
                 try:
                     return _Proof(model, samples, precision, strict, channels_last=True).found()
@@ -97,17 +73,15 @@ def prove(
                         raise
             return _Proof(model, samples, precision, strict).found()
 
-        coverage, look = in_some_precision(model, run, attempt)
+        coverage = in_some_precision(model, run, attempt)
         numels = {name: p.numel() for name, p in model.parameters.items()}
         coverage.bytes_per_sample = coverage.bytes_per_sample * run.itemsize // coverage.dtype.itemsize
         coverage.bytes_per_sample += coverage.dense_entries(numels) * run.itemsize
-        as_run = look.out.dtype == run and _same_dtypes(samples, look.samples)
-        return coverage, look if as_run and genuine.issuperset(range(PROBE)) else None
-
-
-def _same_dtypes(samples: Any, others: Any) -> bool:
-    pairs = zip(batches.tensors(samples), batches.tensors(others), strict=True)
-    return all(a.dtype == b.dtype for a, b in pairs)
+        look = coverage.look
+        as_run = look is not None and look.out.dtype == run and batches.alike(samples, look.samples)
+        if not (as_run and genuine.issuperset(range(PROBE))):
+            coverage.look = None
+        return coverage
 
 
 def tape_for(model: TangentModel, tensors: dict[str, Tensor], **options: Any) -> Tape:
@@ -163,7 +137,7 @@ class _Proof:
         self.channels_last = channels_last
         self.detached: dict[int, Tensor] = {}  # output-gradients of one sample, parameters cut off
 
-    def found(self) -> tuple[Coverage, Look]:
+    def found(self) -> Coverage:
         pair = batches.take(self.samples, [1, 0])
         small, held = self._measured(pair)
         if small.out.dtype != self.precision:
@@ -224,7 +198,8 @@ class _Proof:
             }
             - set(coverage.generic)
         )
-        return coverage, look
+        coverage.look = look
+        return coverage
 
     # ---------------------------------------------------------------- independence
 

@@ -158,13 +158,12 @@ class SketchCall:
             coverage,
             channels_last=False,  # coordinates in order are faster
         )
-        look = self.gradients.look
-        if look is None:
+        if self.gradients.look is None:
             few = batches.move(batches.take(self.x, slice(0, 4)), model.device, self.dtype)
-            look = first_look(self.gradients, few)
+            self.gradients.look = first_look(self.gradients, few)
+        look = self.gradients.look
         self.few, self.look_seconds, out = look.samples, look.seconds, look.out
         self.cotangents.check(out, self.few)
-        self.gradients.remember(self.few, out)
         self.out_shape = tuple(out.shape[1:])
         self.count = self.cotangents.count(self.out_shape)
         self.probes = self.count if self.cotangents.random else 1

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from genkernel.tangent import batches
+from genkernel.tangent.coverage import Look
 from genkernel.tangent.passes import GradientPass
-from genkernel.tangent.probe import Look
 
 #: seconds from which on one look is enough
 LONG = 0.1

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import genkernel as gk
-from genkernel.errors import InputError
+from genkernel.errors import BatchCouplingError, InputError
 from genkernel.tangent import call, engine, plan, reference
 from genkernel.tangent.plan import Plan, Sizes
 from genkernel.tangent.projection import Projection
@@ -244,6 +244,54 @@ def test_a_proof_can_be_used_again() -> None:
     first = gk.kernel(net, x, cotangents=gk.total())
     again = gk.kernel(net, y, cotangents=gk.total(), coverage=first.coverage)
     assert relative_error(again, reference.kernel(net, y, cotangents=gk.total())) < EXACT
+
+
+def test_with_a_proof_nothing_runs_beside_the_run() -> None:
+    net, x, _ = small()
+    seen: list[int] = []
+    net.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    first = gk.kernel(net, x, cotangents=gk.total())
+    seen.clear()
+    again = gk.kernel(net, x.flip(0) + 1, cotangents=gk.total(), coverage=first.coverage)
+    assert seen == [len(x)]
+    more = torch.cat([x + 2, x + 3])  # larger than what was compared before: three of its samples run by themselves
+    seen.clear()
+    largest = gk.kernel(net, more, cotangents=gk.total(), coverage=again.coverage)
+    assert sorted(seen) == [3, len(more)]
+    seen.clear()
+    gk.kernel(net, more + 1, cotangents=gk.total(), coverage=largest.coverage)
+    assert seen == [len(more)]
+
+
+class FromEight(nn.Module):
+    """Coupled in large batches only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return torch.tanh(h - h.mean(0) if len(x) >= 8 else h - h.mean(1, keepdim=True))
+
+
+def test_a_batch_larger_than_those_of_the_proof_is_looked_at() -> None:
+    net, x = FromEight().double(), torch.randn(9, 3, dtype=torch.float64)
+    with pytest.raises(BatchCouplingError, match="9 samples"):
+        gk.kernel(net, x)
+    few = gk.kernel(net, x[:7])
+    with pytest.raises(BatchCouplingError, match="9 samples"):
+        gk.kernel(net, x, coverage=few.coverage)
+    with pytest.raises(BatchCouplingError, match="8 samples"):  # none of which the proof saw
+        gk.kernel(net, x[:8] + 1, coverage=few.coverage)
+
+
+def test_a_proof_on_images_of_another_size() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).double()
+    x, y = (torch.randn(5, 2, s, s, dtype=torch.float64) for s in (6, 9))
+    first = gk.kernel(net, x)
+    again = gk.kernel(net, y, coverage=first.coverage)
+    assert relative_error(again, gk.kernel(net, y)) < EXACT
 
 
 def test_many_samples_take_passes_and_few_take_one_tile() -> None:
