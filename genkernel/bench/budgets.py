@@ -35,6 +35,7 @@ class Case:
         n, m: samples on the two sides; ``m = 0`` for a symmetric kernel.
         memory, by, accumulate: as for :func:`genkernel.kernel`.
         probes: number of random cotangents.
+        store: give the run a folder, in which it may keep gradients.
     """
 
     workload: str
@@ -44,6 +45,7 @@ class Case:
     accumulate: str = "float64"
     probes: int = 1
     m: int = 0
+    store: bool = False
 
     @property
     def question(self) -> tuple[Any, ...]:
@@ -54,6 +56,7 @@ class Case:
 CASES = [
     *(Case("W4", 32, memory, by) for by in (None, "layer") for memory in ("8GiB", "2GiB", "1400MiB")),
     *(Case("W4", n, memory) for n in (64, 100) for memory in ("8GiB", "2GiB")),
+    *(Case("W4", 100, "700MiB", store=store) for store in (False, True)),
     *(Case("W2", 64, memory) for memory in ("8GiB", "512MiB")),
     *(Case("W5", 32, memory) for memory in ("8GiB", "2GiB")),
     *(Case("W3", 300, memory, "layer") for memory in ("8GiB", "1GiB", "256MiB")),
@@ -87,11 +90,11 @@ def measure(case: Case, values: Path | None = None) -> dict[str, Any]:
     warm = nn.Sequential(nn.Conv2d(3, 8, 3), nn.SiLU(), nn.Flatten(), nn.Linear(8 * 14 * 14, 4))
     kernel(warm, torch.randn(8, 3, 16, 16))  # what libraries load once belongs to nobody
     gc.collect()
-    with peak_memory(problem.device) as peak:
+    with tempfile.TemporaryDirectory() as folder, peak_memory(problem.device) as peak:
         started = time.perf_counter()
         found = kernel(
             model, x, y, cotangents=problem.cotangents, by=case.by, accumulate=case.accumulate, memory=case.memory,
-            progress=False,
+            store=folder if case.store else None, progress=False,
         )  # fmt: skip
         seconds = time.perf_counter() - started
     if values is not None:
@@ -174,7 +177,9 @@ HEAD = (
 def line(row: dict[str, Any]) -> str:
     """A row for a terminal."""
     side = f"{row['n']}×{row['m'] or row['n']}"
-    name = f"{row['workload']} {side} by={row['by']} {row['accumulate']} {row['probes']} probe(s)"
+    name = (
+        f"{row['workload']} {side} by={row['by']} {row['accumulate']} {row['probes']} probe(s){' store' * row['store']}"
+    )
     if "failure" in row:
         return f"{name:44}{row['failure']}"
     mib = [value / 2**20 for value in (row["budget_bytes"], row["expected"]["bytes"], row["peak_bytes"])]

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,7 +47,7 @@ class Call:
         count: cotangents. ``outputs``: rows of each sample. ``kept``: totals that are kept apart.
         group_of: parameter → the name its partial kernel is kept under; None for none.
         metric: P; None for the identity.
-        budget: bytes that ``memory=`` allows.
+        budget: bytes that ``memory=`` allows. ``store``: the folder that may hold gradients, too; or None.
         proof_bytes: most bytes that the proof was seen to hold.
     """
 
@@ -62,6 +64,7 @@ class Call:
         accumulate: str,
         memory: str | int,
         sketch: Projection | None,
+        store: str | Path | None = None,
     ):
         if accumulate not in ("float64", "float32"):
             raise InputError(f"accumulate is 'float64' or 'float32', not {accumulate!r}")
@@ -73,7 +76,7 @@ class Call:
         self.model, self.model_y, self.cotangents, self.dtype = model, model_y, cotangents, dtype
         sums = torch.float64 if accumulate == "float64" else torch.float32
         self.accumulate = torch.promote_types(sums, dtype or model.dtype)  # never coarser than the gradients
-        self.budget = parse_memory(memory)
+        self.budget, self.store = parse_memory(memory), store
         if model_y is not None:
             check_pair(model, model_y)
             y = x if y is None else y
@@ -231,8 +234,18 @@ class Call:
             device=self.model.device.type,
             # pinned blocks are rounded up to powers of two
             host_bytes=(available() or 0) // 4 if on_gpu else 0,
+            disk_bytes=self._disk(),
             sketch_bytes=8 * (self.n + self.m) * math.prod(sketch) if sketch is not None else 0,
         )
+
+    def _disk(self) -> int:
+        """Bytes of gradients that may lie in the store: half of what is free there."""
+        if self.store is None:
+            return 0
+        there = Path(self.store).expanduser().absolute()
+        while not there.exists():
+            there = there.parent
+        return shutil.disk_usage(there).free // 2
 
     def _allowed(self) -> int:
         """What memory= allows, or what is there where that is less."""

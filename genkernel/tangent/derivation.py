@@ -46,6 +46,11 @@ class Geometry:
             reach += stride * (length - 1)
         return True
 
+    def is_whole(self, numel: int) -> bool:
+        """All of the parameter, in its order."""
+        strides = [st for s, st in zip(self.size, self.stride, strict=True) if s > 1]
+        return self.injective and math.prod(self.size) == numel and strides == sorted(strides, reverse=True)
+
     def of(self, like: Tensor) -> Tensor:
         """The same view of another contiguous tensor shaped like the parameter."""
         return like.contiguous().as_strided(self.size, self.stride, self.offset)
@@ -53,10 +58,9 @@ class Geometry:
     def scatter(self, gradient: Tensor, numel: int) -> Tensor:
         """Per-sample gradients ``[n, *size]`` of the view → ``[n, numel]`` of the parameter."""
         n = gradient.shape[0]
+        if self.is_whole(numel):
+            return gradient.reshape(n, numel)
         if self.injective:
-            strides = [st for s, st in zip(self.size, self.stride, strict=True) if s > 1]
-            if math.prod(self.size) == numel and strides == sorted(strides, reverse=True):
-                return gradient.reshape(n, numel)  # all of it, in order
             out = gradient.new_zeros(n, numel)
             out.as_strided((n, *self.size), (numel, *self.stride), self.offset).copy_(gradient.reshape(n, *self.size))
             return out

@@ -11,7 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.distributed import Workers, current_workers, share
 from genkernel.tangent.fingerprint import fingerprint_call
 from genkernel.tangent.forecast import Forecast
+from genkernel.tangent.gradient_files import DamagedError, GradientFiles
 from genkernel.tangent.heap import GAPS, LIBRARIES, give_back
 from genkernel.tangent.matrices import Matrices, pack
 from genkernel.tangent.model import TangentModel, as_tangent_model
@@ -95,7 +96,9 @@ def kernel(
         accumulate: ``"float64"``, or ``"float32"`` for float32 products summed in float64.
         memory: bound on the memory of the run (``"8GiB"``, bytes). The numbers do not depend on it, up to
             rounding.
-        store: a folder that keeps finished parts, so that a run that was killed goes on where it was.
+        store: a folder that keeps finished parts, so that a run that was killed goes on where it was. A run that has
+            to go through the model many times for want of memory may also keep gradients there instead, in half of
+            what is free; they are removed at the end.
         distributed: share the work with the other ranks of ``torch.distributed`` or torchrun, which make the
             same call and get the same result: None when there are any, False never.
         coverage: ``K.coverage`` of an earlier call: spares the proof. Only for a model that has not changed since.
@@ -131,7 +134,7 @@ def kernel(
         raise InputError(f"coverage= is K.coverage of an earlier kernel, not {type(coverage).__name__}")
     if plan is not None and not isinstance(plan, Forecast):
         raise InputError(f"plan= is what gk.plan() returned, not {type(plan).__name__}")
-    job = _Job(model, other, x, y, chosen, precondition, by, parse_dtype(dtype), accumulate, memory, sketch)
+    job = _Job(model, other, x, y, chosen, precondition, by, parse_dtype(dtype), accumulate, memory, sketch, store)
     with ExitStack() as stack:
         device = model.device if model.device.type == "cuda" else None
         workers = stack.enter_context(current_workers(distributed, device))
@@ -181,6 +184,11 @@ class _Job(Call):
             plan = plan.shared(workers.world, self.count)
         if store is not None:
             store.keep_plan(plan.record())
+            if plan.home == "disk":
+                forms = self.left.coverages[0].footprints
+                self.files = GradientFiles(store.gradients, self.shapes, forms, plan.limit)
+        elif plan.home == "disk":
+            raise InputError("the plan keeps gradients on disk: give the folder that it was made with as store=")
         say(plan.describe(), logging.WARNING if plan.bytes > plan.budget else logging.INFO, progress, plan.seconds)
         self.expected, self.limit = plan.bytes, plan.limit
         for run in (self.left, self.right):
@@ -207,7 +215,7 @@ class _Job(Call):
         tasks = {task.name: task for task in plan.tasks}
         done = workers.lead(store.done) if store is not None else set()
         owners = share({name: task.cost for name, task in tasks.items() if name not in done}, workers.world)
-        mine = [tasks[name] for name, rank in owners.items() if rank == workers.rank]
+        mine = self.mine = [tasks[name] for name, rank in owners.items() if rank == workers.rank]
         self.share = sum(task.cost for task in mine) / max(1e-30, sum(task.cost for task in plan.tasks))
         if workers.world == 1 and store is None:
             with self._bar(mine, plan, progress) as tick:
@@ -239,6 +247,8 @@ class _Job(Call):
 
         hidden = None if progress is None else not progress  # None: tqdm hides it outside a terminal
         batches_per_task = -(-(self.n + self.m) // plan.batch) if plan.passes else 1
+        if plan.home == "disk":
+            tasks = tasks[:1]  # one run serves them all
         total = sum((len(t.which) if t.which is not None else self.count) * batches_per_task for t in tasks)
         with tqdm(total=total, desc="kernel", unit="pass", disable=hidden, delay=1.0, leave=False) as bar:
             yield lambda: bar.update(1)
@@ -361,10 +371,16 @@ class _Job(Call):
         total = (self.n + self.m) * self.outputs
         columns = None if task.columns is None else slice(*task.columns)
         home = torch.device("cpu") if plan.home == "host" else None
-        stash = Stash(total, self.shapes, self.model.device, columns, home, plan.limit)
-        sketches = {"x": self._collect(self.left, self.x, 0, stash, task, plan.batch, tick)}
-        if self.y is not None:
-            sketches["y"] = self._collect(self.right, self.y, self.n, stash, task, plan.batch, tick)
+        sketches: dict[str, tuple[Tensor, Tensor] | None] = {}
+        if plan.home == "disk":
+            # they are of the task's columns already
+            stash = Stash(total, self.shapes, self.model.device, limit=plan.limit)
+            self._read(task, stash, plan.batch, tick)
+        else:
+            stash = Stash(total, self.shapes, self.model.device, columns, home, plan.limit)
+            sketches["x"] = self._collect(self.left, self.x, 0, stash, task, plan.batch, tick)
+            if self.y is not None:
+                sketches["y"] = self._collect(self.right, self.y, self.n, stash, task, plan.batch, tick)
         self._make_room(self.expected - stash.nbytes)
         rows = slice(0, self.n * self.outputs)
         cols = rows if self.symmetric else slice(rows.stop, total)
@@ -392,32 +408,84 @@ class _Job(Call):
     ) -> tuple[Tensor, Tensor] | None:
         """Fill the stash from one side; returns the rows and norms of its sketch, where one is asked for."""
         found: list[tuple[Tensor, Tensor]] = []
-        n, start = batches.size(samples), 0
         side = "x" if offset == 0 else "y"
-        while start < n:
-            running = int(GAPS * batch * run.coverages[0].bytes_per_sample) + LIBRARIES
-            self._make_room(running if stash.entries else self.expected)  # the first batch makes the stash
-            part = batches.take(samples, slice(start, start + batch))
+        # the slices of one parameter come from the same gradients: sketch them with the first
+        first = task.columns is None or task.columns[0] == 0
+
+        @contextmanager
+        def collecting(start: int, stop: int) -> Iterator[Sink]:
             collector = Collector(stash, offset + start, self.outputs if self.outputs > 1 else None)
-            count = batches.size(part)
-            # the slices of one parameter come from the same gradients: sketch them with the first
-            first = task.columns is None or task.columns[0] == 0
-            sink = self._sketching(collector, [Part(side, slice(0, count), start)] if first else [])
-            try:
-                run.run(
-                    part, self.cotangents, sink, which=task.which, parameters=task.parameters,
-                    where=partial(_name, side, start), done=tick,
+            sink = self._sketching(collector, [Part(side, slice(0, stop - start), start)] if first else [])
+            yield sink
+            found.extend((rows, norms) for _, rows, norms in self._sketched(sink))
+
+        self._through(run, samples, side, [task], batch, collecting, lambda _: None, tick)
+        return (torch.cat([rows for rows, _ in found]), torch.cat([norms for _, norms in found])) if found else None
+
+    def _read(self, task: Task, stash: Stash, batch: int, tick: Callable[[], object]) -> None:
+        """Fill the stash from files; those that are not there are written first, for all tasks of this rank."""
+        sides = [("x", self.left, self.x, 0)]
+        if self.y is not None:
+            sides.append(("y", self.right, self.y, self.n))
+        tasks = self.mine if any(task.name == other.name for other in self.mine) else [task]
+        kept = self.outputs if self.outputs > 1 else None
+        while True:
+            for side, run, samples, _ in sides:
+                self._through(
+                    run, samples, side, tasks, batch, partial(self.files.writing, side, tasks=tasks),
+                    partial(self.files.reach, side, tasks=[task.name]), tick,
                 )  # fmt: skip
+            try:
+                for side, _, _, offset in sides:
+                    for start, which, parameter, factor, view in self.files.read(side, task):
+                        Collector(stash, offset + start, kept).add(which, parameter, factor, view)
+                return
+            except DamagedError:
+                continue  # its samples run again
+
+    def _through(
+        self,
+        run: GradientPass,
+        samples: Any,
+        side: str,
+        tasks: list[Task],
+        batch: int,
+        sink: Callable[[int, int], AbstractContextManager[Sink]],
+        reached: Callable[[int], int | None],
+        tick: Callable[[], object],
+    ) -> None:
+        """Run one side batch by batch for some tasks; in smaller batches when memory runs out.
+
+        Args:
+            sink: what takes the gradients of samples start … stop.
+            reached: from ``start`` on, up to which sample there is nothing to do; None where there is.
+        """
+        n, start, first = batches.size(samples), 0, side == "x"
+        which = None if any(t.which is None for t in tasks) else sorted({k for t in tasks for k in t.which or ()})
+        parameters = {name for t in tasks for name in t.parameters or ()}
+        held = run.coverages[0].bytes_per_sample
+        while start < n:
+            if (stop := reached(start)) is not None:
+                start = stop
+                continue
+            # the first batch makes the stash
+            self._make_room(self.expected if first else int(GAPS * batch * held) + LIBRARIES)
+            stop = min(n, start + batch)
+            part = batches.take(samples, slice(start, stop))
+            try:
+                with sink(start, stop) as into:
+                    run.run(
+                        part, self.cotangents, into, which=which, parameters=parameters,
+                        where=partial(_name, side, start), done=tick,
+                    )  # fmt: skip
             except (MemoryError, RuntimeError) as error:
                 if not out_of_memory(error) or batch <= 1:
                     raise
                 batch = max(1, batch // 2)
                 say(f"out of memory: going on with {batch} samples at a time", logging.WARNING, True, 0.0)
                 continue
-            found += [(rows, norms) for _, rows, norms in self._sketched(sink)]
-            start += count
+            start, first = stop, False
             workspace.forget()  # activations come next
-        return (torch.cat([rows for rows, _ in found]), torch.cat([norms for _, norms in found])) if found else None
 
     # -------------------------------------------------------------------- sketches
 

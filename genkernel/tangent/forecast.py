@@ -10,6 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -156,10 +157,7 @@ class Forecast:
         n, m = terms["x"], terms["y"] or terms["x"]
         entries = sum(c.entries for c in self.contractions)
         dtype = str(terms["dtype"]).removeprefix("torch.")
-        if plan.passes:
-            how = f"{len(plan.tasks)} pass(es) over all samples, {plan.batch} at a time, gradients on the {plan.home}"
-        else:
-            how = f"{len(plan.tasks)} tile(s) of up to {plan.batch} samples, nothing kept between them"
+        how = plan.schedule + ("" if plan.passes else ", nothing kept between them")
         over = "" if plan.bytes <= plan.budget else ": more than allowed, but about the least possible"
         shares = self.routes
         yield f"kernel {n}×{m} of {entries:,} parameters, {terms['cotangents']}, {dtype} on {terms['device']}"
@@ -223,6 +221,7 @@ def plan(
     dtype: torch.dtype | str | None = None,
     accumulate: str = "float64",
     memory: str | int = "8GiB",
+    store: str | Path | None = None,
     coverage: Coverage | None = None,
     sketch: Projection | None = None,
 ) -> Forecast:
@@ -234,6 +233,7 @@ def plan(
     Args:
         model, x, y, model_y, cotangents, precondition, by, dtype, accumulate, memory, coverage, sketch: as for
             :func:`genkernel.kernel`.
+        store: the folder of the later run, which may be planned to keep gradients there; nothing is written yet.
 
     Returns:
         Forecast: print it. ``kernel(…, plan=forecast)`` with the same arguments keeps to it, and is spared the proof.
@@ -254,7 +254,7 @@ def plan(
     model = as_tangent_model(model)
     other = None if model_y is None else as_tangent_model(model_y)
     chosen = probes() if cotangents is None else cotangents
-    call = Call(model, other, x, y, chosen, precondition, by, parse_dtype(dtype), accumulate, memory, sketch)
+    call = Call(model, other, x, y, chosen, precondition, by, parse_dtype(dtype), accumulate, memory, sketch, store)
     with guarded(model):
         call.prove(coverage)
         sizes = call.sizes()

@@ -62,6 +62,8 @@ MANY_TILES, MUCH_MORE = 1000, 1.25
 PART, SMALLER = 6, (1, 4, 16)
 #: bytes per second between the memories of a GPU and its host
 BUS = 2e10
+#: and to and from files, which are written where that takes less than half the time and saves more than some seconds
+DISK, WORTH = 5e8, 20.0
 
 
 @dataclass(frozen=True)
@@ -97,10 +99,12 @@ class Plan:
         batch: most samples that run together in a pass.
         budget: bytes allowed; ``bytes``: bytes expected at the peak.
         seconds: expected, on one worker.
-        home: where passes keep gradients: on the "device" that multiplies them, or on its "host".
+        home: where passes keep gradients: on the "device" that multiplies them, on its "host", or on "disk", where
+            those of all passes come from one run.
         threads: CPU threads; a resumed run takes the same, so that its bits are the same.
         limit: entries of gradients that contractions work on at a time.
         channels_last: batches run so where they can; a resumed run does, too.
+        disk_bytes: of the gradients on disk.
     """
 
     tasks: tuple[Task, ...]
@@ -112,6 +116,7 @@ class Plan:
     threads: int = field(default_factory=torch.get_num_threads)
     limit: int = SLICE
     channels_last: bool = False
+    disk_bytes: int = 0
 
     @property
     def passes(self) -> bool:
@@ -134,17 +139,25 @@ class Plan:
         )
         return replace(self, tasks=tasks)
 
+    @property
+    def schedule(self) -> str:
+        """How the tasks go through the samples."""
+        if not self.passes:
+            return f"{len(self.tasks)} tile(s) of up to {self.batch} samples"
+        if self.home == "disk":
+            return (
+                f"{len(self.tasks)} part(s) of one run over all samples, {self.batch} at a time, "
+                f"gradients kept on disk ({self.disk_bytes / 2**30:.2g} GiB)"
+            )
+        kept = ", gradients kept on the host" if self.home == "host" else ""
+        return f"{len(self.tasks)} pass(es) over all samples, {self.batch} at a time{kept}"
+
     def describe(self) -> str:
         """One sentence."""
         n, m = max(t.rows[1] for t in self.tasks), max(t.cols[1] for t in self.tasks)
-        if self.passes:
-            how = f"{len(self.tasks)} pass(es) over all samples, {self.batch} at a time"
-            how += ", gradients kept on the host" if self.home == "host" else ""
-        else:
-            how = f"{len(self.tasks)} tile(s) of up to {self.batch} samples"
         over = ": more than allowed, but about the least possible" if self.bytes > self.budget else ""
         return (
-            f"kernel {n}×{m} in {how}; expects {self.seconds:.2g} s and "
+            f"kernel {n}×{m} in {self.schedule}; expects {self.seconds:.2g} s and "
             f"{self.bytes / 2**20:.0f} MiB of {self.budget / 2**20:.0f} MiB{over}"
         )
 
@@ -178,7 +191,7 @@ class Sizes:
         seconds_per_sample, seconds_per_run: one forward and one backward: of each sample, and besides.
         apart: the two sides need forwards of their own (two models).
         accumulate: dtype of products.
-        device: "cpu" or "cuda". ``host_bytes``: what a GPU's host can lend for gradients.
+        device: "cpu" or "cuda". ``host_bytes``: what a GPU's host can lend for gradients; ``disk_bytes``: a folder.
         sketch_bytes: of the rows of a sketch made alongside.
         limit: entries of gradients that contractions work on at a time.
         channels_last: some batches may run so.
@@ -203,6 +216,7 @@ class Sizes:
     accumulate: torch.dtype
     device: str = "cpu"
     host_bytes: int = 0
+    disk_bytes: int = 0
     sketch_bytes: int = 0
     limit: int = SLICE
     channels_last: bool = False
@@ -223,6 +237,12 @@ class Sizes:
     def matrix(self) -> int:
         """Bytes of one kernel-sized matrix."""
         return 8 * self.rows * self.cols
+
+    @property
+    def all_kept(self) -> int:
+        """Bytes of all gradients as they are kept."""
+        count = self.count if self.outputs == 1 else 1
+        return sum(map(min, self.entries.values())) * self.samples * self.outputs * self.itemsize * count
 
     @property
     def result(self) -> int:
@@ -288,9 +308,13 @@ def make_plan(sizes: Sizes, budget: int) -> Plan:
         plans.insert(0, _tiles(small, budget))
     if sizes.host_bytes:
         plans.append(_passes(small, budget, "host"))
-    fitting = [plan for plan in plans if plan.bytes <= budget]
+    fitting = sorted((plan for plan in plans if plan.bytes <= budget), key=lambda plan: plan.seconds)
+    if small.all_kept <= sizes.disk_bytes and not sizes.sketch_bytes:
+        files = _passes(small, budget, "disk")
+        if files.bytes <= budget and (not fitting or 2 * files.seconds + WORTH < fitting[0].seconds):
+            return files
     if fitting:
-        return min(fitting, key=lambda plan: plan.seconds)
+        return fitting[0]
     return min(plans, key=lambda plan: plan.bytes * (MUCH_MORE if len(plan.tiles) > MANY_TILES else 1))
 
 
@@ -392,7 +416,11 @@ def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
         for batch in _halves(sizes.samples):
             # gradients that are kept plain, and library calls; those that are sketched
             making = max(2 * sizes.itemsize * min(sizes.limit, batch * made), sizes.sketching(batch))
-            beside = max(sizes.running(batch) + making, multiplying)
+            # one parameter of a batch, on its way to a file or back
+            moving = 3 * max(kept.values()) * batch // sizes.samples if home == "disk" else 0
+            running, alone = sizes.running(batch) + making + moving, multiplying + moving
+            # gradients are there while the model runs, unless they are on disk
+            beside = alone if home == "disk" else max(running, alone)
             room = sizes.host_bytes if home == "host" else budget - sizes.fixed - beside
             each = max(room, least) // together
             if each not in known:
@@ -400,17 +428,20 @@ def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
                 largest = max(_kept_bytes(sizes, kept, *group) for group in groups)
                 known[each] = groups, largest, sum(_count(sizes, *group) for group in groups)
             groups, largest, passes = known[each]
-            need = sizes.fixed + beside + (largest * together if home == "device" else 0)
+            need = sizes.fixed + max(running, beside + (0 if home == "host" else largest * together))
             cotangents = together if sizes.outputs == 1 else sizes.count
-            times = passes * -(-sizes.count // cotangents)
-            seconds = _run_seconds(sizes, sizes.samples, batch, cotangents) * times
+            if home == "disk":
+                seconds = _run_seconds(sizes, sizes.samples, batch, sizes.count)
+            else:
+                times = passes * -(-sizes.count // cotangents)
+                seconds = _run_seconds(sizes, sizes.samples, batch, cotangents) * times
             if (max(0, need - budget), seconds) < best:
                 best, chosen = (max(0, need - budget), seconds), (need, batch, cotangents, groups)
     assert chosen is not None
     need, batch, cotangents, groups = chosen
     seconds = best[1] + _contraction_seconds(sizes, sizes.rows, sizes.cols, rows, sizes.m == 0)
-    if home == "host":
-        seconds += 2 * sum(kept.values()) * (sizes.count if sizes.outputs == 1 else 1) / BUS
+    if home != "device":
+        seconds += 2 * sizes.all_kept / (BUS if home == "host" else DISK)
     which: list[tuple[int, ...] | None] = [None]
     if cotangents < sizes.count:
         starts = range(0, sizes.count, cotangents)
@@ -422,7 +453,10 @@ def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
         Task(f"pass-{i:05d}", *sides, names, some, columns, cost)
         for i, (some, (names, columns)) in enumerate(itertools.product(which, slices))
     ]
-    return Plan(tuple(tasks), batch, budget, need, seconds, home, limit=sizes.limit, channels_last=sizes.channels_last)
+    return Plan(
+        tuple(tasks), batch, budget, need, seconds, home, limit=sizes.limit, channels_last=sizes.channels_last,
+        disk_bytes=sizes.all_kept if home == "disk" else 0,
+    )  # fmt: skip
 
 
 def _halves(most: int) -> list[int]:

@@ -19,7 +19,6 @@ named.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +28,7 @@ from genkernel.errors import CaptureError, GenkernelError, RandomOutputError
 from genkernel.tangent import batches, memory_format
 from genkernel.tangent.assembly import Assembly, NotCapturedError, Signs, UsePlan, describe_slots, use_parameters
 from genkernel.tangent.capture import Tape
+from genkernel.tangent.comparison import WEIGHTS, Comparison, Gap, Record, Truth, received_alone
 from genkernel.tangent.coverage import Coverage, Look, uncaptured
 from genkernel.tangent.derivation import Geometry
 from genkernel.tangent.distinct import distinct
@@ -39,7 +39,6 @@ from genkernel.tangent.model import TangentModel
 from genkernel.tangent.shortage import out_of_memory
 
 PROBE = 3  # samples whose gradients are compared; another one stands in for the first the second time
-WEIGHTS = (1.0, -0.5, 0.25)  # of their outputs: divided by without rounding
 
 
 def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None, channels_last: bool = True) -> Coverage:
@@ -93,32 +92,6 @@ def tape_for(model: TangentModel, tensors: dict[str, Tensor], **options: Any) ->
     return Tape(aliases, constants, **options)
 
 
-@dataclass
-class Record:
-    """A recorded forward pass, and the seconds that it took."""
-
-    tape: Tape
-    out: Tensor
-    seconds: float = 0.0
-
-
-@dataclass
-class _Comparison:
-    """Assembled gradients against autograd's.
-
-    Attributes:
-        failed: parameters that disagree. ``worst``: largest error among the others.
-        silent: parameters without influence on the samples.
-        signs: uses that had an influence, and whose gradients could be nonzero.
-    """
-
-    failed: set[str] = field(default_factory=set)
-    worst: float = 0.0
-    silent: list[str] = field(default_factory=list)
-    weak: list[str] = field(default_factory=list)
-    signs: Signs = field(default_factory=Signs)
-
-
 class _Proof:
     """One proof in one precision.
 
@@ -156,7 +129,7 @@ class _Proof:
             coverage = self._plan(shaken, record)[0] if shaken is not None else coverage
             self.detached = detached
         coverage.bytes_per_sample = held // 2
-        truth = _Truth.of(record, self.tensors)
+        truth = Truth.of(record, self.tensors)
         self._check_detached(truth, coverage)
         found = self._settle(self.tensors, trio, coverage, record, truth)
         coverage.silent = found.silent
@@ -171,7 +144,7 @@ class _Proof:
                 with torch.no_grad():
                     reverse = self.model.run(moved, batches.take(self.samples, [0, PROBE]))
                 self._check_independence(reverse, second.out, moved, others)
-                again = self._settle(moved, others, coverage, second, _Truth.of(second, moved))
+                again = self._settle(moved, others, coverage, second, Truth.of(second, moved))
             except GenkernelError:
                 raise
             except (RuntimeError, TypeError, ValueError, NotImplementedError):
@@ -301,7 +274,7 @@ class _Proof:
     def _plan(self, two: Record, three: Record) -> tuple[Coverage, bool]:
         """Find the sample axes, choose how each argument is taken; False when some order had to be guessed."""
         small, large = two.tape, three.tape
-        received = [_alone(two, 0, three.out)]
+        received = [received_alone(two, 0, three.out)]
         plans: list[UsePlan | None] = []
         lost = uncaptured(small, two.out)
         same = len(small.uses) == len(large.uses) and all(
@@ -309,7 +282,7 @@ class _Proof:
         )
         axes = [growing_axis(a.out_shape, 2, b.out_shape, PROBE) for a, b in zip(small.uses, large.uses, strict=same)]
         if any(axis is not None and axis.inner > 1 for axis in axes):
-            received.append(_alone(two, 1, three.out))  # merged axes: one sample may fit several orders
+            received.append(received_alone(two, 1, three.out))  # merged axes: one sample may fit several orders
         sure = True
         for u, use in enumerate(small.uses):
             slots = describe_slots(use, small)
@@ -349,7 +322,7 @@ class _Proof:
                 if float((mine - ordinary).norm()) > 10 * self._tolerance.gradient * float(ordinary.norm()):
                     raise Doubt
 
-    def _check_detached(self, truth: _Truth, coverage: Coverage) -> None:
+    def _check_detached(self, truth: Truth, coverage: Coverage) -> None:
         """Give up uses whose output-gradients differ when the parameters are cut off, as they are in the run.
 
         A forward pass that differentiates something itself is such a case.
@@ -373,8 +346,8 @@ class _Proof:
     # ------------------------------------------------------------------- comparison
 
     def _settle(
-        self, tensors: dict[str, Tensor], three: Any, coverage: Coverage, record: Record, truth: _Truth
-    ) -> _Comparison:
+        self, tensors: dict[str, Tensor], three: Any, coverage: Coverage, record: Record, truth: Truth
+    ) -> Comparison:
         """Compare; take call by call what failed, compare again, give up what failed again."""
         found = self._compare(tensors, three, coverage, record, truth)
         if found.failed:
@@ -391,8 +364,8 @@ class _Proof:
         three: Any,
         coverage: Coverage,
         record: Record | None = None,
-        truth: _Truth | None = None,
-    ) -> _Comparison:
+        truth: Truth | None = None,
+    ) -> Comparison:
         """Weighted sums of assembled per-sample gradients against autograd.
 
         Args:
@@ -406,16 +379,16 @@ class _Proof:
                 record = self._attached(tensors, three, coverage.keep_all)
                 truth = None
             tape = record.tape
-            found = _Comparison()
+            found = Comparison()
             try:
                 if not coverage.matches_calls(tape, PROBE):
-                    return _Comparison(failed=set(names) - set(coverage.generic))
+                    return Comparison(failed=set(names) - set(coverage.generic))
                 for use in tape.uses:
                     if torch.finfo(use.dtype).eps > torch.finfo(self.coarsest).eps:
                         self.coarsest = use.dtype
                 if self.strict and self.coarsest != self.precision:
                     raise Doubt  # part of the model computes in a coarser dtype
-                gaps = self._gaps(tape, truth or _Truth.of(record, tensors), tensors, coverage, found.signs)
+                gaps = self._gaps(tape, truth or Truth.of(record, tensors), tensors, coverage, found.signs)
             except NotCapturedError as outside:
                 plan = coverage.plans[outside.use]
                 assert plan is not None
@@ -429,17 +402,17 @@ class _Proof:
             except (RuntimeError, CaptureError) as error:
                 if isinstance(error, CaptureError) and "in place" not in str(error):
                     raise
-                return _Comparison(failed=set(names) - set(coverage.generic))
+                return Comparison(failed=set(names) - set(coverage.generic))
             finally:
                 tape.close()
             self._judge(names, gaps, coverage, found)
             return found
 
     def _gaps(
-        self, tape: Tape, truth: _Truth, tensors: dict[str, Tensor], coverage: Coverage, signs: Signs
-    ) -> dict[str, _Gap]:
+        self, tape: Tape, truth: Truth, tensors: dict[str, Tensor], coverage: Coverage, signs: Signs
+    ) -> dict[str, Gap]:
         """Parameters with a gradient, assembled or true; the truth is used up."""
-        gaps: dict[str, _Gap] = {}
+        gaps: dict[str, Gap] = {}
         w = torch.tensor(WEIGHTS, dtype=self.precision, device=self.model.device)
 
         def collect(name: str, factor: Factor, view: Geometry | None) -> None:
@@ -448,7 +421,7 @@ class _Proof:
             floating = next(part for part in factor.parts().values() if part.is_floating_point())
             total = factor.combination(w.to(floating.dtype))
             whole = total if view is None else view.scatter(total[None], tensors[name].numel())
-            gaps[name] = _Gap.between(truth.gradients.pop(name, None), whole.reshape(-1))
+            gaps[name] = Gap.between(truth.gradients.pop(name, None), whole.reshape(-1))
 
         assembly = Assembly(tape, coverage.plans, PROBE, collect, signs=signs)
         for u in list(truth.received):
@@ -456,10 +429,10 @@ class _Proof:
             if plan is not None:  # samples weighted alike again: the weights come back with the combination
                 assembly.receive(tape.uses[u], B / plan.layout.spread(w.to(B), B.dim()))
         assembly.flush()
-        gaps.update((name, _Gap.between(true, None)) for name, true in truth.gradients.items())
+        gaps.update((name, Gap.between(true, None)) for name, true in truth.gradients.items())
         return gaps
 
-    def _judge(self, names: list[str], gaps: dict[str, _Gap], coverage: Coverage, found: _Comparison) -> None:
+    def _judge(self, names: list[str], gaps: dict[str, Gap], coverage: Coverage, found: Comparison) -> None:
         allowed = self._tolerance.gradient
         overall = sum(gap.size**2 for gap in gaps.values()) ** 0.5
         for name in names:
@@ -475,74 +448,6 @@ class _Proof:
                 found.weak.append(name)
             elif gap.size > 0:
                 found.worst = max(found.worst, gap.gap / gap.size)
-
-
-@dataclass(frozen=True)
-class _Truth:
-    """What autograd itself gives for a record whose parameters are in the graph, its samples weighted differently.
-
-    Attributes:
-        received: output-gradients of the uses.
-        gradients: of the parameters.
-    """
-
-    received: dict[int, Tensor]
-    gradients: dict[str, Tensor]
-
-    @classmethod
-    def of(cls, record: Record, tensors: dict[str, Tensor]) -> _Truth:
-        tape, out = record.tape, record.out
-        received: dict[int, Tensor] = {}
-        leaves = {name: t for name, t in tensors.items() if t.requires_grad}
-        if not out.requires_grad:
-            return cls({}, {})
-        v = _cotangent(out)
-        weighted = v * torch.tensor(WEIGHTS).to(v).view(-1, *[1] * (v.dim() - 1))
-        tape.deliver = lambda use, B: received.__setitem__(use.index, B)
-        try:
-            ends: list[Any] = [*leaves.values(), *tape.ends(set(range(len(tape.uses))))]
-            found = torch.autograd.grad(out, ends, weighted, retain_graph=True, allow_unused=True)[: len(leaves)]
-        finally:
-            tape.deliver = None
-        gradients = {name: g for name, g in zip(leaves, found, strict=True) if g is not None}
-        return cls(received, gradients)
-
-
-@dataclass(frozen=True)
-class _Gap:
-    """Autograd's gradient of one parameter: whether there is any, its norm, and its distance from the assembled one."""
-
-    any: bool
-    size: float
-    gap: float
-
-    @classmethod
-    def between(cls, true: Tensor | None, mine: Tensor | None) -> _Gap:
-        """``mine`` may be overwritten; None is zero."""
-        if true is None:
-            return cls(False, 0.0, 0.0 if mine is None else float(mine.norm()))
-        true = (true.to_dense() if true.is_sparse else true).detach().reshape(-1)
-        size = float(true.norm())
-        gap = size if mine is None else float((mine.to(true) if mine.dtype != true.dtype else mine).sub_(true).norm())
-        return cls(size > 0 or bool(true.any()), size, gap)
-
-
-def _alone(record: Record, i: int, three: Tensor) -> dict[int, Tensor]:
-    """Output-gradients of the uses under the cotangent of sample ``i`` alone (the pair is in reverse)."""
-    received: dict[int, Tensor] = {}
-    tape, out = record.tape, record.out
-    if tape.leaves and out.requires_grad:
-        tape.deliver = lambda use, B: received.__setitem__(use.index, B)
-        v = torch.zeros_like(out)
-        v[i] = _cotangent(three)[1 - i]
-        torch.autograd.grad(out, tape.leaves, v, retain_graph=True, allow_unused=True)
-        tape.deliver = None
-    return received
-
-
-def _cotangent(out: Tensor) -> Tensor:
-    draw = torch.Generator().manual_seed(2)
-    return torch.randn(out.shape, generator=draw, dtype=torch.float64).to(out)
 
 
 def _unsure(coverage: Coverage, weak: list[str]) -> list[str]:

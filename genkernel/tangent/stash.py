@@ -24,6 +24,20 @@ def compact(factor: Factor) -> bool:
     return sum(part[0].numel() for part in factor.parts().values()) < math.prod(factor.shape)
 
 
+def columns(factor: Factor, view: Geometry | None, size: int, some: slice) -> Tensor:
+    """Gradients ``[n, len(some)]`` of some of the ``size`` coordinates of a parameter."""
+    if view is None or view.is_whole(size):
+        return factor.columns(some.start, some.stop)
+    return view.scatter(factor.dense().reshape(factor.n, -1), size)[:, some].contiguous()
+
+
+def finite(factor: Factor) -> bool:
+    """No part of it is NaN or infinite."""
+    parts = (part for part in factor.parts().values() if part.is_floating_point() and part.numel())
+    # without a copy of the part; NaN passes through
+    return all(bool(torch.isfinite(torch.stack(torch.aminmax(part))).all()) for part in parts)
+
+
 @dataclass
 class _Entry:
     template: Factor
@@ -90,7 +104,8 @@ class Stash:
     def put(self, which: int, parameter: str, factor: Factor, view: Geometry | None, where: Tensor | slice) -> None:
         """Keep the gradients of the samples at ``where``."""
         if self.columns is not None:
-            factor, view = Dense(self._columns(parameter, factor, view)), None
+            size = math.prod(self.shapes[parameter])
+            factor, view = Dense(columns(factor, view, size, self.columns)), None
         entry = self.entries.get((which, parameter))
         kept = factor if compact(factor) or isinstance(factor, Dense) else None
         if entry is None:
@@ -155,12 +170,6 @@ class Stash:
         rows = factor.dense().reshape(factor.n, -1)
         return rows if view is None else view.scatter(rows, math.prod(self.shapes[parameter]))
 
-    def _columns(self, parameter: str, factor: Factor, view: Geometry | None) -> Tensor:
-        assert self.columns is not None
-        if view is None:
-            return factor.columns(self.columns.start, self.columns.stop)
-        return self._flat(parameter, factor, view)[:, self.columns].contiguous()
-
 
 class Collector:
     """A sink that puts the gradients of one batch into a stash."""
@@ -174,10 +183,7 @@ class Collector:
         self._finite = True
 
     def add(self, which: int, parameter: str, factor: Factor, view: Geometry | None) -> None:
-        for part in factor.parts().values():
-            if part.is_floating_point() and part.numel():
-                extremes = torch.stack(torch.aminmax(part))  # without a copy of the part; NaN passes through
-                self._finite = self._finite and bool(torch.isfinite(extremes).all())
+        self._finite = self._finite and finite(factor)
         if self.outputs is None:
             self.stash.put(which, parameter, factor, view, slice(self.start, self.start + factor.n))
             return

@@ -3,6 +3,7 @@
     store/manifest.json           what decides the numbers, the plan, times
     store/lock                    held by the processes of the run that writes here
     store/tasks/<task>.safetensors   the tensors of one finished task, with their sha256
+    store/gradients/                 what tasks share, until the run is over (genkernel.tangent.gradient_files)
 
 A task's file is written under a temporary name, synced and renamed: it is there and whole, or
 not there. Its digest covers the task's name, the manifest and every tensor, so a damaged file,
@@ -18,6 +19,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -36,7 +38,7 @@ from genkernel.tangent.lock import LOCK, hold, release, sign, signature, take
 log = logging.getLogger("genkernel")
 
 FORMAT, VERSION = "genkernel.tiles", 1
-MANIFEST, TASKS, SUFFIX = "manifest.json", "tasks", ".safetensors"
+MANIFEST, TASKS, GRADIENTS, SUFFIX = "manifest.json", "tasks", "gradients", ".safetensors"
 _WHAT = "tile store"
 
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -102,6 +104,7 @@ class TileStore:
             else:
                 if record is not None:
                     _wipe(path)
+                shutil.rmtree(path / GRADIENTS, ignore_errors=True)  # of a run that nothing is known about
                 now = _now()
                 record = {"identity": identity, "plan": None, "created": now, "updated": now, "finished": None}
                 _write(path, record)
@@ -169,6 +172,7 @@ class TileStore:
 
     def finish(self) -> None:
         """Note that no task is left: from now on the store is only read, and several processes may."""
+        shutil.rmtree(self.gradients, ignore_errors=True)
         if not self.is_finished:
             self._update(finished=_now())
 
@@ -182,6 +186,11 @@ class TileStore:
         self._record = record
 
     # -------------------------------------------------------------------- the tasks
+
+    @property
+    def gradients(self) -> Path:
+        """A folder for what tasks share. It is removed at the end."""
+        return self.path / GRADIENTS
 
     def done(self, verify: bool = True) -> set[str]:
         """Names of the finished tasks.
@@ -425,7 +434,8 @@ def _make(path: Path) -> None:
         if path.exists() and not path.is_dir():
             raise OutputError(f"cannot keep tiles in {path}: it is not a folder (give a folder, or a new name)")
         if path.is_dir() and not (path / MANIFEST).exists():
-            others = sorted(p.name for p in path.iterdir() if p.name not in (LOCK, TASKS) and p.suffix != ".part")
+            own = (LOCK, TASKS, GRADIENTS)
+            others = sorted(p.name for p in path.iterdir() if p.name not in own and p.suffix != ".part")
             if others:
                 raise InputError(
                     f"{path} is not empty and holds no tile store (it holds {', '.join(others[:3])}"
@@ -440,7 +450,7 @@ def _make(path: Path) -> None:
 
 def _sweep(path: Path) -> None:
     """Remove what killed processes were writing. Only the holder of the exclusive lock may."""
-    for part in (*path.glob(".*.part"), *(path / TASKS).glob(".*.part")):
+    for part in (file for folder in (path, path / TASKS, path / GRADIENTS) for file in folder.glob(".*.part")):
         with contextlib.suppress(OSError):
             part.unlink()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,23 +11,12 @@ from torch import Tensor, nn
 import genkernel as gk
 from genkernel.errors import BatchCouplingError, InputError
 from genkernel.tangent import call, engine, plan, reference
-from genkernel.tangent.plan import Plan, Sizes
 from genkernel.tangent.projection import Projection
 from tests.tangent.compare import BY_NAME, KINDS, QUICK_OR_SLOW, relative_error, samples, shared_model, truth
+from tests.tangent.schedules import only_passes, small
 from tests.zoo import Case
 
 EXACT = 1e-10
-
-
-def only_passes(monkeypatch: pytest.MonkeyPatch, parts: int = 3, batch: int = 4) -> None:
-    """Small batches; the largest parameter in ``parts`` slices of coordinates, small ones together."""
-
-    def make(sizes: Sizes, budget: int) -> Plan:
-        rows = sizes.samples * sizes.outputs * sizes.itemsize
-        monkeypatch.setattr(plan, "LEAST", max(map(min, sizes.entries.values())) * rows // parts)
-        return replace(plan._passes(sizes, 1), batch=batch)
-
-    monkeypatch.setattr(call, "make_plan", make)
 
 
 LONG = ("diffusers", "resnet", "dit", "swin", "transformer")  # many parameters, so many passes
@@ -51,15 +39,6 @@ def test_passes_match_the_reference(case: Case, monkeypatch: pytest.MonkeyPatch)
     for name, values in true.items():
         gap = (found.layers[name] - values.sum(0) * scale).norm()
         assert float(gap) <= EXACT * float(whole.norm()), name
-
-
-def small() -> tuple[nn.Module, Tensor, Tensor]:
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3, stride=2), nn.Flatten(),
-        nn.Linear(36, 3),
-    ).double()  # fmt: skip
-    return net, torch.randn(5, 2, 8, 8, dtype=torch.float64), torch.randn(3, 2, 8, 8, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("crossed", [False, True])
