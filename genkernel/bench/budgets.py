@@ -169,8 +169,8 @@ def answer(case: dict[str, Any], values: str) -> None:
 
 
 HEAD = (
-    f"{'':44}{'budget':>8}{'expected':>10}{'peak':>8}{'expected':>10}{'run':>8}{'in all':>8}{'error':>9}  plan\n"
-    f"{'':44}{'MiB':>8}{'MiB':>10}{'MiB':>8}{'s':>10}{'s':>8}{'s':>8}"
+    f"{'':50}{'budget':>8}{'expected':>10}{'peak':>8}{'expected':>10}{'run':>8}{'in all':>8}{'error':>9}  plan\n"
+    f"{'':50}{'MiB':>8}{'MiB':>10}{'MiB':>8}{'s':>10}{'s':>8}{'s':>8}"
 )
 
 
@@ -178,15 +178,16 @@ def line(row: dict[str, Any]) -> str:
     """A row for a terminal."""
     side = f"{row['n']}×{row['m'] or row['n']}"
     name = (
-        f"{row['workload']} {side} by={row['by']} {row['accumulate']} {row['probes']} probe(s){' store' * row['store']}"
+        f"{row['workload']} {side} by={row['by']} {row['accumulate']} {row['probes']} probe(s)"
+    name += " store" if row["store"] else ""
     )
     if "failure" in row:
-        return f"{name:44}{row['failure']}"
+        return f"{name:50}{row['failure']}"
     mib = [value / 2**20 for value in (row["budget_bytes"], row["expected"]["bytes"], row["peak_bytes"])]
     mark = " " if row["peak_bytes"] <= row["budget_bytes"] else "!"
     plan = row["plan"].split(" in ", 1)[1].split(";")[0]
     return (
-        f"{name:44}{mib[0]:8.0f}{mib[1]:10.0f}{mib[2]:7.0f}{mark}{row['expected']['seconds']:10.3g}"
+        f"{name:50}{mib[0]:8.0f}{mib[1]:10.0f}{mib[2]:7.0f}{mark}{row['expected']['seconds']:10.3g}"
         f"{row['found']['seconds']:8.3g}{row['seconds']:8.3g}{row['error']:9.0e}  {plan}"
     )
 
