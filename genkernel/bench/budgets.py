@@ -177,10 +177,8 @@ HEAD = (
 def line(row: dict[str, Any]) -> str:
     """A row for a terminal."""
     side = f"{row['n']}×{row['m'] or row['n']}"
-    name = (
-        f"{row['workload']} {side} by={row['by']} {row['accumulate']} {row['probes']} probe(s)"
-    name += " store" if row["store"] else ""
-    )
+    store = " store" * row["store"]
+    name = f"{row['workload']} {side} by={row['by']} {row['accumulate']} {row['probes']} probe(s){store}"
     if "failure" in row:
         return f"{name:50}{row['failure']}"
     mib = [value / 2**20 for value in (row["budget_bytes"], row["expected"]["bytes"], row["peak_bytes"])]
