@@ -9,12 +9,14 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from genkernel.errors import InputError
+from genkernel.errors import GenkernelError, InputError
 from genkernel.tangent import batches, memory_format
 from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.coverage import Coverage, Look
@@ -48,6 +50,7 @@ class Call:
         group_of: parameter → the name its partial kernel is kept under; None for none.
         metric: P; None for the identity.
         budget: bytes that ``memory=`` allows. ``store``: the folder that may hold gradients, too; or None.
+        workers: that share the work.
         proof_bytes: most bytes that the proof was seen to hold.
     """
 
@@ -76,7 +79,9 @@ class Call:
         self.model, self.model_y, self.cotangents, self.dtype = model, model_y, cotangents, dtype
         sums = torch.float64 if accumulate == "float64" else torch.float32
         self.accumulate = torch.promote_types(sums, dtype or model.dtype)  # never coarser than the gradients
-        self.budget, self.store = parse_memory(memory), store
+        if store is not None and not (isinstance(store, (str, PathLike)) and str(store)):
+            raise InputError(f"store is a folder to keep finished parts in, not {store!r}")
+        self.budget, self.store, self.workers = parse_memory(memory), store, 1
         if model_y is not None:
             check_pair(model, model_y)
             y = x if y is None else y
@@ -161,14 +166,15 @@ class Call:
             affordable = memory_format.copied_bytes(model) <= self.budget // COPIES and self.sketch is None
             return GradientPass(model, samples, self.dtype, coverage, channels_last=affordable)
         except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-            if out_of_memory(error):
+            if out_of_memory(error) or isinstance(error, GenkernelError):
                 raise
             shapes = ", ".join(f"{str(leaf.dtype)[6:]} {tuple(leaf.shape)}" for leaf in batches.tensors(self.x))
             said = (str(error).splitlines() or [""])[0]
+            hint = " (without call= a tuple or list is given as module(*batch), a dict as module(**batch))"
+            hint = "" if isinstance(self.x, Tensor) else hint
             raise InputError(
                 f"the model does not run on samples of this batch ({shapes}; the first axis counts them): "
-                f"{type(error).__name__}: {said} (without call= a tuple or list is given as module(*batch), a dict as "
-                "module(**batch))"
+                f"{type(error).__name__}: {said}{hint}"
             ) from error
 
     def _first_look(self, both: Any) -> Look:
@@ -235,6 +241,7 @@ class Call:
             # pinned blocks are rounded up to powers of two
             host_bytes=(available() or 0) // 4 if on_gpu else 0,
             disk_bytes=self._disk(),
+            workers=self.workers,
             sketch_bytes=8 * (self.n + self.m) * math.prod(sketch) if sketch is not None else 0,
         )
 

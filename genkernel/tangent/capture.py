@@ -281,8 +281,8 @@ class Tape(TorchFunctionMode):
         """Where a backward pass may stop when the output-gradients of these uses are all it is for."""
         return [self._edges[u] for u in sorted(uses)]
 
-    def _deliver(self, use: Use, gradient: Tensor) -> None:
-        if self.deliver is not None:
+    def _deliver(self, use: Use, gradient: Tensor | None) -> None:
+        if self.deliver is not None and gradient is not None:  # quantised layers pass none on
             self.deliver(use, gradient.detach())
 
     def _give_up(self, func: Any, args: Any, kwargs: Any, slots: dict[int, Tensor]) -> Any:

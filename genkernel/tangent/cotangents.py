@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genkernel.errors import InputError
+from genkernel.errors import GenkernelError, InputError
 from genkernel.tangent import batches
 from genkernel.tangent.fingerprint import fingerprint
+from genkernel.tangent.shortage import out_of_memory
 
 
 class Cotangents:
@@ -172,7 +173,16 @@ class _PerSample(Cotangents):
         yield vector.detach().to(outputs)
 
     def _called(self, outputs: Tensor, batch: Any) -> Tensor:
-        return self.fn(outputs) if self.outputs_only else self.fn(outputs, batch)
+        try:
+            return self.fn(outputs) if self.outputs_only else self.fn(outputs, batch)
+        except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            if out_of_memory(error) or isinstance(error, GenkernelError):
+                raise
+            how = "fn(outputs)" if self.outputs_only else "fn(outputs, batch)"
+            raise InputError(
+                f"the {self.what} failed when called as {how} with outputs {tuple(outputs.shape)}: "
+                f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            ) from error
 
     def check(self, outputs: Tensor, batch: Any) -> None:
         if len(outputs) < 2:

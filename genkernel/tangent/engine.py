@@ -167,6 +167,7 @@ class _Job(Call):
         if forecast is not None and coverage is None:
             coverage = forecast.coverage
         self.prove(coverage)
+        self.workers = workers.world
         ahead = None if forecast is None else forecast.plan_for(self)
         # roots of P in half precision would be lost to zero
         roots = torch.promote_types(self.dtype or self.model.dtype, torch.float32)
@@ -215,7 +216,7 @@ class _Job(Call):
         tasks = {task.name: task for task in plan.tasks}
         done = workers.lead(store.done) if store is not None else set()
         owners = share({name: task.cost for name, task in tasks.items() if name not in done}, workers.world)
-        mine = self.mine = [tasks[name] for name, rank in owners.items() if rank == workers.rank]
+        mine = self.pending = [tasks[name] for name, rank in owners.items() if rank == workers.rank]
         self.share = sum(task.cost for task in mine) / max(1e-30, sum(task.cost for task in plan.tasks))
         if workers.world == 1 and store is None:
             with self._bar(mine, plan, progress) as tick:
@@ -236,7 +237,9 @@ class _Job(Call):
         for task in plan.tasks:
             result = store.get(task.name) or {}
             if not result:  # damaged since it was written: every rank finds the same, and the leader keeps it
-                result = self._compute(task, plan, lambda: None)
+                # without files: other processes may be done with the folder
+                alone = replace(plan, home="device") if plan.home == "disk" else plan
+                result = self._compute(task, alone, lambda: None)
                 if workers.is_leader:
                     store.put(task.name, result)
             yield task, result
@@ -247,9 +250,9 @@ class _Job(Call):
 
         hidden = None if progress is None else not progress  # None: tqdm hides it outside a terminal
         batches_per_task = -(-(self.n + self.m) // plan.batch) if plan.passes else 1
-        if plan.home == "disk":
-            tasks = tasks[:1]  # one run serves them all
         total = sum((len(t.which) if t.which is not None else self.count) * batches_per_task for t in tasks)
+        if plan.home == "disk":  # one run serves them all
+            total = self.count * sum(-(-batches.size(samples) // plan.batch) for _, _, samples, _ in self._sides())
         with tqdm(total=total, desc="kernel", unit="pass", disable=hidden, delay=1.0, leave=False) as bar:
             yield lambda: bar.update(1)
 
@@ -263,7 +266,17 @@ class _Job(Call):
             give_back()
 
     def _compute(self, task: Task, plan: Plan, tick: Callable[[], object]) -> Mapping[str, Tensor]:
-        return self._pass(task, plan, tick) if task.parameters is not None else self._tile(task, tick)
+        if task.parameters is None:
+            return self._tile(task, tick)
+        while plan.home == "disk":
+            self._write(task, plan.batch, tick)
+            try:
+                found = self._pass(task, plan, tick)
+            except DamagedError:
+                continue  # its samples run again
+            self.pending = [other for other in self.pending if other is not task]
+            return found
+        return self._pass(task, plan, tick)
 
     def _block(self, task: Task, rows: slice, cols: slice, samples: int) -> Block:
         count = self.kept if task.which is None or self.kept == 1 else len(task.which)
@@ -375,7 +388,10 @@ class _Job(Call):
         if plan.home == "disk":
             # they are of the task's columns already
             stash = Stash(total, self.shapes, self.model.device, limit=plan.limit)
-            self._read(task, stash, plan.batch, tick)
+            for side, _, _, offset in self._sides():
+                kept = self.outputs if self.outputs > 1 else None
+                for start, which, parameter, factor, view in self.files.read(side, task, self.left.watch):
+                    Collector(stash, offset + start, kept).add(which, parameter, factor, view)
         else:
             stash = Stash(total, self.shapes, self.model.device, columns, home, plan.limit)
             sketches["x"] = self._collect(self.left, self.x, 0, stash, task, plan.batch, tick)
@@ -413,67 +429,64 @@ class _Job(Call):
         first = task.columns is None or task.columns[0] == 0
 
         @contextmanager
-        def collecting(start: int, stop: int) -> Iterator[Sink]:
+        def collecting(start: int, stop: int, _: list[Task]) -> Iterator[Sink]:
             collector = Collector(stash, offset + start, self.outputs if self.outputs > 1 else None)
             sink = self._sketching(collector, [Part(side, slice(0, stop - start), start)] if first else [])
             yield sink
             found.extend((rows, norms) for _, rows, norms in self._sketched(sink))
 
-        self._through(run, samples, side, [task], batch, collecting, lambda _: None, tick)
+        self._through(run, samples, side, batch, lambda _: [task], collecting, tick)
         return (torch.cat([rows for rows, _ in found]), torch.cat([norms for _, norms in found])) if found else None
 
-    def _read(self, task: Task, stash: Stash, batch: int, tick: Callable[[], object]) -> None:
-        """Fill the stash from files; those that are not there are written first, for all tasks of this rank."""
-        sides = [("x", self.left, self.x, 0)]
+    def _sides(self) -> list[tuple[str, GradientPass, Any, int]]:
+        """Name, model, samples, and which row is their first."""
+        sides: list[tuple[str, GradientPass, Any, int]] = [("x", self.left, self.x, 0)]
         if self.y is not None:
             sides.append(("y", self.right, self.y, self.n))
-        tasks = self.mine if any(task.name == other.name for other in self.mine) else [task]
-        kept = self.outputs if self.outputs > 1 else None
-        while True:
-            for side, run, samples, _ in sides:
-                self._through(
-                    run, samples, side, tasks, batch, partial(self.files.writing, side, tasks=tasks),
-                    partial(self.files.reach, side, tasks=[task.name]), tick,
-                )  # fmt: skip
-            try:
-                for side, _, _, offset in sides:
-                    for start, which, parameter, factor, view in self.files.read(side, task):
-                        Collector(stash, offset + start, kept).add(which, parameter, factor, view)
-                return
-            except DamagedError:
-                continue  # its samples run again
+        return sides
+
+    def _write(self, task: Task, batch: int, tick: Callable[[], object]) -> None:
+        """See to it that all files for a task are there: they are written for all tasks of this rank that lack them."""
+        for side, run, samples, _ in self._sides():
+            writing = partial(self.files.writing, side, watch=run.watch)
+            self._through(run, samples, side, batch, partial(self._due, side, task.name), writing, tick)
+
+    def _due(self, side: str, task: str, start: int) -> list[Task] | int:
+        """Up to where there are files from sample ``start`` on for a task; or all tasks that lack them."""
+        stop = self.files.reach(side, start, task)
+        return stop or [other for other in self.pending if self.files.reach(side, start, other.name) is None]
 
     def _through(
         self,
         run: GradientPass,
         samples: Any,
         side: str,
-        tasks: list[Task],
         batch: int,
-        sink: Callable[[int, int], AbstractContextManager[Sink]],
-        reached: Callable[[int], int | None],
+        due: Callable[[int], list[Task] | int],
+        sink: Callable[[int, int, list[Task]], AbstractContextManager[Sink]],
         tick: Callable[[], object],
     ) -> None:
         """Run one side batch by batch for some tasks; in smaller batches when memory runs out.
 
         Args:
-            sink: what takes the gradients of samples start … stop.
-            reached: from ``start`` on, up to which sample there is nothing to do; None where there is.
+            due: the tasks that need gradients from ``start`` on; or up to which sample none does.
+            sink: what takes the gradients of samples start … stop for them.
         """
         n, start, first = batches.size(samples), 0, side == "x"
-        which = None if any(t.which is None for t in tasks) else sorted({k for t in tasks for k in t.which or ()})
-        parameters = {name for t in tasks for name in t.parameters or ()}
         held = run.coverages[0].bytes_per_sample
         while start < n:
-            if (stop := reached(start)) is not None:
-                start = stop
+            tasks = due(start)
+            if isinstance(tasks, int):
+                start = tasks
                 continue
+            which = None if any(t.which is None for t in tasks) else sorted({k for t in tasks for k in t.which or ()})
+            parameters = {name for t in tasks for name in t.parameters or ()}
             # the first batch makes the stash
             self._make_room(self.expected if first else int(GAPS * batch * held) + LIBRARIES)
             stop = min(n, start + batch)
             part = batches.take(samples, slice(start, stop))
             try:
-                with sink(start, stop) as into:
+                with sink(start, stop, tasks) as into:
                     run.run(
                         part, self.cotangents, into, which=which, parameters=parameters,
                         where=partial(_name, side, start), done=tick,

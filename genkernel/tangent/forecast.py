@@ -233,7 +233,7 @@ def plan(
     Args:
         model, x, y, model_y, cotangents, precondition, by, dtype, accumulate, memory, coverage, sketch: as for
             :func:`genkernel.kernel`.
-        store: the folder of the later run, which may be planned to keep gradients there; nothing is written yet.
+        store: the folder of the later run, which may be planned to keep gradients there. It is not opened yet.
 
     Returns:
         Forecast: print it. ``kernel(…, plan=forecast)`` with the same arguments keeps to it, and is spared the proof.

@@ -5,13 +5,15 @@
 A budget that holds the gradients of a few parameters at a time asks for a pass through the model for each
 group of them. With a folder to keep gradients in, the model runs once; each pass then reads its own.
 
-``.npz`` is written array by array, and its checksums tell damage. A file is written under a temporary name: it is
-there and whole, or not there, and a run that was killed goes on behind the last one.
+``.npz`` is written array by array, and its checksums tell damage. A file is written under a temporary name: after a
+kill it is there and whole, or not there, and the run goes on behind the last one. (After a power failure it may be
+damaged.)
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import math
@@ -19,7 +21,7 @@ import re
 import secrets
 import zipfile
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -35,11 +37,14 @@ from genkernel.tangent.derivation import Geometry
 from genkernel.tangent.factors import Dense, Factor
 from genkernel.tangent.plan import Task
 from genkernel.tangent.stash import columns, compact, finite
+from genkernel.tangent.stopwatch import Stopwatch
 
 log = logging.getLogger("genkernel")
 
 _NAME = re.compile(r"([xy])-(\d+)-(\d+)-[0-9a-f]+\.npz")
 _ABOUT, _BFLOAT16 = "about.json", ".bfloat16"
+#: bytes that are read at a time
+_CHUNK = 1 << 20
 
 
 class DamagedError(Exception):
@@ -60,101 +65,110 @@ class GradientFiles:
     def __init__(self, folder: Path, shapes: Mapping[str, tuple[int, ...]], forms: Mapping[str, Factor], limit: int):
         self.folder, self.shapes, self.forms, self.limit = folder, shapes, forms, limit
         self.numbers = {name: i for i, name in enumerate(shapes)}  # a name may hold what a file's may not
-        self._lost: set[tuple[str, int]] = set()
+        self._made: set[Path] = set()
         self._held: defaultdict[tuple[str, int], list[tuple[int, Path, frozenset[str]]]] = defaultdict(list)
         for path in sorted(folder.glob("*.npz")) if folder.is_dir() else ():
             if match := _NAME.fullmatch(path.name):
-                with contextlib.suppress(DamagedError), self._opened(path) as archive:
-                    tasks = json.loads(archive.read(_ABOUT))["tasks"]
-                    self._held[match[1], int(match[2])].append((int(match[3]), path, frozenset(tasks)))
+                with contextlib.suppress(DamagedError), self._opened(path) as (_, about):
+                    tasks = frozenset(about["tasks"])
+                    self._held[match[1], int(match[2])].append((int(match[3]), path, tasks))
 
-    def reach(self, side: str, start: int, tasks: Collection[str]) -> int | None:
-        """Up to which sample there is a file from ``start`` on for all these tasks; None where there is none."""
-        return max((stop for stop, _, held in self._held[side, start] if held.issuperset(tasks)), default=None)
+    def reach(self, side: str, start: int, task: str) -> int | None:
+        """Up to which sample there is a file from ``start`` on for a task; None where there is none."""
+        return max((stop for stop, _, held in self._held[side, start] if task in held), default=None)
 
-    def writing(self, side: str, start: int, stop: int, tasks: Sequence[Task]) -> Writer:
+    def writing(self, side: str, start: int, stop: int, tasks: Sequence[Task], watch: Stopwatch) -> Writer:
         """A sink for these samples, in a ``with`` block; nothing is left of it when that fails.
+
+        ``watch`` counts the time of writing as "files".
 
         Raises:
             OutputError: the disk is full, a quota is used up, permission is denied.
         """
-        return Writer(self, side, start, stop, tasks)
+        return Writer(self, side, start, stop, tasks, watch)
 
     def added(self, side: str, start: int, stop: int, path: Path, tasks: Sequence[Task]) -> None:
         """Know a file that was written."""
+        self._made.add(path)
         self._held[side, start].append((stop, path, frozenset(task.name for task in tasks)))
 
-    def read(self, side: str, task: Task) -> Iterator[tuple[int, int, str, Factor, Geometry | None]]:
+    def read(self, side: str, task: Task, watch: Stopwatch) -> Iterator[tuple[int, int, str, Factor, Geometry | None]]:
         """(first sample, cotangent, parameter, gradients, their view) of a task, batch by batch, on the CPU.
 
+        ``watch`` counts the time of reading as "files".
         With columns of its one parameter where the task has some; a part of those that were kept will do.
 
         Raises:
             DamagedError: what is missing since has to be written again.
         """
         start, names = 0, list(self.shapes)
-        while (stop := self.reach(side, start, [task.name])) is not None:
+        while (stop := self.reach(side, start, task.name)) is not None:
             path = next(p for end, p, held in self._held[side, start] if end == stop and task.name in held)
-            with self._opened(path) as archive:
-                for key, about in json.loads(archive.read(_ABOUT))["gradients"].items():
+            with self._opened(path) as (archive, held):
+                for key, about in held["gradients"].items():
                     which, number = map(int, key.split("/"))
                     parameter = names[number]
                     if parameter in (task.parameters or ()) and (task.which is None or which in task.which):
-                        yield start, which, parameter, *self._factor(archive, key, about, parameter, task.columns)
+                        with watch("files"), self._reading(path):
+                            parts = {
+                                part: _array(archive, f"{key}/{part}", stop - start)
+                                for part in _parts(about, task.columns)
+                            }
+                        yield start, which, parameter, *self._factor(parts, about, parameter, task.columns)
             start = stop
 
     def _factor(
-        self,
-        archive: zipfile.ZipFile,
-        key: str,
-        about: dict[str, Any],
-        parameter: str,
-        wanted: tuple[int, int] | None,
+        self, parts: dict[str, Tensor], about: dict[str, Any], parameter: str, wanted: tuple[int, int] | None
     ) -> tuple[Factor, Geometry | None]:
         view: Geometry | None = None
         if about["view"] is not None:
             size, stride, offset = about["view"]
             view = Geometry(parameter, tuple(size), tuple(stride), offset)
-        if "parts" in about:
-            factor = self.forms[parameter].like({part: _array(archive, key, part) for part in about["parts"]})
-        elif wanted is not None and "slices" in about and about["shape"] is None:
-            return Dense(self._slices(archive, key, about["slices"], *wanted)), None
+        if "form" in about:
+            factor = self.forms[parameter].like(parts)
+        elif about["shape"] is None:  # columns of the parameter
+            assert wanted is not None
+            return Dense(_joined(parts, *wanted)), None
         else:
-            rows = self._slices(archive, key, about["slices"], 0, math.prod(about["shape"]))
+            rows = _joined(parts, 0, math.prod(about["shape"]))
             factor = Dense(rows.view(len(rows), *about["shape"]))
         if wanted is None:
             return factor, view
         return Dense(columns(factor, view, math.prod(self.shapes[parameter]), slice(*wanted))), None
 
-    def _slices(self, archive: zipfile.ZipFile, key: str, slices: list[list[int]], first: int, last: int) -> Tensor:
-        """Columns ``first`` … ``last`` from slices that lie apart."""
-        whole: Tensor | None = None
-        for start, stop in slices:
-            low, high = max(first, start), min(last, stop)
-            if low < high:
-                rows = _array(archive, key, f"{start}-{stop}")
-                whole = rows.new_empty(len(rows), last - first) if whole is None else whole
-                whole[:, low - first : high - first] = rows[:, low - start : high - start]
-        assert whole is not None
-        return whole
-
     @contextlib.contextmanager
-    def _opened(self, path: Path) -> Iterator[zipfile.ZipFile]:
+    def _reading(self, path: Path) -> Iterator[None]:
+        """Only what reads belongs in here: an error of ours is no damage."""
         try:
-            with zipfile.ZipFile(path) as archive:
-                yield archive
-        except (zipfile.BadZipFile, EOFError, KeyError, ValueError, OSError) as error:
+            yield
+        except MemoryError:
+            raise
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EINVAL):  # the latter where headers point to nowhere
+                raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+            self._forget(path, error)
+            raise DamagedError(str(path)) from error
+        except Exception as error:  # zipfile and numpy have many for headers that were changed
             self._forget(path, error)
             raise DamagedError(str(path)) from error
 
+    @contextlib.contextmanager
+    def _opened(self, path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, Any]]]:
+        """A file, and what it says about itself."""
+        with contextlib.ExitStack() as stack:
+            with self._reading(path):
+                archive = stack.enter_context(zipfile.ZipFile(path))
+                about = json.loads(archive.read(_ABOUT))
+            yield archive, about
+
     def _forget(self, path: Path, error: Exception) -> None:
+        if path in self._made:
+            raise OutputError(
+                f"{path} cannot be read back ({error}), although this run wrote it: see to the disk, repeat the call"
+            ) from error
         log.warning(f"{path} is damaged ({error}): it is removed, and its samples run again")
-        for where, files in self._held.items():
-            if any(entry[1] == path for entry in files):
-                if where in self._lost:
-                    raise OutputError(f"{path} cannot be read back ({error}), and was written anew before") from error
-                self._lost.add(where)
-                files[:] = [entry for entry in files if entry[1] != path]
+        for files in self._held.values():
+            files[:] = [entry for entry in files if entry[1] != path]
         try:
             path.unlink(missing_ok=True)
         except OSError as stuck:
@@ -164,8 +178,8 @@ class GradientFiles:
 class Writer:
     """A sink that writes what arrives to a file at once. Made by :meth:`GradientFiles.writing`."""
 
-    def __init__(self, files: GradientFiles, side: str, start: int, stop: int, tasks: Sequence[Task]):
-        self._files, self._where, self._tasks = files, (side, start, stop), tasks
+    def __init__(self, files: GradientFiles, side: str, start: int, stop: int, tasks: Sequence[Task], watch: Stopwatch):
+        self._files, self._where, self._tasks, self._watch = files, (side, start, stop), tasks, watch
         name = f"{side}-{start:07d}-{stop:07d}-{secrets.token_hex(4)}.npz"
         self._target, self._part = files.folder / name, files.folder / f".{name}.part"
         self._archive: zipfile.ZipFile | None = None
@@ -190,17 +204,17 @@ class Writer:
         kept = None if view is None else (view.size, view.stride, view.offset)
         form = self._files.forms.get(parameter)
         parts: dict[str, Callable[[], Tensor]]
-        if wanted != {None}:  # of one parameter, which several tasks share
+        if form is not None and compact(factor) and form.kind == factor.kind:
+            parts = {name: partial(torch.Tensor.detach, part) for name, part in factor.parts().items()}
+            about: dict[str, Any] = {"view": kept, "form": list(parts)}
+        elif None not in wanted:  # of one parameter, which several tasks share
             slices = sorted(some for some in wanted if some is not None)
-            about: dict[str, Any] = {"view": None, "shape": None, "slices": slices}
+            about = {"view": None, "shape": None, "slices": slices}
             size = math.prod(self._files.shapes[parameter])
             parts = {f"{a}-{b}": partial(columns, factor, view, size, slice(a, b)) for a, b in slices}
-        elif form is not None and compact(factor) and form.kind == factor.kind:
-            about = {"view": kept, "parts": list(factor.parts())}
-            parts = {name: partial(torch.Tensor.detach, part) for name, part in factor.parts().items()}
         else:
             size, step = math.prod(factor.shape), max(1, self._files.limit // max(1, factor.n))
-            slices = [(a, min(size, a + step)) for a in range(0, size, step)]
+            slices = [(a, min(size, a + step)) for a in range(0, max(1, size), step)]
             about = {"view": kept, "shape": factor.shape, "slices": slices}
             parts = {f"{a}-{b}": partial(factor.columns, a, b) for a, b in slices}
         for name, make in parts.items():
@@ -215,7 +229,7 @@ class Writer:
         part = part.cpu().contiguous()
         if part.dtype == torch.bfloat16:  # numpy has none
             member, part = f"{member}{_BFLOAT16}", part.view(torch.int16)
-        with self._explained(), self._archive.open(member, "w", force_zip64=True) as stream:
+        with self._watch("files"), self._explained(), self._archive.open(member, "w", force_zip64=True) as stream:
             np.lib.format.write_array(stream, part.numpy(), allow_pickle=False)
 
     @contextlib.contextmanager
@@ -255,11 +269,44 @@ class Writer:
             self._discard()
 
 
-def _array(archive: zipfile.ZipFile, key: str, part: str) -> Tensor:
-    member, narrow = f"{key}/{part}", False
-    if member not in archive.NameToInfo:
-        member, narrow = f"{member}{_BFLOAT16}", True
-    with archive.open(member) as stream:
-        found: Any = np.lib.format.read_array(stream, allow_pickle=False)
+def _parts(about: dict[str, Any], wanted: tuple[int, int] | None) -> list[str]:
+    """Names of the arrays that hold a gradient, or some columns of it."""
+    if "form" in about:
+        return list(about["form"])
+    first, last = wanted if wanted is not None and about["shape"] is None else (-1, math.inf)
+    return [f"{a}-{b}" for a, b in about["slices"] if max(a, first) < min(b, last) or a == b]
+
+
+def _joined(slices: dict[str, Tensor], first: int, last: int) -> Tensor:
+    """Columns ``first`` … ``last`` from slices that are named by theirs."""
+    whole = next(iter(slices.values())).new_empty(len(next(iter(slices.values()))), last - first)
+    for name, rows in slices.items():
+        start, stop = map(int, name.split("-"))
+        low, high = max(first, start), min(last, stop)
+        whole[:, low - first : high - first] = rows[:, low - start : high - start]
+    return whole
+
+
+def _array(archive: zipfile.ZipFile, member: str, rows: int) -> Tensor:
+    """An array of so many rows.
+
+    ``numpy.load`` would believe its header and stop there, before the checksum of the rest.
+    """
+    info = archive.NameToInfo.get(f"{member}{_BFLOAT16}") or archive.getinfo(member)
+    with archive.open(info) as stream:
+        if np.lib.format.read_magic(stream) != (1, 0):
+            raise ValueError(f"{member} is no array")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+        size = math.prod(shape) * dtype.itemsize
+        if fortran or dtype.hasobject or shape[:1] != (rows,) or stream.tell() + size != info.file_size:
+            raise ValueError(f"{member} is not what its header says")
+        found = np.empty(shape, dtype)
+        left = found.reshape(-1).view(np.uint8)
+        while len(left):
+            some = stream.read(min(len(left), _CHUNK))
+            if not some:
+                raise EOFError(f"{member} ends early")
+            left[: len(some)] = np.frombuffer(some, np.uint8)
+            left = left[len(some) :]
     tensor = torch.from_numpy(found)
-    return tensor.view(torch.bfloat16) if narrow else tensor
+    return tensor.view(torch.bfloat16) if info.filename.endswith(_BFLOAT16) else tensor

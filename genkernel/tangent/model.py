@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from genkernel.errors import CaptureError, InputError, NonFiniteError
 from genkernel.tangent import batches
@@ -67,6 +68,9 @@ class TangentModel:
                 "batch_norm='frozen' needs reference=, the batch whose statistics are held (and only then)"
             )
         named = (*module.named_parameters(), *module.named_buffers())
+        unshaped = next((name for name, tensor in named if is_lazy(tensor)), None)
+        if unshaped is not None:
+            raise InputError(f"{unshaped!r} of a lazy module has no shape yet: run a batch through the module first")
         empty = next((name for name, tensor in named if tensor.is_meta), None)
         if empty is not None:
             raise InputError(f"{empty!r} is on the meta device and has no values: load the weights first")
@@ -201,7 +205,7 @@ class TangentModel:
             found[name] = alias
         for name, buffer in self.module.named_buffers():
             found[name] = self._value(name, buffer, dtype).clone()
-        found.update({name: _cast(value, dtype) for name, value in self._frozen_statistics().items()})
+        found.update({name: value for name, value in self._frozen_statistics(dtype).items()})
         return found
 
     def run(self, tensors: Mapping[str, Tensor], batch: Any) -> Tensor:
@@ -222,6 +226,8 @@ class TangentModel:
                 f"the model returned shape {tuple(out.shape)} for {n} samples: the first axis of the output has to be "
                 "the sample axis"
             )
+        if not out.numel():
+            raise InputError(f"the model returned shape {tuple(out.shape)}: an output without entries has no gradients")
         if not out.is_floating_point():
             raise InputError(f"the model returned {out.dtype}: gradients need a real floating point output")
         return out
@@ -252,7 +258,8 @@ class TangentModel:
         """A parameter or buffer at the weights given, on the device and (unless asked) in the dtype of the own one."""
         given = self.weights.get(name)
         if given is None:
-            return _cast(own.detach(), dtype)
+            value = _cast(own.detach(), dtype)
+            return value.clone() if value.is_inference() else value  # those take no part in gradients
         return given.detach().to(own.device, dtype if dtype is not None and own.is_floating_point() else own.dtype)
 
     def _everywhere(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -275,7 +282,7 @@ class TangentModel:
         owners = [(n, m) for n, m in self.module.named_modules() if getattr(m, "max_norm", None) is not None]
         return {f"{n}.{k}" if n else k for n, m in owners for k, _ in m.named_parameters()}
 
-    def _frozen_statistics(self) -> dict[str, Tensor]:
+    def _frozen_statistics(self, dtype: torch.dtype | None) -> dict[str, Tensor]:
         """Batch statistics of ``reference`` for every batch norm, as buffers by name."""
         if self.batch_norm != "frozen":
             return {}
@@ -299,10 +306,10 @@ class TangentModel:
                     raise InputError(f"{name!r} keeps no running statistics, so there is nothing to freeze in it")
                 handles.append(norm.register_forward_pre_hook(record(name)))
                 norm.training = True
-            own = {k: self._value(k, v) for k, v in self.module.named_parameters()}
-            own |= {k: self._value(k, v).clone() for k, v in self.module.named_buffers()}
+            own = {k: self._value(k, v, dtype) for k, v in self.module.named_parameters()}
+            own |= {k: self._value(k, v, dtype).clone() for k, v in self.module.named_buffers()}
             with torch.no_grad():
-                self.run(own, batches.move(self.reference, self.device))
+                self.run(own, batches.move(self.reference, self.device, dtype))
         finally:
             for handle in handles:
                 handle.remove()
@@ -436,8 +443,11 @@ def _select(module: nn.Module, params: ParameterFilter | None) -> list[str]:
         reason = f"params={params!r} matches none of the {len(named)} parameters (the first is {named[0][0]!r})"
     bad = [name for name, p in named if name in set(names) and not p.is_floating_point()]
     if bad:
+        kind = dict(named)[bad[0]].dtype
+        instead = "hold it as torch.view_as_real of it, or " if kind.is_complex else ""
         raise InputError(
-            f"parameter {bad[0]!r} is {dict(named)[bad[0]].dtype}: only real floating point parameters have gradients"
+            f"parameter {bad[0]!r} is {kind}: only real floating point parameters are differentiated "
+            f"({instead}leave it out with params=)"
         )
     if not names:
         raise InputError(reason)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from genkernel.errors import GenkernelError, NonFiniteError
+from genkernel.errors import GenkernelError, NonFiniteError, OutputError
 from genkernel.tangent import batches, memory_format, workspace
 from genkernel.tangent.assembly import Assembly, NotCapturedError, UnprovedError
 from genkernel.tangent.capture import Tape
@@ -84,7 +84,9 @@ class GradientPass:
         self.coverages = [coverage]
         one = batches.move(batches.take(sample, [0]), model.device, dtype)
         self.look = coverage.look
-        if self.look is None or not batches.alike(one, self.look.samples):
+        if self.look is None or not (
+            batches.alike(one, self.look.samples) and self.look.out.dtype == (dtype or model.dtype)
+        ):
             self.look, coverage.largest = None, 0
         with model.evaluating():
             self.tensors = model.tensors(dtype)
@@ -104,7 +106,7 @@ class GradientPass:
         with self.model.evaluating():
             try:
                 with torch.no_grad():
-                    return self.model.run(self.tensors, batch)
+                    return self.model.run(self.tensors, batch).detach()
             except RuntimeError as error:
                 if "does not require grad" not in str(error):
                     raise
@@ -160,7 +162,7 @@ class GradientPass:
                     assert plan is not None
                     unproved |= {name for slot in plan.slots for name in slot.parameters}
                 except Exception as error:
-                    if ordinary or out_of_memory(error):
+                    if ordinary or out_of_memory(error) or isinstance(error, OutputError):
                         raise
                     ordinary = True  # what is not due to the memory format comes again
                 finally:

@@ -44,7 +44,7 @@ def parse_memory(memory: str | int | float) -> int:
         match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*([a-zA-Z]*)\s*", str(memory))
         unit = _UNITS.get(match.group(2).lower()) if match else None
         size = float(match.group(1)) * unit if match and unit else math.nan
-    if isinstance(size, float) and not math.isfinite(size):
+    if isinstance(size, float) and (not math.isfinite(size) or (size is memory and not size.is_integer())):
         raise InputError(f"memory={memory!r} is not an amount of memory: write '8GiB', '500MB' or a number of bytes")
     size = int(size)
     if size <= 0:
@@ -195,6 +195,7 @@ class Sizes:
         sketch_bytes: of the rows of a sketch made alongside.
         limit: entries of gradients that contractions work on at a time.
         channels_last: some batches may run so.
+        workers: that share the tasks.
     """
 
     n: int
@@ -220,6 +221,7 @@ class Sizes:
     sketch_bytes: int = 0
     limit: int = SLICE
     channels_last: bool = False
+    workers: int = 1
 
     @property
     def rows(self) -> int:
@@ -311,7 +313,10 @@ def make_plan(sizes: Sizes, budget: int) -> Plan:
     fitting = sorted((plan for plan in plans if plan.bytes <= budget), key=lambda plan: plan.seconds)
     if small.all_kept <= sizes.disk_bytes and not sizes.sketch_bytes:
         files = _passes(small, budget, "disk")
-        if files.bytes <= budget and (not fitting or 2 * files.seconds + WORTH < fitting[0].seconds):
+        if files.bytes <= budget and (
+            # every worker runs all samples for its own parts
+            not fitting or 2 * files.seconds + WORTH < fitting[0].seconds / sizes.workers
+        ):
             return files
     if fitting:
         return fitting[0]

@@ -60,7 +60,7 @@ def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if isinstance(dtype, str):
         found = getattr(torch, dtype.removeprefix("torch."), None)
         if not isinstance(found, torch.dtype):
-            raise InputError(f"dtype {dtype!r} is unknown: use 'float32' or 'float64'")
+            raise InputError(f"dtype {dtype!r} is unknown: use 'float64', 'float32', 'bfloat16' or 'float16'")
         dtype = found
     if dtype is not None and not dtype.is_floating_point:
         raise InputError(f"dtype {dtype} is not a floating point type")

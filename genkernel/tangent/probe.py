@@ -19,6 +19,7 @@ named.
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -36,8 +37,10 @@ from genkernel.tangent.factors import Factor
 from genkernel.tangent.judgement import LARGE, Doubt, Tolerance, coupled, in_some_precision, tolerance
 from genkernel.tangent.layout import Layout, from_support, growing_axis
 from genkernel.tangent.model import TangentModel
-from genkernel.tangent.shortage import out_of_memory
+from genkernel.tangent.shortage import out_of_memory, refuses_hooks
 
+#: activations per output of a use, where autograd does not tell what it saves
+UNSEEN = 4
 PROBE = 3  # samples whose gradients are compared; another one stands in for the first the second time
 
 
@@ -217,10 +220,14 @@ class _Proof:
             return tensor.detach()  # an output that saved itself would never be freed
 
         own |= {t.untyped_storage()._cdata for t in stand_ins.values()}
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
-            tape = tape_for(self.model, tensors, stand_ins=stand_ins)
-            with tape:
-                out = self.model.run(tensors, batch)
+        hooks: AbstractContextManager[Any] = torch.autograd.graph.saved_tensors_hooks(note, lambda t: t)
+        try:
+            tape, out = self._run(tensors, stand_ins, batch, hooks)
+        except RuntimeError as error:
+            if not refuses_hooks(error):
+                raise
+            tape, out = self._run(tensors, stand_ins, batch, nullcontext())
+            seen |= {-u: UNSEEN * use.out_shape.numel() * out.element_size() for u, use in enumerate(tape.uses, 1)}
         if tape.depends_on_order(out):
             raise Doubt
         for name, parameter in self.model.module.named_parameters():
@@ -236,6 +243,14 @@ class _Proof:
         largest = max([out.numel(), *(use.out_shape.numel() for use in tape.uses)]) * out.element_size()
         # three more for an output-gradient, its successor, and one temporary
         return Record(tape, out), sum(seen.values()) + 3 * largest
+
+    def _run(
+        self, tensors: dict[str, Tensor], stand_ins: dict[int, Tensor], batch: Any, hooks: AbstractContextManager[Any]
+    ) -> tuple[Tape, Tensor]:
+        with torch.enable_grad(), hooks:
+            tape = tape_for(self.model, tensors, stand_ins=stand_ins)
+            with tape:
+                return tape, self.model.run(tensors, batch)
 
     def _expendable(self) -> dict[str, Tensor]:
         """Copies for the first forward pass: one that writes through ``.data`` would change the user's weights."""

@@ -1,4 +1,4 @@
-"""Recognise the errors that mean there is not enough memory."""
+"""Recognise errors: those that mean there is not enough memory, and where torch does not say how much is taken."""
 
 from __future__ import annotations
 
@@ -14,3 +14,8 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in SAID)
+
+
+def refuses_hooks(error: RuntimeError) -> bool:
+    """True where a model that calls ``torch.func.grad`` and the like met hooks that count what autograd saves."""
+    return "saved tensor hooks" in str(error)

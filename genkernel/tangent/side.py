@@ -24,7 +24,7 @@ from genkernel.tangent.judgement import Doubt, coupled, in_some_precision, toler
 from genkernel.tangent.jvp import Route, Vector
 from genkernel.tangent.model import TangentModel
 from genkernel.tangent.passes import guarded
-from genkernel.tangent.shortage import out_of_memory
+from genkernel.tangent.shortage import out_of_memory, refuses_hooks
 
 log = logging.getLogger("genkernel")
 
@@ -86,8 +86,15 @@ def _look(
         Their outputs, the bytes that a backward pass holds per sample, and the coarsest precision that the
         network computes in (some parts of some networks are float32 whatever the rest is).
     """
-    with torch.enable_grad(), _activations(tensors) as held:
-        out = model.run(tensors, few)
+    try:
+        with torch.enable_grad(), _activations(tensors) as held:
+            out = model.run(tensors, few)
+    except RuntimeError as error:
+        if not refuses_hooks(error):
+            raise
+        with torch.enable_grad():
+            out = model.run(tensors, few)
+        held = {out.dtype: sum(t.nbytes for t in tensors.values()) + len(out) * out[0].nbytes}  # a guess
     precision = max({dtype, out.dtype, *held}, key=lambda kind: torch.finfo(kind).eps)
     _refuse_foreign(out, tensors)
     jvp.require_finite(out)

@@ -19,7 +19,6 @@ import logging
 import os
 import re
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -41,6 +40,7 @@ FORMAT, VERSION = "genkernel.tiles", 1
 MANIFEST, TASKS, GRADIENTS, SUFFIX = "manifest.json", "tasks", "gradients", ".safetensors"
 _WHAT = "tile store"
 
+_GRADIENTS = re.compile(r"\.?[xy]-\d+-\d+-[0-9a-f]+\.npz(\.part)?")
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -104,7 +104,7 @@ class TileStore:
             else:
                 if record is not None:
                     _wipe(path)
-                shutil.rmtree(path / GRADIENTS, ignore_errors=True)  # of a run that nothing is known about
+                _remove_gradients(path)  # of a run that nothing is known about
                 now = _now()
                 record = {"identity": identity, "plan": None, "created": now, "updated": now, "finished": None}
                 _write(path, record)
@@ -172,8 +172,8 @@ class TileStore:
 
     def finish(self) -> None:
         """Note that no task is left: from now on the store is only read, and several processes may."""
-        shutil.rmtree(self.gradients, ignore_errors=True)
         if not self.is_finished:
+            _remove_gradients(self.path)
             self._update(finished=_now())
 
     def _update(self, **entries: Any) -> None:
@@ -434,8 +434,10 @@ def _make(path: Path) -> None:
         if path.exists() and not path.is_dir():
             raise OutputError(f"cannot keep tiles in {path}: it is not a folder (give a folder, or a new name)")
         if path.is_dir() and not (path / MANIFEST).exists():
-            own = (LOCK, TASKS, GRADIENTS)
-            others = sorted(p.name for p in path.iterdir() if p.name not in own and p.suffix != ".part")
+            ours = {LOCK, TASKS}
+            if all(_GRADIENTS.fullmatch(p.name) for p in (path / GRADIENTS).glob("*")):
+                ours.add(GRADIENTS)
+            others = sorted(p.name for p in path.iterdir() if p.name not in ours and p.suffix != ".part")
             if others:
                 raise InputError(
                     f"{path} is not empty and holds no tile store (it holds {', '.join(others[:3])}"
@@ -463,6 +465,15 @@ def _wipe(path: Path) -> None:
             file.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"cannot remove the old tiles in {path}: {error.strerror}") from error
+
+
+def _remove_gradients(path: Path) -> None:
+    for file in (path / GRADIENTS).glob("*"):
+        if _GRADIENTS.fullmatch(file.name):
+            with contextlib.suppress(OSError):
+                file.unlink()
+    with contextlib.suppress(OSError):  # it is not there, or holds what is not ours
+        (path / GRADIENTS).rmdir()
 
 
 def _sync_folder(path: Path) -> None:

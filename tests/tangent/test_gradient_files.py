@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ import genkernel as gk
 from genkernel.errors import InputError, OutputError
 from genkernel.tangent import engine, gradient_files, passes, store
 from genkernel.tangent import plan as planning
+from genkernel.tangent.factors import Dense
+from genkernel.tangent.gradient_files import DamagedError, GradientFiles
+from genkernel.tangent.stopwatch import Stopwatch
 from tests.tangent.compare import KINDS, relative_error, samples, shared_model, truth
 from tests.tangent.killable import numbers, same_bits
 from tests.tangent.ranks import torchrun
@@ -180,14 +184,124 @@ def test_damaged_gradients_are_made_again(
     assert (damage == "gone") or ("damaged" in caplog.text and victim.name in caplog.text)
 
 
-def test_a_disk_that_cannot_be_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EIO, "?"), "cannot read .*npz"),
+        (ValueError("?"), "although this run wrote it"),
+    ],
+)
+def test_a_disk_that_cannot_be_read_back(
+    error: Exception, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unreadable(*_: Any) -> Tensor:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        raise error
 
     only_passes(monkeypatch, home="disk")
-    monkeypatch.setattr(gradient_files, "_array", unreadable)
-    with pytest.raises(OutputError, match=r"cannot be read back .* and was written anew before"):
-        compute(tmp_path)
+    whole = compute(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(gradient_files, "_array", unreadable)
+        with pytest.raises(OutputError, match=said):
+            compute(tmp_path / "bad")
+    assert list((tmp_path / "bad").glob("gradients/*.npz"))  # they may be good
+    assert same_bits(compute(tmp_path / "bad"), whole)
+
+
+@pytest.mark.parametrize("size", [300, 40_000])
+def test_no_flipped_bit_goes_unnoticed(size: int, tmp_path: Path) -> None:
+    """Not in headers either, which say how much there is to read and how."""
+
+    def files() -> GradientFiles:
+        return GradientFiles(tmp_path, {"w": (size,)}, {}, 1 << 20)
+
+    task = planning.Task("pass-00000", (0, 4), (0, 4), True, ("w",))
+    watch, rows = Stopwatch(torch.device("cpu")), torch.randn(4, size)
+    with files().writing("x", 0, 4, [task], watch) as writer:
+        writer.begin()
+        writer.add(0, "w", Dense(rows), None)
+    ((_, _, _, factor, _),) = files().read("x", task, watch)
+    assert torch.equal(factor.dense(), rows)
+    (path,) = tmp_path.glob("*.npz")
+    data, draw = path.read_bytes(), random.Random(0)
+    places = [*range(200), *range(len(data) - 400, len(data)), *draw.sample(range(len(data)), 200)]
+    for place in places:
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            found = [item[3].dense() for item in files().read("x", task, watch)]
+        except DamagedError:
+            found = []
+        assert all(torch.equal(one, rows) for one in found), place
+
+
+def test_another_number_of_ranks_writes_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches_run: list[int]
+) -> None:
+    only_passes(monkeypatch, home="disk")
+    whole = compute(tmp_path / "whole")
+    real = engine.share
+    with monkeypatch.context() as patch, pytest.raises(Stopped):  # as if another rank had the second half
+        patch.setattr(engine, "share", lambda costs, _: {k: int(i > 9) for i, k in enumerate(real(costs, 1))})
+        stop_at(patch, store.TileStore, "put", 2)
+        compute(tmp_path / "killed")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
+    assert before
+    batches_run.clear()
+    written: list[int] = []
+    add = gradient_files.Writer.add
+    monkeypatch.setattr(
+        gradient_files.Writer, "add", lambda self, *given: written.append(given[0]) or add(self, *given)
+    )
+    assert same_bits(compute(tmp_path / "killed"), whole)
+    assert batches_run and set(written) == {1, 2}  # of three cotangents, the first was complete
+
+
+def test_memory_that_runs_out_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only_passes(monkeypatch, home="disk")
+    compute(tmp_path)
+    victim = sorted((tmp_path / "tasks").iterdir())[-1]  # computed again from nothing
+    whole = compute(tmp_path)
+    victim.unlink()
+    real, failed = engine.GradientPass.run, [0]
+
+    def scarce(self: Any, *args: Any, **options: Any) -> None:
+        failed[0] += 1
+        if failed[0] < 3:
+            raise MemoryError
+        real(self, *args, **options)
+
+    monkeypatch.setattr(engine.GradientPass, "run", scarce)
+    found = compute(tmp_path)
+    for name, values in whole.items():
+        assert relative_error(found[name].double(), values.double()) < EXACT
+
+
+def test_files_take_what_was_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(40, 60), torch.nn.Tanh(), torch.nn.Linear(60, 50), torch.nn.Tanh())
+    only_passes(monkeypatch, parts=9, home="disk")
+    sizes_: list[int] = []
+    add = gradient_files.GradientFiles.added
+    monkeypatch.setattr(
+        gradient_files.GradientFiles,
+        "added",
+        lambda self, *args: sizes_.append(args[3].stat().st_size) or add(self, *args),
+    )
+    K = gk.kernel(net, torch.randn(64, 40), cotangents=gk.total(), store=tmp_path)
+    assert K.meta["tasks"] > 9
+    kept = 64 * 4 * ((40 + 60) + (60 + 50) + 60 + 50)
+    assert kept < sum(sizes_) < 1.1 * kept + 20_000 * len(sizes_)  # plain: 1.4 MB
+
+
+def test_a_folder_of_the_users_own_stays(tmp_path: Path) -> None:
+    mine = tmp_path / "gradients" / "mine.pt"
+    mine.parent.mkdir()
+    mine.write_text("precious")
+    net, x, _ = small()
+    with pytest.raises(InputError, match="not empty"):
+        gk.kernel(net, x, store=tmp_path)
+    assert mine.read_text() == "precious"
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches_run: list[int]) -> None:
