@@ -64,6 +64,8 @@ PART, SMALLER = 6, (1, 4, 16)
 BUS = 2e10
 #: and to and from files, which are written where that takes less than half the time and saves more than some seconds
 DISK, WORTH = 5e8, 20.0
+#: seconds to open one
+OPENING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -435,10 +437,11 @@ def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
             groups, largest, passes = known[each]
             need = sizes.fixed + max(running, beside + (0 if home == "host" else largest * together))
             cotangents = together if sizes.outputs == 1 else sizes.count
+            times = passes * -(-sizes.count // cotangents)
             if home == "disk":
                 seconds = _run_seconds(sizes, sizes.samples, batch, sizes.count)
+                seconds += OPENING * times * -(-sizes.samples // batch)
             else:
-                times = passes * -(-sizes.count // cotangents)
                 seconds = _run_seconds(sizes, sizes.samples, batch, cotangents) * times
             if (max(0, need - budget), seconds) < best:
                 best, chosen = (max(0, need - budget), seconds), (need, batch, cotangents, groups)

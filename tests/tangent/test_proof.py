@@ -248,3 +248,83 @@ def test_a_wrong_rule_behind_a_gate_is_found(gate: float, monkeypatch: pytest.Mo
     true = reference.kernel(alone, x.double(), cotangents=gk.total())
     assert float((K.layers["inner"] - true).norm()) <= 1e-3 * float(true.norm())
     assert "inner.weight" in K.coverage.by_call + K.coverage.generic
+
+
+class Score(nn.Module):
+    """Differentiates a part of itself by ``torch.func``, which takes no hooks on what autograd saves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(torch.func.grad(lambda v: self.b(v).sum())(torch.tanh(self.a(x))))
+
+
+def test_torch_func_inside_of_a_model() -> None:
+    torch.manual_seed(0)
+    net, x = Score().double(), floats(6, 4)
+    true = reference.kernel(net, x, cotangents=gk.exact_trace())
+    for memory in ("1GiB", 1):
+        assert relative_error(gk.kernel(net, x, cotangents=gk.exact_trace(), memory=memory), true) < EXACT
+    op = gk.operator(net, x, cotangents=gk.exact_trace())
+    assert relative_error(torch.as_tensor(op @ torch.eye(op.shape[1], dtype=torch.float64)), true) < EXACT
+
+
+def test_weights_made_in_inference_mode() -> None:
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        net = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    plain = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
+    plain.load_state_dict({name: value.clone() for name, value in net.state_dict().items()})
+    x = floats(5, 4)
+    K = gk.kernel(net, x, cotangents=gk.exact_trace())
+    assert relative_error(K, reference.kernel(plain, x, cotangents=gk.exact_trace())) < EXACT
+
+
+def test_frozen_statistics_in_the_precision_of_the_run() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2))
+    seen, x = torch.randn(30, 1, 6, 6), torch.randn(5, 1, 6, 6)
+    K = gk.kernel(gk.TangentModel(net, batch_norm="frozen", reference=seen), x, cotangents=gk.total(), dtype="float64")
+    wide = copy.deepcopy(net).double().eval()
+    with torch.no_grad():
+        h = wide[0](seen.double())
+        wide[1].running_mean.copy_(h.mean((0, 2, 3)))
+        wide[1].running_var.copy_(h.var((0, 2, 3), unbiased=False))
+    assert relative_error(K, reference.kernel(wide, x.double(), cotangents=gk.total())) < EXACT
+
+
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.randn(4, 2, dtype=torch.cfloat))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.to(torch.cfloat) @ self.p).real
+
+
+class Empty(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :0]
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "said"),
+    [
+        (lambda: nn.LazyLinear(3), {}, "lazy module has no shape yet: run a batch"),
+        (Complex, {}, "torch.complex64: .*hold it as torch.view_as_real"),
+        (lambda: Empty(4, 3), {}, "without entries has no gradients"),
+        (
+            lambda: nn.Linear(4, 2),
+            {"cotangents": gk.loss(nn.functional.cross_entropy)},
+            r"called as fn\(outputs, batch\)",
+        ),
+        (lambda: nn.Linear(4, 2), {"memory": 1.5}, "not an amount of memory"),
+        (lambda: nn.Linear(4, 2), {"store": 3}, "store is a folder"),
+        (lambda: nn.Linear(4, 2), {"store": ""}, "store is a folder"),
+    ],
+)
+def test_plain_words(make: Any, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        gk.kernel(make(), torch.randn(5, 4), **options)
