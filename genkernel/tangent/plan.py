@@ -44,12 +44,11 @@ def parse_memory(memory: str | int | float) -> int:
         match = re.fullmatch(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*([a-zA-Z]*)\s*", str(memory))
         unit = _UNITS.get(match.group(2).lower()) if match else None
         size = float(match.group(1)) * unit if match and unit else math.nan
-    if isinstance(size, float) and (not math.isfinite(size) or (size is memory and not size.is_integer())):
-        raise InputError(f"memory={memory!r} is not an amount of memory: write '8GiB', '500MB' or a number of bytes")
-    size = int(size)
-    if size <= 0:
+    if math.isfinite(size) and int(size) <= 0:
         raise InputError(f"memory={memory!r} has to be positive")
-    return size
+    if not math.isfinite(size) or (size is memory and size != int(size)):
+        raise InputError(f"memory={memory!r} is not an amount of memory: write '8GiB', '500MB' or a number of bytes")
+    return int(size)
 
 
 #: however small the budget, this much is kept rather than passes of a few coordinates each
