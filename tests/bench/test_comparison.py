@@ -27,7 +27,7 @@ STRANGERS = [
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     cache = tmp_path_factory.mktemp("cache")
-    return runner.compare(["W1-500"], ["loop", *STRANGERS], rounds=3, quick=True, limit=2, cache=cache)
+    return runner.compare(["W1-500"], ["loop", *STRANGERS], rounds=3, quick=True, limit=6, cache=cache)
 
 
 @pytest.fixture(scope="module")
