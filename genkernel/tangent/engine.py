@@ -386,6 +386,7 @@ class _Job(Call):
         home = torch.device("cpu") if plan.home == "host" else None
         sketches: dict[str, tuple[Tensor, Tensor] | None] = {}
         if plan.home == "disk":
+            self._make_room(self.expected)  # beside what the runs that wrote them left
             # they are of the task's columns already
             stash = Stash(total, self.shapes, self.model.device, limit=plan.limit)
             for side, _, _, offset in self._sides():
