@@ -185,6 +185,8 @@ class _Job(Call):
             plan = plan.shared(workers.world, self.count)
         if store is not None:
             store.keep_plan(plan.record())
+            if store.is_finished:  # a task of it may be damaged; others may read it, and nobody would tidy up
+                plan = plan.in_memory()
             if plan.home == "disk":
                 forms = self.left.coverages[0].footprints
                 self.files = GradientFiles(store.gradients, self.shapes, forms, plan.limit)
@@ -237,9 +239,8 @@ class _Job(Call):
         for task in plan.tasks:
             result = store.get(task.name) or {}
             if not result:  # damaged since it was written: every rank finds the same, and the leader keeps it
-                # without files: other processes may be done with the folder
-                alone = replace(plan, home="device") if plan.home == "disk" else plan
-                result = self._compute(task, alone, lambda: None)
+                # other ranks may be done with the files
+                result = self._compute(task, plan.in_memory(), lambda: None)
                 if workers.is_leader:
                     store.put(task.name, result)
             yield task, result

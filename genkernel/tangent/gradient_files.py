@@ -17,7 +17,6 @@ import errno
 import json
 import logging
 import math
-import re
 import secrets
 import zipfile
 from collections import defaultdict
@@ -38,10 +37,10 @@ from genkernel.tangent.factors import Dense, Factor
 from genkernel.tangent.plan import Task
 from genkernel.tangent.stash import columns, compact, finite
 from genkernel.tangent.stopwatch import Stopwatch
+from genkernel.tangent.store import GRADIENT_FILE
 
 log = logging.getLogger("genkernel")
 
-_NAME = re.compile(r"([xy])-(\d+)-(\d+)-[0-9a-f]+\.npz")
 _ABOUT, _BFLOAT16 = "about.json", ".bfloat16"
 #: bytes that are read at a time
 _CHUNK = 1 << 20
@@ -68,7 +67,7 @@ class GradientFiles:
         self._made: set[Path] = set()
         self._held: defaultdict[tuple[str, int], list[tuple[int, Path, frozenset[str]]]] = defaultdict(list)
         for path in sorted(folder.glob("*.npz")) if folder.is_dir() else ():
-            if match := _NAME.fullmatch(path.name):
+            if match := GRADIENT_FILE.fullmatch(path.name):
                 with contextlib.suppress(DamagedError), self._opened(path) as (_, about):
                     tasks = frozenset(about["tasks"])
                     self._held[match[1], int(match[2])].append((int(match[3]), path, tasks))

@@ -205,7 +205,7 @@ class TangentModel:
             found[name] = alias
         for name, buffer in self.module.named_buffers():
             found[name] = self._value(name, buffer, dtype).clone()
-        found.update({name: value for name, value in self._frozen_statistics(dtype).items()})
+        found.update(self._frozen_statistics(dtype))
         return found
 
     def run(self, tensors: Mapping[str, Tensor], batch: Any) -> Tensor:

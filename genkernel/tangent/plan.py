@@ -153,6 +153,10 @@ class Plan:
         kept = ", gradients kept on the host" if self.home == "host" else ""
         return f"{len(self.tasks)} pass(es) over all samples, {self.batch} at a time{kept}"
 
+    def in_memory(self) -> Plan:
+        """The same tasks in the same batches, to the same bits, without files."""
+        return replace(self, home="device") if self.home == "disk" else self
+
     def describe(self) -> str:
         """One sentence."""
         n, m = max(t.rows[1] for t in self.tasks), max(t.cols[1] for t in self.tasks)

@@ -40,7 +40,8 @@ FORMAT, VERSION = "genkernel.tiles", 1
 MANIFEST, TASKS, GRADIENTS, SUFFIX = "manifest.json", "tasks", "gradients", ".safetensors"
 _WHAT = "tile store"
 
-_GRADIENTS = re.compile(r"\.?[xy]-\d+-\d+-[0-9a-f]+\.npz(\.part)?")
+#: names in the folder of gradients: side, first sample and the one behind the last
+GRADIENT_FILE = re.compile(r"\.?([xy])-(\d+)-(\d+)-[0-9a-f]+\.npz(?:\.part)?")
 _TASK = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -435,7 +436,7 @@ def _make(path: Path) -> None:
             raise OutputError(f"cannot keep tiles in {path}: it is not a folder (give a folder, or a new name)")
         if path.is_dir() and not (path / MANIFEST).exists():
             ours = {LOCK, TASKS}
-            if all(_GRADIENTS.fullmatch(p.name) for p in (path / GRADIENTS).glob("*")):
+            if all(GRADIENT_FILE.fullmatch(p.name) for p in (path / GRADIENTS).glob("*")):
                 ours.add(GRADIENTS)
             others = sorted(p.name for p in path.iterdir() if p.name not in ours and p.suffix != ".part")
             if others:
@@ -469,7 +470,7 @@ def _wipe(path: Path) -> None:
 
 def _remove_gradients(path: Path) -> None:
     for file in (path / GRADIENTS).glob("*"):
-        if _GRADIENTS.fullmatch(file.name):
+        if GRADIENT_FILE.fullmatch(file.name):
             with contextlib.suppress(OSError):
                 file.unlink()
     with contextlib.suppress(OSError):  # it is not there, or holds what is not ours
