@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from matplotlib.ticker import NullFormatter
+
 from genkernel.errors import InputError
 from genkernel.plots import style
 
@@ -66,6 +68,7 @@ def _lines(panel: Any, name: str, axis: dict[str, Any], key: str, colors: dict[s
             panel.plot(xs, ys, "o--" if contender == "step" else "o-", color=color, label=contender)
     panel.set_xscale("log")
     panel.set_yscale("log")
+    panel.xaxis.set_minor_formatter(NullFormatter())  # an axis of less than two decades labels them all
 
 
 def _abscissa(name: str, point: dict[str, Any]) -> int:
