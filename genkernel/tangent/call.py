@@ -9,6 +9,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from genkernel.errors import GenkernelError, InputError
 from genkernel.tangent import batches, memory_format
 from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.coverage import Coverage, Look
+from genkernel.tangent.derivation import Geometry
+from genkernel.tangent.factors import Factor
 from genkernel.tangent.fingerprint import fingerprint_structure
-from genkernel.tangent.heap import available, available_on
+from genkernel.tangent.heap import available, available_on, give_back, resident
 from genkernel.tangent.model import TangentModel, check_pair
 from genkernel.tangent.passes import GradientPass
 from genkernel.tangent.plan import Plan, Sizes, make_plan, parse_memory
@@ -194,8 +197,30 @@ class Call:
             raise
 
     def plan(self, sizes: Sizes | None = None) -> Plan:
-        """The plan for this machine as it is now."""
-        return make_plan(sizes or self.sizes(), self._allowed())
+        """The plan for this machine as it is now.
+
+        Where it leaves little of the budget, one batch runs first: what libraries take besides the activations
+        (weights in another order, gaps between blocks) is known from there alone.
+        """
+        sizes = sizes or self.sizes()
+        found = make_plan(sizes, self._allowed())
+        if found.close and self.model.device.type == "cpu":
+            seen = self._resident_in(found.batch) - sizes.running(found.batch)
+            if seen > 0:
+                found = make_plan(replace(sizes, unforeseen=seen), self._allowed())
+        return found
+
+    def _resident_in(self, batch: int) -> int:
+        """Bytes by which the process grows while a batch runs and its gradients are dropped; 0 where none fits."""
+        give_back()
+        before = resident()
+        try:
+            self.left.run(batches.take(self.x, slice(0, batch)), self.cotangents, _Nowhere(), which=[0])
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            return 0
+        return resident() - before
 
     def measured_speed(self) -> Speed:
         """Of a forward and a backward, from a few samples."""
@@ -263,6 +288,19 @@ class Call:
             f"memory= allows {self.budget / 2**20:.0f} MiB, but {there / 2**20:.0f} MiB are free: planning for those"
         )
         return there
+
+
+class _Nowhere:
+    """A sink that keeps nothing."""
+
+    def begin(self) -> None:
+        pass
+
+    def add(self, which: int, parameter: str, factor: Factor, view: Geometry | None) -> None:
+        pass
+
+    def finite(self) -> bool:
+        return True  # the run itself finds out, and says where
 
 
 def _groups(model: TangentModel, by: Grouping) -> dict[str, str] | None:

@@ -32,7 +32,7 @@ from genkernel.tangent.distributed import Workers, current_workers, share
 from genkernel.tangent.fingerprint import fingerprint_call
 from genkernel.tangent.forecast import Forecast
 from genkernel.tangent.gradient_files import DamagedError, GradientFiles
-from genkernel.tangent.heap import GAPS, LIBRARIES, give_back
+from genkernel.tangent.heap import give_back
 from genkernel.tangent.matrices import Matrices, pack
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.passes import GradientPass, Sink, guarded
@@ -193,7 +193,7 @@ class _Job(Call):
         elif plan.home == "disk":
             raise InputError("the plan keeps gradients on disk: give the folder that it was made with as store=")
         say(plan.describe(), logging.WARNING if plan.bytes > plan.budget else logging.INFO, progress, plan.seconds)
-        self.expected, self.limit = plan.bytes, plan.limit
+        self.expected, self.running, self.limit = plan.bytes, plan.running, plan.limit
         for run in (self.left, self.right):
             run.channels_last = run.channels_last and plan.channels_last
         layers = [] if self.group_of is None else list(dict.fromkeys(self.group_of.values()))
@@ -475,7 +475,6 @@ class _Job(Call):
             sink: what takes the gradients of samples start … stop for them.
         """
         n, start, first = batches.size(samples), 0, side == "x"
-        held = run.coverages[0].bytes_per_sample
         while start < n:
             tasks = due(start)
             if isinstance(tasks, int):
@@ -484,7 +483,7 @@ class _Job(Call):
             which = None if any(t.which is None for t in tasks) else sorted({k for t in tasks for k in t.which or ()})
             parameters = {name for t in tasks for name in t.parameters or ()}
             # the first batch makes the stash
-            self._make_room(self.expected if first else int(GAPS * batch * held) + LIBRARIES)
+            self._make_room(self.expected if first else self.running)
             stop = min(n, start + batch)
             part = batches.take(samples, slice(start, stop))
             try:

@@ -65,6 +65,8 @@ BUS = 2e10
 DISK, WORTH = 5e8, 20.0
 #: seconds to open one
 OPENING = 1e-3
+#: passes that leave less of a budget free than this, or this part of it, are tried with one batch
+CLOSE, CLOSE_PART = 64 * 2**20, 16
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class Plan:
         limit: entries of gradients that contractions work on at a time.
         channels_last: batches run so where they can; a resumed run does, too.
         disk_bytes: of the gradients on disk.
+        running: bytes that a batch of a pass takes while it runs.
     """
 
     tasks: tuple[Task, ...]
@@ -118,6 +121,7 @@ class Plan:
     limit: int = SLICE
     channels_last: bool = False
     disk_bytes: int = 0
+    running: int = 0
 
     @property
     def passes(self) -> bool:
@@ -152,6 +156,11 @@ class Plan:
             )
         kept = ", gradients kept on the host" if self.home == "host" else ""
         return f"{len(self.tasks)} pass(es) over all samples, {self.batch} at a time{kept}"
+
+    @property
+    def close(self) -> bool:
+        """It fits, with little room for a batch that takes more than expected."""
+        return self.passes and 0 <= self.budget - self.bytes < max(CLOSE, self.budget // CLOSE_PART)
 
     def in_memory(self) -> Plan:
         """The same tasks in the same batches, to the same bits, without files."""
@@ -201,6 +210,7 @@ class Sizes:
         limit: entries of gradients that contractions work on at a time.
         channels_last: some batches may run so.
         workers: that share the tasks.
+        unforeseen: bytes that a batch was seen to take beyond what activations explain (:meth:`running`).
     """
 
     n: int
@@ -227,6 +237,7 @@ class Sizes:
     limit: int = SLICE
     channels_last: bool = False
     workers: int = 1
+    unforeseen: int = 0
 
     @property
     def rows(self) -> int:
@@ -265,7 +276,8 @@ class Sizes:
         """Bytes of a forward and a backward."""
         gaps = GAPS if self.device == "cpu" else 1.0
         sketch = 2 * self.sketch_bytes * samples // self.samples  # rows of these samples, and what is added to them
-        return int(gaps * samples * self.bytes_per_sample) + 3 * samples * self.example_bytes + sketch
+        held = int(gaps * samples * self.bytes_per_sample) + 3 * samples * self.example_bytes + sketch
+        return held + self.unforeseen
 
     def multiplying(self, n: int, r: int, c: int) -> int:
         """Bytes for the most demanding parameter, and for what waits for P."""
@@ -419,7 +431,7 @@ def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
     least = min(max(kept.values()), LEAST)
     known: dict[int, tuple[list[_Group], int, int]] = {}
     best: tuple[float, float] = (math.inf, math.inf)
-    chosen: tuple[int, int, int, list[_Group]] | None = None
+    chosen: tuple[int, int, int, int, list[_Group]] | None = None
     for together in _halves(sizes.count if sizes.outputs == 1 else 1):
         # totals and layers of the pass, and one product
         multiplying = (min(together, sizes.totals) + sizes.layers + 1) * sizes.matrix + scratch
@@ -447,9 +459,9 @@ def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
             else:
                 seconds = _run_seconds(sizes, sizes.samples, batch, cotangents) * times
             if (max(0, need - budget), seconds) < best:
-                best, chosen = (max(0, need - budget), seconds), (need, batch, cotangents, groups)
+                best, chosen = (max(0, need - budget), seconds), (need, running, batch, cotangents, groups)
     assert chosen is not None
-    need, batch, cotangents, groups = chosen
+    need, running, batch, cotangents, groups = chosen
     seconds = best[1] + _contraction_seconds(sizes, sizes.rows, sizes.cols, rows, sizes.m == 0)
     if home != "device":
         seconds += 2 * sizes.all_kept / (BUS if home == "host" else DISK)
@@ -466,7 +478,7 @@ def _passes(sizes: Sizes, budget: int, home: str = "device") -> Plan:
     ]
     return Plan(
         tuple(tasks), batch, budget, need, seconds, home, limit=sizes.limit, channels_last=sizes.channels_last,
-        disk_bytes=sizes.all_kept if home == "disk" else 0,
+        disk_bytes=sizes.all_kept if home == "disk" else 0, running=running,
     )  # fmt: skip
 
 

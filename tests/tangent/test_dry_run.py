@@ -191,3 +191,61 @@ def test_sketch_without_a_second_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passes, "examine", lambda *_: pytest.fail("proved again"))
     assert gk.plan_sketch(net, x, dim=64, coverage=ahead.coverage).proof_seconds < 0.01
     gk.kernel(net, x, plan=ahead)
+
+
+def narrow() -> tuple[nn.Module, Tensor]:
+    """A network whose 300 gradients take two or more passes in 45 MiB."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(8, 2000), nn.Tanh(), nn.Linear(2000, 600), nn.Tanh(), nn.Linear(600, 3))
+        return net, torch.randn(300, 8)
+
+
+@pytest.mark.parametrize("unforeseen", [0, 4 * 2**20])
+def test_passes_that_leave_little_room_are_tried(unforeseen: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = narrow()
+    asked: list[int] = []
+    sizes: list[Any] = []
+    real = call.make_plan
+
+    def make(given: Any, budget: int) -> Any:
+        sizes.append(given)
+        return real(given, budget)
+
+    def grown(self: call.Call, batch: int) -> int:
+        asked.append(batch)
+        return sizes[0].running(batch) + unforeseen
+
+    monkeypatch.setattr(call, "make_plan", make)
+    monkeypatch.setattr(call.Call, "_resident_in", grown)
+    options: dict[str, Any] = {"memory": "45MiB", "by": None, "cotangents": gk.total()}
+    found = gk.plan(net, x, **options).plan
+    assert len(asked) == 1 and len(sizes) == (2 if unforeseen else 1)
+    assert sizes[-1].unforeseen == unforeseen
+    assert found.bytes <= found.budget
+    assert found.passes and found.running >= unforeseen + sizes[0].running(found.batch)
+    gk.plan(net, x, memory="2GiB", by=None, cotangents=gk.total())
+    assert len(asked) == 1
+
+
+def test_the_trial_batch_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = narrow()
+    options: dict[str, Any] = {"memory": "45MiB", "by": None, "cotangents": gk.total()}
+    K = gk.kernel(net, x, **options)
+    monkeypatch.setattr(call.Call, "_resident_in", lambda self, batch: 0)
+    torch.testing.assert_close(K.values, gk.kernel(net, x, **options).values, rtol=1e-6, atol=1e-9)
+
+
+def test_a_trial_batch_that_does_not_fit_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, x = narrow()
+    real, failed = GradientPass.run, []
+
+    def run(self: GradientPass, *arguments: Any, **options: Any) -> None:
+        if not failed:
+            failed.append(True)
+            raise MemoryError
+        real(self, *arguments, **options)
+
+    monkeypatch.setattr(GradientPass, "run", run)
+    K = gk.kernel(net, x, memory="45MiB", by=None, cotangents=gk.total())
+    assert failed and "2 pass(es)" in K.meta["plan"]
