@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genkernel.runs import json_ready
+
 SCHEMA_VERSION = 1
 
 Array = NDArray[np.float64]
@@ -391,22 +393,3 @@ def _interference_summary(found: Interference | None, levels: Levels) -> Any:
         "preconditioner": found.preconditioner,
         "preconditioned": _interference_summary(found.preconditioned, levels),
     }
-
-
-def json_ready(value: Any) -> Any:
-    """Plain dicts, lists, numbers and strings: arrays become lists, NaN and infinity become None."""
-    if isinstance(value, np.ndarray):
-        return json_ready(value.tolist())
-    if isinstance(value, np.generic):
-        return json_ready(value.item())
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: json_ready(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr}
-    if isinstance(value, dict):
-        return {str(key): json_ready(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_ready(item) for item in value]
-    if value is None or isinstance(value, (str, int, bool)):
-        return value
-    return str(value)

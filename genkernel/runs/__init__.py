@@ -1,7 +1,7 @@
 """Run folders: atomic files, provenance, and the rules for using a finished run again."""
 
 from genkernel.runs.atomic import write_atomic
-from genkernel.runs.codec import pack, unpack
+from genkernel.runs.codec import json_ready, pack, unpack
 from genkernel.runs.folder import RunFolder, finished_files, kernels_of, read_json, run_files
 from genkernel.runs.provenance import Provenance, Stopwatch, data_sha256, versions
 
@@ -11,6 +11,7 @@ __all__ = [
     "Stopwatch",
     "data_sha256",
     "finished_files",
+    "json_ready",
     "kernels_of",
     "pack",
     "read_json",

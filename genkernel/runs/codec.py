@@ -23,18 +23,27 @@ KIND = "@"  # key under which a dataclass names itself, so that unions can be to
 
 
 def pack(value: Any) -> Any:
-    """``value`` in JSON types; fields with ``repr=False`` (replicates) are left out."""
+    """``value`` in JSON types, for :func:`unpack`; fields with ``repr=False`` (replicates) are left out."""
+    return _packed(value, named=True)
+
+
+def json_ready(value: Any) -> Any:
+    """The same for other readers: dataclasses become plain dicts that do not name themselves."""
+    return _packed(value, named=False)
+
+
+def _packed(value: Any, named: bool) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: pack(getattr(value, f.name)) for f in dataclasses.fields(value) if f.repr}
-        return {KIND: type(value).__name__, **fields}
+        fields = {f.name: _packed(getattr(value, f.name), named) for f in dataclasses.fields(value) if f.repr}
+        return {KIND: type(value).__name__, **fields} if named else fields
     if isinstance(value, Mapping):
-        return {str(key): pack(item) for key, item in value.items()}
+        return {str(key): _packed(item, named) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [pack(item) for item in value]
+        return [_packed(item, named) for item in value]
     if isinstance(value, np.ndarray):
-        return pack(value.tolist())
+        return _packed(value.tolist(), named)
     if isinstance(value, np.generic):
-        return pack(value.item())
+        return _packed(value.item(), named)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, (str, bool, int)):

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from genkernel.diffusion.results import DiffusionResult, json_ready
+from genkernel.diffusion.results import DiffusionResult
 from tests.diffusion.fake_result import fake_result
 
 PROMISED = {
@@ -62,9 +62,3 @@ def test_parts_that_were_not_computed_are_null():
     summary = bare.to_summary()
     assert summary["interference"] is None and summary["weighting"] is None and summary["stages"] is None
     assert summary["controls"]["embedding_cosine"] is None and "untrained" not in summary["controls"]
-
-
-def test_json_ready_keeps_types():
-    given = {1: np.float64(2), "a": (np.int64(3), True, None), "b": np.array([[np.nan, 1]]), "c": {"d": math.inf}}
-    assert json_ready(given) == {"1": 2.0, "a": [3, True, None], "b": [[None, 1.0]], "c": {"d": None}}
-    assert isinstance(json_ready(np.int64(3)), int) and json_ready(np.bool_(True)) is True

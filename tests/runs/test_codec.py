@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from genkernel.errors import InputError
-from genkernel.runs import pack, unpack
+from genkernel.runs import json_ready, pack, unpack
 
 
 @dataclass
@@ -60,3 +60,9 @@ def test_what_does_not_fit_is_refused_in_one_sentence() -> None:
     for broken in ({**stored, "@": "Leaf"}, {**stored, "widths": 3}, {"@": "Tree"}, [1, 2]):
         with pytest.raises(InputError, match="the stored Tree cannot be read"):
             unpack(Tree, broken)
+
+
+def test_json_ready_keeps_types():
+    given = {1: np.float64(2), "a": (np.int64(3), True, None), "b": np.array([[np.nan, 1]]), "c": {"d": math.inf}}
+    assert json_ready(given) == {"1": 2.0, "a": [3, True, None], "b": [[None, 1.0]], "c": {"d": None}}
+    assert isinstance(json_ready(np.int64(3)), int) and json_ready(np.bool_(True)) is True
