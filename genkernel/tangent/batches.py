@@ -95,9 +95,11 @@ def place(samples: Any, k: int, batch: Any) -> int | None:
     return int(same.to(torch.uint8).argmax()) if same is not None and bool(same.any()) else None
 
 
-def copy(batch: Any) -> Any:
-    """The same batch in memory of its own."""
-    return tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, batch)
+def copy(batch: Any, *, detach: bool = True) -> Any:
+    """The same batch in memory of its own, cut off from any graph unless ``detach`` is False."""
+    return tree_map(
+        lambda leaf: (leaf.detach() if detach else leaf).clone() if isinstance(leaf, Tensor) else leaf, batch
+    )
 
 
 def move(batch: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:

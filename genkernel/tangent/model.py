@@ -208,14 +208,18 @@ class TangentModel:
         found.update(self._frozen_statistics(dtype))
         return found
 
-    def run(self, tensors: Mapping[str, Tensor], batch: Any) -> Tensor:
+    def run(self, tensors: Mapping[str, Tensor], batch: Any, *, through: bool = False) -> Tensor:
         """``call`` on the module with ``tensors`` in place of its parameters and buffers.
 
         The model gets a copy of the batch: it may write to its inputs.
+
+        Args:
+            through: let derivatives reach the batch.
         """
         n = batches.size(batch)
         with _checkpointing_off():
-            out = functional_call(self._caller, self._everywhere(tensors), (batches.copy(batch),), tie_weights=False)
+            given = batches.copy(batch, detach=not through)
+            out = functional_call(self._caller, self._everywhere(tensors), (given,), tie_weights=False)
         if not isinstance(out, Tensor):
             raise InputError(
                 f"the model returned {type(out).__name__}, not a tensor: give call=lambda module, batch: ... "

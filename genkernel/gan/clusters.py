@@ -1,0 +1,182 @@
+"""Clusters of latents: by known modes, by a classifier's classes, or by k-means on what is generated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genkernel.errors import InputError, NonFiniteError
+
+Array = NDArray[np.float64]
+Features = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Clusters:
+    """Which cluster each latent belongs to.
+
+    Attributes:
+        labels: ``[n]`` 0 … M-1 for the latents analysed.
+        names: ``[M]``.
+        by: how they were found, in one sentence.
+        assign: cluster of other samples, from images ``[k, ...]``; None where it is not known.
+        fixed: the clusters are known beforehand (modes or classes), so that an empty one means a missing mode.
+    """
+
+    labels: NDArray[np.int64]
+    names: list[str]
+    by: str
+    assign: Callable[[Tensor], NDArray[np.int64]] | None = None
+    fixed: bool = True
+
+    @property
+    def count(self) -> int:
+        return len(self.names)
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """Latents per cluster, ``[M]``."""
+        return np.bincount(self.labels, minlength=self.count)
+
+    @property
+    def occupancy(self) -> Array:
+        """Share of the latents per cluster, ``[M]``."""
+        return self.sizes / max(1, len(self.labels))
+
+    def order(self) -> NDArray[np.int64]:
+        """Positions of the latents, cluster by cluster."""
+        return np.argsort(self.labels, kind="stable")
+
+
+def nearest_mode(images: Tensor, modes: Tensor, names: Sequence[str] | None = None) -> Clusters:
+    """The nearest of known modes ``[M, *sample]``, in Euclidean distance.
+
+    Raises:
+        InputError: fewer than two modes, or modes of another shape than the samples.
+    """
+    if len(modes) < 2 or modes.shape[1:] != images.shape[1:]:
+        raise InputError(
+            f"modes have shape [M, {', '.join(map(str, images.shape[1:]))}] with M ≥ 2, not {tuple(modes.shape)}"
+        )
+    centres = modes.detach().double().cpu().flatten(1)
+
+    def assign(x: Tensor) -> NDArray[np.int64]:
+        return torch.cdist(x.detach().double().cpu().flatten(1), centres).argmin(1).numpy()
+
+    return Clusters(assign(images), _names(names, len(modes), "mode"), "the nearest of the known modes", assign)
+
+
+def by_class(images: Tensor, classifier: Features, names: Sequence[str] | None = None) -> Clusters:
+    """The most probable class of a classifier: ``classifier(images) -> logits [n, classes]``.
+
+    Raises:
+        InputError: the classifier does not answer with one row of at least two classes per image.
+    """
+
+    def assign(x: Tensor) -> NDArray[np.int64]:
+        return _scores(classifier, x).argmax(1).numpy()
+
+    classes = _scores(classifier, images).shape[1]
+    return Clusters(assign(images), _names(names, classes, "class"), "the classes of a classifier", assign)
+
+
+def by_label(labels: Any, classes: int, names: Sequence[str] | None = None) -> Clusters:
+    """The labels that a conditional generator was given."""
+    y = torch.as_tensor(labels).long().cpu().numpy()
+    return Clusters(y, _names(names, classes, "class"), "the labels that the generator was given")
+
+
+def k_means(
+    images: Tensor, features: Features | None = None, count: int | None = None, seed: int = 0, most: int = 12
+) -> Clusters:
+    """k-means on features of the samples (the samples themselves by default).
+
+    Args:
+        features: ``features(images) -> [n, f]``; without it the samples, reduced to 50 principal components.
+        count: number of clusters; by default the one from 2 to ``most`` with the largest mean silhouette.
+        seed: of the starting centres.
+
+    Raises:
+        InputError: fewer samples than clusters.
+        NonFiniteError: a feature is NaN or infinite.
+    """
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+    from sklearn.metrics import silhouette_score
+
+    points = _points(images, features)
+    n = len(points)
+    if count is not None and not 1 <= count <= n:
+        raise InputError(f"{n} latents cannot be put into {count} clusters")
+    reduce: Callable[[Array], Array] = lambda p: p  # noqa: E731
+    if features is None and points.shape[1] > 50 and n > 50:
+        reduce = PCA(50, random_state=seed).fit(points).transform
+    points = reduce(points)
+    spread = float(points.std())
+    if not spread > 1e-7 * (1 + float(np.abs(points).max())):
+        raise InputError("all samples are the same, so there is one cluster only: the generator ignores its latent")
+    choices = [count] if count is not None else range(2, min(most, n - 1) + 1)
+    fits = [KMeans(k, n_init=4, random_state=seed).fit(points) for k in choices]
+    if len(fits) > 1:
+        scores = [
+            silhouette_score(points, fit.labels_, sample_size=min(n, 2000), random_state=seed)
+            if len(set(fit.labels_)) > 1
+            else -1.0
+            for fit in fits
+        ]
+        fit = fits[int(np.argmax(scores))]
+        how = f"k-means, {len(fit.cluster_centers_)} clusters (the largest mean silhouette, {max(scores):.2f})"
+    else:
+        fit = fits[0]
+        how = f"k-means, {len(fit.cluster_centers_)} clusters"
+
+    def assign(x: Tensor) -> NDArray[np.int64]:
+        return fit.predict(reduce(_points(x, features))).astype(np.int64)
+
+    where = " on the samples" if features is None else " on features of the samples"
+    labels = fit.labels_.astype(np.int64)
+    return Clusters(labels, _names(None, len(fit.cluster_centers_), "cluster"), how + where, assign, fixed=False)
+
+
+def by_kernel(kernel: Array, count: int, seed: int = 0) -> Clusters:
+    """Spectral clustering of a normalised kernel ``[n, n]`` over latents; negative entries count as 0."""
+    from sklearn.cluster import SpectralClustering
+
+    if not 2 <= count < len(kernel):
+        raise InputError(f"{len(kernel)} latents cannot be put into {count} clusters")
+    affinity = np.clip(kernel, 0, None)
+    labels = SpectralClustering(count, affinity="precomputed", random_state=seed).fit_predict(affinity)
+    return Clusters(labels.astype(np.int64), _names(None, count, "cluster"), "the rows of the kernel", fixed=False)
+
+
+def _points(images: Tensor, features: Features | None) -> Array:
+    found = images.detach() if features is None else _scores(features, images)
+    points = found.double().cpu().flatten(1).numpy()
+    if not np.isfinite(points).all():
+        raise NonFiniteError("the features that clusters are made from hold NaN or infinity")
+    return points
+
+
+def _scores(function: Features, images: Tensor, batch_size: int = 256) -> Tensor:
+    with torch.no_grad():
+        parts = [function(images[s : s + batch_size]) for s in range(0, len(images), batch_size)]
+    if any(not isinstance(p, Tensor) or p.dim() < 2 for p in parts):
+        raise InputError("a classifier, or features, answer with a tensor [n, f] for images [n, ...]")
+    found = torch.cat(parts).detach().flatten(1).cpu()
+    if found.shape[0] != len(images) or found.shape[1] < 2:
+        raise InputError(f"a classifier, or features, answer with [n, f], not with {tuple(found.shape)}")
+    return found
+
+
+def _names(given: Sequence[str] | None, count: int, what: str) -> list[str]:
+    if given is None:
+        return [f"{what} {k}" for k in range(count)]
+    if len(given) != count:
+        raise InputError(f"{count} clusters need {count} names, not {len(given)}")
+    return list(map(str, given))
