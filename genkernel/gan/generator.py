@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ from genkernel.tangent import TangentModel, batches
 from genkernel.tangent.input_jacobian import InputJacobian
 from genkernel.tangent.judgement import Doubt, in_some_precision, tolerance
 from genkernel.tangent.passes import guarded
+
+if TYPE_CHECKING:
+    from genkernel.gan.discriminator import Discriminator
 
 Call = Callable[[nn.Module, dict[str, Any]], Any]
 SPACES = ("z", "w")
@@ -76,6 +79,7 @@ class Generator:
         output_shape: of one generated sample.
         mean_w: w̄ of truncation in w, else None.
         notes: what was assumed or found, in sentences.
+        discriminator: the one that it was loaded with, or None.
 
     Raises:
         InputError: the network cannot be run on such latents (the sentence says what was tried), or an option makes
@@ -118,6 +122,7 @@ class Generator:
         if bad := OWN_KEYS & set(inputs or {}):
             raise InputError(f"a further input cannot be called {min(bad)!r}: that name is the latent's own")
         self.module = module
+        self.discriminator: Discriminator | None = None
         self.name = name or type(module).__name__
         self.classes, self.space = classes, space
         self.inputs = dict(inputs or {})

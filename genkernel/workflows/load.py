@@ -1,8 +1,7 @@
-"""``gk.load``: a checkpoint on disk, or in the hub's cache, → :class:`Denoiser`."""
+"""``gk.load``: a checkpoint on disk, or in the hub's cache, → :class:`Denoiser`, or a GAN's :class:`Generator`."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from genkernel.diffusion import Denoiser, NoiseSchedule
+    from genkernel.diffusion import NoiseSchedule
 
-_LATER = {"gan": "GAN generators", "classifier": "classifiers"}
+_KINDS = ("diffusion", "gan")
+_LATER = {"classifier": "classifiers"}
 
 
 def load(
@@ -39,13 +39,15 @@ def load(
     key: str | None = None,
     download: bool = False,
     trust_pickle: bool = False,
-) -> Denoiser:
-    """Load a diffusion or flow-matching model.
+    **generator: Any,
+) -> Any:
+    """Load a diffusion or flow-matching model (:class:`Denoiser`), or the generator of a GAN (:class:`Generator`).
 
     Args:
         path: a diffusers pipeline or model folder, a hub id ``owner/name`` (from the local cache
             unless ``download``), or a file of weights (then with ``factory``).
-        kind: ``"diffusion"``, or ``None`` to find out.
+        kind: ``"diffusion"``, ``"gan"``, or ``None`` to find out: a generator is what ``latent_shape`` or a
+            ``discriminator`` is given for.
         factory: ``"package.module:Name"``, called with ``factory_args`` to build the network that
             a bare file of weights belongs to.
         device: where to put it; a CUDA device when there is one, else the CPU.
@@ -54,29 +56,53 @@ def load(
         download: allow the network for a hub id.
         trust_pickle: allow a pickle to run code (``--trust-pickle``).
 
-    The remaining arguments are those of :func:`genkernel.wrap`.
+        generator: for GANs, ``discriminator=`` (a file of weights, a module, or a
+            :class:`~genkernel.gan.Discriminator`), ``discriminator_factory=``, ``discriminator_args=``, and the options
+            of :class:`~genkernel.gan.Generator` (``latent_shape``, ``classes``, ``space``, ``truncation``, …).
+
+    The remaining arguments are those of :func:`genkernel.wrap`, for diffusion models.
+
+    Returns:
+        Denoiser or Generator: the latter with its ``discriminator``, where one was given.
 
     Raises:
         MissingError: there is nothing at ``path``; a hub id that is not cached fails at once.
         UnsafeCheckpointError: reading it would run code from it.
-        InputError: it is no diffusion model, or something it needs was not given.
+        InputError: it is neither, or something it needs was not given.
         NonFiniteError: its weights hold NaN or infinity.
     """
     from genkernel.checkpoints import detect, resolve, sha256
+    from genkernel.workflows.factory import from_factory, place
     from genkernel.workflows.wrap import wrap
 
     if kind in _LATER or str(path).startswith("torchvision:"):
         what = _LATER.get(kind or "classifier", "classifiers")
-        raise InputError(f"{what} are not supported by this version of genkernel: it loads diffusion models")
-    if kind not in (None, "diffusion"):
-        raise InputError(f"kind is 'diffusion' (or None to find out), not {kind!r}")
+        raise InputError(f"{what} are not supported by this version of genkernel: it loads diffusion models and GANs")
+    if kind not in (None, *_KINDS):
+        raise InputError(f"kind is {' or '.join(map(repr, _KINDS))} (or None to find out), not {kind!r}")
+    if kind == "gan" or (kind is None and generator):
+        from genkernel.workflows.load_gan import load_generator
+
+        foreign = {
+            "scheduler": scheduler, "schedule": schedule, "prediction_type": prediction_type, "embedding": embedding,
+            "sample_shape": sample_shape, "data_range": data_range, "conditioning": conditioning, "time_mlp": time_mlp,
+        }  # fmt: skip
+        if given := [option for option, value in foreign.items() if value is not None]:
+            raise InputError(f"{given[0]}= belongs to diffusion models, and {min(generator, default='kind')}= to GANs")
+        own = {"call": call, "params": params, **generator}
+        return load_generator(
+            path, factory, factory_args, device, name=name, key=key, trust_pickle=trust_pickle,
+            **{option: value for option, value in own.items() if value is not None},
+        )  # fmt: skip
+    if generator:
+        raise InputError(f"{min(generator)!r} is no option of a diffusion model")
     where = resolve(path, download=download)
-    target = _device(device)
+    target = place(device)
     options: dict[str, Any] = {}
     notes: list[str] = []
     module: nn.Module
     if factory is not None:
-        module, notes = _from_factory(factory, factory_args, where, trust_pickle, key)
+        module, notes = from_factory(factory, factory_args, where, trust_pickle, key)
         module = module.to(target)
     else:
         from genkernel.diffusion import diffusers_adapter as adapter
@@ -128,53 +154,3 @@ def load(
         )
     except InputError as error:
         raise type(error)(f"{path}: {error}") from error
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    import torch
-
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return target
-
-
-def _from_factory(
-    factory: str, factory_args: Mapping[str, Any] | None, path: Path, trust_pickle: bool, key: str | None
-) -> tuple[nn.Module, list[str]]:
-    """Build the network with the user's own code and fill in the weights, strictly."""
-    from torch import nn
-
-    from genkernel.checkpoints import read_state_dict
-
-    place, _, attribute = factory.partition(":")
-    if not place or not attribute:
-        raise InputError(f"factory is 'package.module:Name', not {factory!r}")
-    try:
-        build = importlib.import_module(place)
-        for part in attribute.split("."):
-            build = getattr(build, part)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"the factory {factory!r} cannot be imported: {error}") from error
-    try:
-        module = build(**dict(factory_args or {}))  # type: ignore[operator]
-    except TypeError as error:
-        raise InputError(
-            f"the factory {factory!r} cannot be called with {dict(factory_args or {})}: {error}"
-        ) from error
-    if not isinstance(module, nn.Module):
-        raise InputError(f"the factory {factory!r} built a {type(module).__name__}, not a torch.nn.Module")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: with a factory, give the file of weights")
-    state = read_state_dict(path, trust_pickle=trust_pickle, key=key)
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        reason = lines[1] if len(lines) > 1 else lines[0]
-        raise InputError(f"the weights in {path} do not fit {factory!r}: {reason}") from error
-    return module.eval(), [f"built by {factory}"]

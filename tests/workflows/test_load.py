@@ -241,9 +241,9 @@ def test_configurations_that_do_not_fit(saved, ddpm):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"kind": "gan"}, "GAN generators are not supported by this version"),
+        ({"kind": "gan"}, "does not say what network it belongs to"),
         ({"kind": "classifier"}, "classifiers are not supported"),
-        ({"kind": "vae"}, "kind is 'diffusion'"),
+        ({"kind": "vae"}, "kind is 'diffusion' or 'gan'"),
         ({"device": "toaster"}, "device 'toaster' cannot be used"),
         ({"prediction_type": "noise"}, "prediction_type is"),
         ({"conditioning": {"class_labels": 3, "text": 1}}, "takes no 'text'"),
