@@ -81,14 +81,13 @@ def load(
     if kind not in (None, *_KINDS):
         raise InputError(f"kind is {' or '.join(map(repr, _KINDS))} (or None to find out), not {kind!r}")
     if kind == "gan" or (kind is None and generator):
-        from genkernel.workflows.load_gan import load_generator
+        from genkernel.workflows.load_gan import load_generator, refuse_foreign
 
         foreign = {
             "scheduler": scheduler, "schedule": schedule, "prediction_type": prediction_type, "embedding": embedding,
             "sample_shape": sample_shape, "data_range": data_range, "conditioning": conditioning, "time_mlp": time_mlp,
         }  # fmt: skip
-        if given := [option for option, value in foreign.items() if value is not None]:
-            raise InputError(f"{given[0]}= belongs to diffusion models, and {min(generator, default='kind')}= to GANs")
+        refuse_foreign(foreign)
         own = {"call": call, "params": params, **generator}
         return load_generator(
             path, factory, factory_args, device, name=name, key=key, trust_pickle=trust_pickle,

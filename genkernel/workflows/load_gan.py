@@ -1,4 +1,4 @@
-"""``gk.load`` for GANs: files of weights and the user's own classes → :class:`Generator`."""
+"""``gk.load`` and ``gk.wrap`` for GANs: the user's own classes, and their weights → :class:`Generator`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,33 @@ def options_of_generators() -> frozenset[str]:
     from genkernel.gan import Generator
 
     return frozenset(inspect.signature(Generator).parameters) - _OURS
+
+
+def refuse_foreign(options: Mapping[str, Any]) -> None:
+    """Options of diffusion models that were given for a generator."""
+    if given := [option for option, value in options.items() if value is not None]:
+        raise InputError(f"{given[0]}= belongs to diffusion models, not to a generator")
+
+
+def wrap_generator(module: nn.Module, options: Mapping[str, Any], foreign: Mapping[str, Any]) -> Generator:
+    """A generator in memory, with its discriminator where there is one; see :func:`genkernel.wrap`."""
+    from genkernel.gan import Discriminator, Generator
+
+    refuse_foreign(foreign)
+    own = {option: value for option, value in options.items() if value is not None}
+    discriminator = own.pop("discriminator", None)
+    _refuse_unknown(set(own) - _OURS)
+    found = Generator(module, **own)
+    if discriminator is not None:
+        judge = discriminator if isinstance(discriminator, Discriminator) else for_generator(discriminator, found)
+        found.discriminator = judge
+    return found
+
+
+def _refuse_unknown(options: set[str]) -> None:
+    known = options_of_generators()
+    if unknown := sorted(options - known):
+        raise InputError(f"{unknown[0]!r} is no option of a generator: there are {', '.join(sorted(known))}")
 
 
 def load_generator(
@@ -60,8 +87,7 @@ def load_generator(
     from genkernel.gan import Generator
     from genkernel.workflows.factory import from_factory, place
 
-    if unknown := sorted(set(options) - options_of_generators()):
-        raise InputError(f"{unknown[0]!r} is no option of a generator: there are {', '.join(options_of_generators())}")
+    _refuse_unknown(set(options))
     where = resolve(path)
     if factory is None:
         raise InputError(f"{path} does not say what network it belongs to: pass factory='module:Class'")

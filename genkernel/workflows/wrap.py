@@ -1,4 +1,4 @@
-"""``gk.wrap``: a network in memory and its scheduler → :class:`Denoiser`."""
+"""``gk.wrap``: a network in memory, and its scheduler or latent shape → :class:`Denoiser` or :class:`Generator`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from genkernel.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-    from genkernel.diffusion import Denoiser, NoiseSchedule
+    from genkernel.diffusion import NoiseSchedule
 
 
 def wrap(
@@ -32,8 +32,10 @@ def wrap(
     image_shape: tuple[int, ...] | None = None,
     checkpoint: dict[str, Any] | None = None,
     notes: Iterable[str] = (),
-) -> Denoiser:
-    """Make a :class:`Denoiser` of a diffusers model, or of any ``module(x_t, t, **conditioning)``.
+    **generator: Any,
+) -> Any:
+    """Make a :class:`Denoiser` of a diffusers model or of any ``module(x_t, t, **conditioning)``, or a GAN's
+    :class:`Generator` of any ``module(z)``.
 
     Args:
         module: the network; it is never changed.
@@ -54,6 +56,11 @@ def wrap(
         encode, image_shape: how images become samples, for networks that work on latents.
         checkpoint: provenance of the weights.
         notes: sentences to carry along.
+        generator: for GANs, ``latent_shape=`` and the other options of :class:`~genkernel.gan.Generator`, and
+            ``discriminator=`` (a module, or a :class:`~genkernel.gan.Discriminator`).
+
+    Returns:
+        Denoiser, or Generator where one of its options is given.
 
     Raises:
         InputError: a piece is missing or does not fit; the sentence says which.
@@ -66,6 +73,16 @@ def wrap(
 
     if not isinstance(module, nn.Module):
         raise InputError(f"wrap takes a torch.nn.Module, not {type(module).__name__}")
+    if generator:
+        from genkernel.workflows.load_gan import wrap_generator
+
+        foreign = {
+            "scheduler": scheduler, "schedule": schedule, "prediction_type": prediction_type, "embedding": embedding,
+            "sample_shape": sample_shape, "data_range": data_range, "conditioning": conditioning, "time_mlp": time_mlp,
+            "encode": encode, "image_shape": image_shape,
+        }  # fmt: skip
+        own = {"call": call, "params": params, "name": name, "checkpoint": checkpoint, "notes": notes}
+        return wrap_generator(module, {**own, **generator}, foreign)
     kind = type(module).__name__
     schedule = _schedule(kind, scheduler, schedule, prediction_type)
     notes = list(notes)

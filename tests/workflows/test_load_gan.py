@@ -100,6 +100,20 @@ def test_mistakes(saved: Path, options: dict, error: type[Exception], sentence: 
     assert "\n" not in str(caught.value)
 
 
+def test_wrapped_modules(saved: Path) -> None:
+    import ganmodels  # type: ignore[import-not-found]
+
+    g, d = ganmodels.Generator(), ganmodels.Discriminator()
+    gen = gk.wrap(g, latent_shape=(6, 1, 1), discriminator=d, name="mine")
+    assert gen.module is g and gen.discriminator.module is d and gen.name == "mine"
+    cond = gk.wrap(ganmodels.Generator(classes=3), classes=3, discriminator=ganmodels.Discriminator(classes=3))
+    assert cond.latent_shape == (6, 1, 1) and cond.discriminator.classes == 3
+    with pytest.raises(InputError, match="scheduler= belongs to diffusion models"):
+        gk.wrap(g, scheduler="there", latent_shape=6)
+    with pytest.raises(InputError, match="'latent' is no option of a generator"):
+        gk.wrap(g, latent=6)
+
+
 def test_broken_weights(saved: Path) -> None:
     import ganmodels  # type: ignore[import-not-found]
 
