@@ -39,6 +39,7 @@ class LatentSpectra:
         effective_rank: e^{H(σ²/Σσ²)} ``[n]``.
         rank: ``[n]`` singular values above the noise of the run.
         latents: ``[n]`` positions in the batch they were computed at.
+        noise: relative to the largest, singular values below it are rounding.
         method: how J_z was multiplied: ``"backward"``, or the verified route to J·u.
     """
 
@@ -49,6 +50,7 @@ class LatentSpectra:
     effective_rank: Array
     rank: NDArray[np.int64]
     latents: NDArray[np.int64]
+    noise: float
     method: str = ""
 
     def by_cluster(self, labels: NDArray[np.int64], clusters: int) -> dict[str, Array]:
@@ -145,6 +147,7 @@ def summarise(values: Array, exact: bool, noise: float, latents: NDArray[np.int6
         effective_rank=np.where(total[:, 0] > 0, np.exp(entropy), 0.0),
         rank=real.sum(1).astype(np.int64),
         latents=latents,
+        noise=noise,
         method=method,
     )
 

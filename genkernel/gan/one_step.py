@@ -35,6 +35,7 @@ class OneStep:
 
     Attributes:
         optimizer: ``"sgd"`` or ``"adam"``.
+        latents: n, that the step was made of.
         etas: step sizes ``[k]``, each half of the one before.
         errors: ‖ΔG − η U‖ / ‖ΔG‖ ``[k]``.
         ratios: errors[i]/errors[i+1] ``[k - 1]``: 2 for a smooth network.
@@ -44,6 +45,7 @@ class OneStep:
     """
 
     optimizer: str
+    latents: int
     etas: Array
     errors: Array
     ratios: Array
@@ -60,7 +62,7 @@ def one_step(
     eta: float | None = None,
     halvings: int = 4,
     warmup: int = 4,
-    dtype: torch.dtype | str | None = None,
+    dtype: torch.dtype | str | None = torch.float64,
 ) -> OneStep:
     """Compare real steps of several sizes with the kernel's prediction.
 
@@ -71,7 +73,7 @@ def one_step(
         eta: the largest step size; by default the one that moves samples by about a twentieth of their spread.
         halvings: how often it is halved.
         warmup: with Adam, gradients of parts of the batch that its second moments have seen.
-        dtype: of both sides.
+        dtype: of both sides; float64 by default, because small steps are lost in float32's rounding.
 
     Raises:
         InputError: an unknown optimizer, or a step size that is not positive.
@@ -130,6 +132,7 @@ def one_step(
     found = np.array(errors)
     return OneStep(
         optimizer=optimizer,
+        latents=n,
         etas=np.array(etas),
         errors=found,
         ratios=found[:-1] / found[1:],

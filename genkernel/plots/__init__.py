@@ -5,35 +5,50 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from genkernel.plots.amplification import amplification_matrix
 from genkernel.plots.controls import control_summary
 from genkernel.plots.embedding import embedding_cosines, embedding_interpolation
 from genkernel.plots.interference import interference_map, stage_choice, weighting_change
+from genkernel.plots.latent_jacobian import singular_value_fan
+from genkernel.plots.latent_kernel import kernel_spectrum, latent_kernel_map
 from genkernel.plots.layers import layer_bars
 from genkernel.plots.loss import loss_per_level
 from genkernel.plots.maps import control_maps, kernel_map
+from genkernel.plots.occupancy import cluster_occupancy
+from genkernel.plots.one_step import one_step_error
 from genkernel.plots.profiles import control_profiles, level_locality, locality_profile
 from genkernel.plots.style import to_bytes
+from genkernel.plots.transport import transport_field
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from genkernel.diffusion.results import DiffusionResult
+    from genkernel.gan.results import GanResult
 
 __all__ = [
+    "amplification_matrix",
+    "cluster_occupancy",
     "control_maps",
     "control_profiles",
     "control_summary",
     "diffusion_figures",
     "embedding_cosines",
     "embedding_interpolation",
+    "gan_figures",
     "interference_map",
     "kernel_map",
+    "kernel_spectrum",
+    "latent_kernel_map",
     "layer_bars",
     "level_locality",
     "locality_profile",
     "loss_per_level",
+    "one_step_error",
+    "singular_value_fan",
     "stage_choice",
     "to_bytes",
+    "transport_field",
     "weighting_change",
 ]
 
@@ -60,5 +75,22 @@ def diffusion_figures(result: DiffusionResult) -> dict[str, Callable[[], Figure]
         "weighting": (lambda: weighting_change(result)) if result.weighting else None,
         "stages": (lambda: stage_choice(result)) if result.stages else None,
         "loss": lambda: loss_per_level(result),
+    }
+    return {name: function for name, function in draw.items() if function is not None}
+
+
+def gan_figures(result: GanResult) -> dict[str, Callable[[], Figure]]:
+    """The figures that this result can fill, by file name, in reading order; each is drawn when called."""
+    moved = result.transport is not None
+    draw: dict[str, Callable[[], Figure] | None] = {
+        "kernel": lambda: latent_kernel_map(result),
+        "spectrum": lambda: singular_value_fan(result),
+        "amplification": (lambda: amplification_matrix(result)) if moved else None,
+        "transport": (lambda: transport_field(result))
+        if moved and result.points is not None and result.point_updates is not None
+        else None,
+        "occupancy": lambda: cluster_occupancy(result),
+        "one_step": (lambda: one_step_error(result)) if result.one_step else None,
+        "kernel_spectrum": lambda: kernel_spectrum(result),
     }
     return {name: function for name, function in draw.items() if function is not None}
