@@ -228,7 +228,6 @@ class _Trainer:
         self.generator, self.discriminator = generator.train(), discriminator.train()
         self.average = copy.deepcopy(generator) if recipe.ema else generator
         self._device = next(generator.parameters()).device
-        self._loss = LOSSES[recipe.loss]
         self._weights = list(generator.parameters()), list(discriminator.parameters())
         self._optimizers = [
             torch.optim.Adam(weights, lr=lr, betas=recipe.betas, fused=True)
@@ -247,27 +246,28 @@ class _Trainer:
         Raises:
             NonFiniteError: one of them is NaN or infinite.
         """
-        recipe, n = self._recipe, self._recipe.batch
+        recipe, n = self._recipe.at(step), self._recipe.batch
         draw = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-        self._set_rates(step)
+        self._set_rates(recipe, step)
         total = 0.0
         for _ in range(recipe.d_steps):
             real = self._source.draw(n, draw).to(self._device)
             with torch.no_grad():
                 fake = self.generator(self._latents(n, draw))
             judged = self.discriminator(real.requires_grad_(bool(recipe.r1)))
-            loss = self._loss.discriminator(judged, self.discriminator(fake))
+            loss = LOSSES[recipe.loss].discriminator(judged, self.discriminator(fake))
             if recipe.r1:
                 loss = loss + recipe.r1 * r1(judged, real)
             total += self._descend(1, loss) / recipe.d_steps
-        return total, self._generator_step(draw, step, total)
+        return total, self._generator_step(recipe, draw, step, total)
 
-    def _generator_step(self, draw: torch.Generator, step: int, d_loss: float) -> float:
-        loss = self._loss.generator(self.discriminator(self.generator(self._latents(self._recipe.batch, draw))))
+    def _generator_step(self, recipe: GANRecipe, draw: torch.Generator, step: int, d_loss: float) -> float:
+        judged = self.discriminator(self.generator(self._latents(recipe.batch, draw)))
+        loss = LOSSES[recipe.loss].generator(judged)
         g_loss = self._descend(0, loss)
         if not math.isfinite(d_loss + g_loss):
             raise NonFiniteError(f"the training diverged: a loss is not finite in step {step + 1}. {_CURE}")
-        if self._recipe.ema:
+        if recipe.ema:
             self._update_average()
         return g_loss
 
@@ -285,8 +285,7 @@ class _Trainer:
         self._optimizers[side].step()
         return float(loss.detach())
 
-    def _set_rates(self, step: int) -> None:
-        recipe = self._recipe
+    def _set_rates(self, recipe: GANRecipe, step: int) -> None:
         left = (recipe.steps - step) / recipe.steps
         factor = min(1.0, left / recipe.decay) if recipe.decay else 1.0
         for optimizer, lr in zip(self._optimizers, (recipe.g_lr, recipe.d_lr), strict=True):

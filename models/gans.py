@@ -10,7 +10,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -143,6 +143,8 @@ NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module], dict[str, Any]]] = {
     "stacked-mnist": (DCGANGenerator, DCGANDiscriminator, {"channels": 3}),
 }
 
+_CHANGEABLE = ("loss", "r1", "d_steps", "g_lr", "d_lr", "decay")
+
 
 @dataclass(frozen=True)
 class GANRecipe:
@@ -160,6 +162,8 @@ class GANRecipe:
         batch: samples per step and side.
         steps: generator steps.
         ema: decay of the generator's running average, which is what is saved then; 0 for none.
+        later, later_from: values of ``loss``, ``r1``, ``d_steps``, ``g_lr``, ``d_lr`` or ``decay`` that hold from this
+            part of the steps on, so that a fault can be planted in a healthy run.
         seed: of initialisation, latents and batches.
 
     Raises:
@@ -179,6 +183,8 @@ class GANRecipe:
     batch: int = 128
     steps: int = 3000
     ema: float = 0.0
+    later: dict[str, Any] = field(default_factory=dict)
+    later_from: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -204,6 +210,19 @@ class GANRecipe:
             raise InputError("a Wasserstein critic needs a bound on its slope: give r1 > 0")
         if self.seed < 0:
             raise InputError(f"a seed is a whole number from 0 on, not {self.seed}")
+        if unknown := [name for name in self.later if name not in _CHANGEABLE]:
+            raise InputError(f"what changes later is {', '.join(_CHANGEABLE)}, not {unknown[0]!r}")
+        if not 0 <= self.later_from <= 1:
+            raise InputError(f"later_from is a part of the steps, from 0 to 1, not {self.later_from}")
+        if self.later:
+            self._changed()  # its values are checked as well
+
+    def at(self, step: int) -> GANRecipe:
+        """The recipe that holds in this step."""
+        return self._changed() if self.later and step >= self.later_from * self.steps else self
+
+    def _changed(self) -> GANRecipe:
+        return replace(self, later={}, **self.later)
 
     @property
     def planar(self) -> bool:

@@ -44,6 +44,10 @@ def _median_log(result: GanResult) -> float:
         return float(np.median(np.log10(result.jacobian.condition_number)))
 
 
+def _near(name: str) -> Read:
+    return lambda r: math.nan if r.coverage.neighbours is None else float(getattr(r.coverage.neighbours, name))
+
+
 INDICATORS: dict[str, Indicator] = {
     "driving_dominance": Indicator("driving dominance", 1, _moved("driving_dominance")),
     "axial_coherence": Indicator("axial coherence of updates", 1, _moved("axial_coherence")),
@@ -51,6 +55,7 @@ INDICATORS: dict[str, Indicator] = {
     "raw_coherence": Indicator("signed coherence of the drive", 1, _moved("raw_coherence")),
     "score": Indicator("dominance × coherence", 1, _moved("score")),
     "spread_gain": Indicator("spread gain", -1, _moved("spread_gain")),
+    "spread_cosine": Indicator("spread cosine", -1, _moved("spread_cosine")),
     "foreign_excess": Indicator(
         "foreign share above its baseline",
         1,
@@ -66,6 +71,12 @@ INDICATORS: dict[str, Indicator] = {
     ),
     "diversity": Indicator("mean distance of samples", -1, lambda r: r.coverage.diversity.distance, baseline=True),
     "frechet": Indicator("Fréchet distance to the data", 1, lambda r: r.coverage.frechet, baseline=True),
+    "relative_diversity": Indicator(
+        "diversity relative to the data", -1, lambda r: r.coverage.diversity.relative, baseline=True
+    ),
+    "recall": Indicator("recall of the data", -1, _near("recall"), baseline=True),
+    "coverage": Indicator("coverage of the data", -1, _near("coverage"), baseline=True),
+    "precision": Indicator("precision", -1, _near("precision"), baseline=True),
     "separation": Indicator(
         "discriminator separates real from generated",
         1,

@@ -92,6 +92,14 @@ def spread_gain(samples: Tensor, update: Tensor, eta: float = 1.0) -> float:
     return 2 * float((g * u).sum()) / (eta * total) if total > 0 else math.nan
 
 
+def spread_cosine(samples: Tensor, update: Tensor) -> float:
+    """⟨G − Ḡ, U − Ū⟩ / (‖G − Ḡ‖ ‖U − Ū‖), from −1 (the update contracts only) to 1; NaN where either is constant."""
+    g, u = samples.detach().double().flatten(1), update.detach().double().flatten(1)
+    g, u = g - g.mean(0), u - u.mean(0)
+    size = float(g.norm() * u.norm())
+    return float((g * u).sum()) / size if size > 0 else math.nan
+
+
 def kernel_effective_rank(normalized: Array) -> float:
     """e^{H(λ/Σλ)} of a normalised kernel ``[n, n]``, negative λ (noise) as 0; compare at equal n."""
     values = np.linalg.eigvalsh((normalized + normalized.T) / 2)

@@ -18,6 +18,7 @@ from genkernel.gan.latent_jacobian import LatentSpectra
 from genkernel.gan.latent_kernel import LatentKernel
 from genkernel.gan.one_step import OneStep
 from genkernel.gan.transport import TransportSummary
+from genkernel.gan.verdict import Verdict
 from genkernel.runs import json_ready
 
 SCHEMA_VERSION = 1
@@ -88,6 +89,7 @@ class GanResult:
         coverage: what the samples cover.
         points: samples and their updates in the plane, ``[n, 2]`` and ``[M, n, 2]``, for generators of 2-D points.
         missing: sentences on what could not be computed, and why.
+        verdict: what the indicators add up to; None before they were judged.
         meta: options, notes, seconds.
     """
 
@@ -103,6 +105,7 @@ class GanResult:
     points: Array | None = None
     point_updates: Array | None = None
     missing: list[str] = field(default_factory=list)
+    verdict: Verdict | None = None
     meta: dict[str, Any] = field(default_factory=dict)
 
     def to_summary(self) -> dict[str, Any]:
@@ -111,6 +114,9 @@ class GanResult:
         summary = {
             "schema_version": SCHEMA_VERSION,
             "kind": "gan",
+            "verdict": "unknown" if self.verdict is None else self.verdict.label,
+            "reasons": [] if self.verdict is None else self.verdict.reasons,
+            "evidence": [] if self.verdict is None else self.verdict.evidence,
             "clusters": {
                 "names": self.clusters.names,
                 "occupancy": self.clusters.occupancy,

@@ -78,6 +78,7 @@ class TransportSummary:
         coherence, raw_coherence: signed, of U and of −δ.
         score: dominance × rescaled axial coherence; raw_score: dominance × axial coherence.
         spread_gain: rate of log total variance per unit of learning rate.
+        spread_cosine: cosine of the samples and the update, both about their means: the same without a scale.
         foreign_share: update mass at z that comes from other clusters; foreign_baseline: the share of latents in other
             clusters, which it would be if every latent drove alike.
         inheritance: on fresh latents: the correlation of the clusters' shares there with those here, and the axial
@@ -98,6 +99,7 @@ class TransportSummary:
     score: float
     raw_score: float
     spread_gain: float
+    spread_cosine: float
     foreign_share: float
     foreign_baseline: float
     fresh_share: Array | None
@@ -248,6 +250,7 @@ def summarise(found: Transport, samples: Tensor, drive: Tensor, clusters: Cluste
         score=driving * measures.rescaled(axial, null),
         raw_score=driving * axial,
         spread_gain=measures.spread_gain(samples, found.total),
+        spread_cosine=measures.spread_cosine(samples, found.total),
         foreign_share=1 - own / max(mass.sum(), 1e-300),
         foreign_baseline=1 - float((occupancy**2).sum()),
         fresh_share=fresh_share,
