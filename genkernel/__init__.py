@@ -40,8 +40,10 @@ _HOMES = {
     "load": "genkernel.workflows",
     "wrap": "genkernel.workflows",
     "locality": "genkernel.workflows",
+    "collapse": "genkernel.workflows",
     "doctor": "genkernel.workflows",
     "Report": "genkernel.workflows",
+    "GanReport": "genkernel.workflows",
     "open_run": "genkernel.workflows",
     "GenkernelError": "genkernel.errors",
 }
@@ -73,7 +75,7 @@ if TYPE_CHECKING:
         total,
     )
     from genkernel.tangent.forecast import plan
-    from genkernel.workflows import Report, doctor, load, locality, open_run, wrap
+    from genkernel.workflows import GanReport, Report, collapse, doctor, load, locality, open_run, wrap
 
 
 def __getattr__(name: str) -> Any:

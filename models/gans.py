@@ -164,6 +164,7 @@ class GANRecipe:
         ema: decay of the generator's running average, which is what is saved then; 0 for none.
         later, later_from: values of ``loss``, ``r1``, ``d_steps``, ``g_lr``, ``d_lr`` or ``decay`` that hold from this
             part of the steps on, so that a fault can be planted in a healthy run.
+        later_over: part of the steps over which the learning rates move there, in equal ratios; 0 for at once.
         seed: of initialisation, latents and batches.
 
     Raises:
@@ -185,6 +186,7 @@ class GANRecipe:
     ema: float = 0.0
     later: dict[str, Any] = field(default_factory=dict)
     later_from: float = 0.5
+    later_over: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -212,14 +214,23 @@ class GANRecipe:
             raise InputError(f"a seed is a whole number from 0 on, not {self.seed}")
         if unknown := [name for name in self.later if name not in _CHANGEABLE]:
             raise InputError(f"what changes later is {', '.join(_CHANGEABLE)}, not {unknown[0]!r}")
-        if not 0 <= self.later_from <= 1:
-            raise InputError(f"later_from is a part of the steps, from 0 to 1, not {self.later_from}")
+        for name in ("later_from", "later_over"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is a part of the steps, from 0 to 1, not {getattr(self, name)}")
         if self.later:
             self._changed()  # its values are checked as well
 
     def at(self, step: int) -> GANRecipe:
         """The recipe that holds in this step."""
-        return self._changed() if self.later and step >= self.later_from * self.steps else self
+        since = step / self.steps - self.later_from
+        if not self.later or since < 0:
+            return self
+        changed = self._changed()
+        if since >= self.later_over:
+            return changed
+        part = since / self.later_over
+        rates = {name: getattr(self, name) ** (1 - part) * getattr(changed, name) ** part for name in ("g_lr", "d_lr")}
+        return replace(changed, **rates)
 
     def _changed(self) -> GANRecipe:
         return replace(self, later={}, **self.later)

@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     from genkernel.runs import write_atomic
 
     args = _parser().parse_args(arguments)
-    figures = diffusion_figures(gk.open_run(args.run).result)
+    figures = diffusion_figures(gk.open_run(args.run, kind="diffusion").result)
     wanted = args.only or list(figures)
     if unknown := [name for name in wanted if name not in figures]:
         raise InputError(f"{args.run} has no figure {unknown[0]!r}: it has {', '.join(figures)}")

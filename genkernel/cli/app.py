@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from genkernel import __version__
-from genkernel.cli import bench, compare, demo, diffusion, doctor
+from genkernel.cli import bench, compare, demo, diffusion, doctor, gan
 from genkernel.cli.console import Interrupted, complain, note
 from genkernel.cli.hints import hint
 from genkernel.cli.ranks import Ranks, alone
@@ -55,7 +55,8 @@ def genkernel(
 
     genkernel computes tangent kernels of trained networks, **K(x, x′) = J(x) P J(x′)ᵀ**, and reads answers off
     them: how local in noise level a denoiser's learning is, what carries that locality, which noise levels help or
-    hurt each other. A run ends with one HTML page that works offline, and the numbers behind it.
+    hurt each other; whether the modes of a GAN collapse, and what drives its generator. A run ends with one HTML page
+    that works offline, and the numbers behind it.
 
     Notes and progress go to stderr, results to stdout. Exit status: 0 done, 1 failed while running, 2 wrong input,
     130 interrupted, 143 terminated. Output folders appear complete or not at all.
@@ -71,6 +72,7 @@ def genkernel(
 
 app.command("demo")(demo.demo)
 app.command("diffusion", no_args_is_help=True)(diffusion.diffusion)
+app.command("gan", no_args_is_help=True)(gan.gan)
 app.command("doctor", no_args_is_help=True)(doctor.doctor)
 app.command("compare", no_args_is_help=True)(compare.compare)
 app.command("bench")(bench.bench)
@@ -153,7 +155,7 @@ def _failed(error: BaseException, kind: str) -> int:
         _silence()
         return 1
     if isinstance(error, MemoryError):
-        complain("out of memory: lower --memory, --samples or --levels", kind)
+        complain("out of memory: lower --memory, or --samples, --levels or --latents", kind)
         return 1
     # usage errors of the parser; which class they have depends on typer's version
     if hasattr(error, "format_message"):
@@ -163,7 +165,7 @@ def _failed(error: BaseException, kind: str) -> int:
             complain(f"{message} (see {command} --help)", kind)
         return int(getattr(error, "exit_code", 2))
     if isinstance(error, Exception) and "out of memory" in str(error).lower():
-        complain("the device ran out of memory: lower --memory, --samples or --levels", kind)
+        complain("the device ran out of memory: lower --memory, or --samples, --levels or --latents", kind)
         return 1
     raise error
 

@@ -23,7 +23,7 @@ def compare(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """What differs between two runs, by how much, and is the comparison fair?
+    """What differs between two diffusion runs, by how much, and is the comparison fair?
 
     Prints the differences B − A with standard errors (added in quadrature, as of independent runs) and warns when the
     runs were made with different levels, images or probes. With `--out` it also writes a page with figures.

@@ -130,5 +130,7 @@ def times(text: str | None) -> list[float] | None:
 
 def default_out(checkpoint: str) -> Path:
     """``genkernel-NAME`` in the current folder."""
-    name = Path(checkpoint.rstrip("/")).resolve().name if Path(checkpoint).exists() else checkpoint.split("/")[-1]
+    path = Path(checkpoint).expanduser()
+    there = path.resolve()
+    name = checkpoint.split("/")[-1] if not path.exists() else there.stem if path.is_file() else there.name
     return Path(f"genkernel-{name or 'run'}")

@@ -37,7 +37,13 @@ def doctor(
     """
     from genkernel.workflows import doctor as examine
     from genkernel.workflows.files import read_conditioning
+    from genkernel.workflows.load_gan import is_gan_folder
 
+    if is_gan_folder(checkpoint):
+        raise InputError(
+            f"{checkpoint} holds a GAN, and doctor examines diffusion models: genkernel gan {shlex.quote(checkpoint)} "
+            "analyses it"
+        )
     further: dict[str, Any] = {
         "device": device,
         "conditioning": read_conditioning(conditioning),

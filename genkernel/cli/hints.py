@@ -4,7 +4,19 @@ from __future__ import annotations
 
 # what a message names, what the command line has for it, and which names then need no word of their own
 _FLAGS = (
-    ("factory=", "a file of weights without a configuration needs the Python function gk.load(path, factory=…)"),
+    (
+        "'module:Class' and a scheduler",
+        "a file of weights without a configuration needs the Python function gk.load(path, factory=…)",
+    ),
+    ("discriminator_factory=", "--discriminator-factory MODULE:CLASS"),
+    ("factory=", "--factory MODULE:CLASS, the generator's class"),
+    ("latent_shape=", "--latent-shape 100,1,1"),
+    ("classes=", "--classes N, the number of classes"),
+    ("batch_norm='frozen'", "the flag is --batch-norm frozen"),
+    ("with real=", "the flag is --data"),
+    ("real_range=", "--real-range -1,1"),
+    ("inputs=", "this needs the Python function gk.wrap(module, inputs=…)"),
+    ("modes=", "--modes FILE, with one mode per row"),
     ("sample_shape=", "this needs the Python function gk.load(path, sample_shape=…)"),
     ("conditioning=", "--conditioning zeros, or --conditioning FILE with one array per argument"),
     ("scheduler=", "--scheduler FOLDER, with its scheduler_config.json"),

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from genkernel.errors import InputError, NonFiniteError
+from genkernel.tangent.restore import restored
 
 Array = NDArray[np.float64]
 Features = Callable[[Tensor], Tensor]
+
+
+class OneClusterError(InputError):
+    """All samples are the same, so that there is nothing to tell apart."""
 
 
 @dataclass
@@ -27,6 +33,8 @@ class Clusters:
         by: how they were found, in one sentence.
         assign: cluster of other samples, from images ``[k, ...]``; None where it is not known.
         fixed: the clusters are known beforehand (modes or classes), so that an empty one means a missing mode.
+        kind: ``"modes"``, ``"classes"`` (of a classifier), ``"labels"`` (that a conditional generator was given),
+            ``"k-means"``, ``"kernel"``, ``"one"`` (all together) or ``"given"``.
     """
 
     labels: NDArray[np.int64]
@@ -34,6 +42,7 @@ class Clusters:
     by: str
     assign: Callable[[Tensor], NDArray[np.int64]] | None = None
     fixed: bool = True
+    kind: str = "given"
 
     @property
     def count(self) -> int:
@@ -69,7 +78,9 @@ def nearest_mode(images: Tensor, modes: Tensor, names: Sequence[str] | None = No
     def assign(x: Tensor) -> NDArray[np.int64]:
         return torch.cdist(x.detach().double().cpu().flatten(1), centres).argmin(1).numpy()
 
-    return Clusters(assign(images), _names(names, len(modes), "mode"), "the nearest of the known modes", assign)
+    return Clusters(
+        assign(images), _names(names, len(modes), "mode"), "the nearest of the known modes", assign, kind="modes"
+    )
 
 
 def by_class(images: Tensor, classifier: Features, names: Sequence[str] | None = None) -> Clusters:
@@ -80,16 +91,19 @@ def by_class(images: Tensor, classifier: Features, names: Sequence[str] | None =
     """
 
     def assign(x: Tensor) -> NDArray[np.int64]:
-        return _scores(classifier, x).argmax(1).numpy()
+        return answers(classifier, x, fewest=2).argmax(1).numpy()
 
-    classes = _scores(classifier, images).shape[1]
-    return Clusters(assign(images), _names(names, classes, "class"), "the classes of a classifier", assign)
+    logits = answers(classifier, images, fewest=2)
+    labels = logits.argmax(1).numpy()
+    return Clusters(
+        labels, _names(names, logits.shape[1], "class"), "the classes of a classifier", assign, kind="classes"
+    )
 
 
 def by_label(labels: Any, classes: int, names: Sequence[str] | None = None) -> Clusters:
     """The labels that a conditional generator was given."""
     y = torch.as_tensor(labels).long().cpu().numpy()
-    return Clusters(y, _names(names, classes, "class"), "the labels that the generator was given")
+    return Clusters(y, _names(names, classes, "class"), "the labels that the generator was given", kind="labels")
 
 
 def k_means(
@@ -104,6 +118,7 @@ def k_means(
 
     Raises:
         InputError: fewer samples than clusters.
+        OneClusterError: all samples are the same.
         NonFiniteError: a feature is NaN or infinite.
     """
     from sklearn.cluster import KMeans
@@ -120,7 +135,9 @@ def k_means(
     points = reduce(points)
     spread = float(points.std())
     if not spread > 1e-7 * (1 + float(np.abs(points).max())):
-        raise InputError("all samples are the same, so there is one cluster only: the generator ignores its latent")
+        raise OneClusterError(
+            "all samples are the same, so there is one cluster only: the generator ignores its latent"
+        )
     choices = [count] if count is not None else range(2, min(most, n - 1) + 1)
     fits = [KMeans(k, n_init=4, random_state=seed).fit(points) for k in choices]
     if len(fits) > 1:
@@ -141,7 +158,12 @@ def k_means(
 
     where = " on the samples" if features is None else " on features of the samples"
     labels = fit.labels_.astype(np.int64)
-    return Clusters(labels, _names(None, len(fit.cluster_centers_), "cluster"), how + where, assign, fixed=False)
+    return Clusters(labels, _names(None, len(fit.cluster_centers_), "cluster"), how + where, assign, False, "k-means")
+
+
+def one_cluster(n: int) -> Clusters:
+    """All n latents together."""
+    return Clusters(np.zeros(n, dtype=np.int64), ["all"], "one cluster", fixed=False, kind="one")
 
 
 def by_kernel(kernel: Array, count: int, seed: int = 0) -> Clusters:
@@ -152,26 +174,40 @@ def by_kernel(kernel: Array, count: int, seed: int = 0) -> Clusters:
         raise InputError(f"{len(kernel)} latents cannot be put into {count} clusters")
     affinity = np.clip(kernel, 0, None)
     labels = SpectralClustering(count, affinity="precomputed", random_state=seed).fit_predict(affinity)
-    return Clusters(labels.astype(np.int64), _names(None, count, "cluster"), "the rows of the kernel", fixed=False)
+    return Clusters(
+        labels.astype(np.int64), _names(None, count, "cluster"), "the rows of the kernel", None, False, "kernel"
+    )
 
 
-def _points(images: Tensor, features: Features | None) -> Array:
-    found = images.detach() if features is None else _scores(features, images)
-    points = found.double().cpu().flatten(1).numpy()
-    if not np.isfinite(points).all():
-        raise NonFiniteError("the features that clusters are made from hold NaN or infinity")
-    return points
+def answers(function: Features, images: Tensor, batch_size: int = 256, fewest: int = 1) -> Tensor:
+    """``[n, f]`` on the CPU: what a classifier, or features, say of images ``[n, *out]``.
 
+    A module is run in evaluation mode, and is as it was afterwards.
 
-def _scores(function: Features, images: Tensor, batch_size: int = 256) -> Tensor:
-    with torch.no_grad():
+    Raises:
+        InputError: there is not one row of at least ``fewest`` numbers per image.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        if isinstance(function, nn.Module):
+            stack.enter_context(restored(function))
+            for module in function.modules():
+                module.training = False
         parts = [function(images[s : s + batch_size]) for s in range(0, len(images), batch_size)]
     if any(not isinstance(p, Tensor) or p.dim() < 2 for p in parts):
         raise InputError("a classifier, or features, answer with a tensor [n, f] for images [n, ...]")
     found = torch.cat(parts).detach().flatten(1).cpu()
-    if found.shape[0] != len(images) or found.shape[1] < 2:
+    if found.shape[0] != len(images) or found.shape[1] < fewest:
         raise InputError(f"a classifier, or features, answer with [n, f], not with {tuple(found.shape)}")
     return found
+
+
+def _points(images: Tensor, features: Features | None) -> Array:
+    found = images.detach() if features is None else answers(features, images)
+    points = found.double().cpu().flatten(1).numpy()
+    if not np.isfinite(points).all():
+        raise NonFiniteError("the features that clusters are made from hold NaN or infinity")
+    return points
 
 
 def _names(given: Sequence[str] | None, count: int, what: str) -> list[str]:

@@ -22,12 +22,15 @@ class Indicator:
         label: for tables and figures.
         worse: +1 when a larger value is expected of a collapsing generator, −1 when a smaller one is.
         read: its value in a result; NaN where what it needs is missing.
+        group: what it looks at: ``"kernel"``, ``"drive"`` (what the discriminator sends), ``"geometry"`` (∂G/∂z) or
+            ``"coverage"`` (samples).
         baseline: it looks at samples or logits alone and needs no kernel and no Jacobian.
     """
 
     label: str
     worse: int
     read: Read
+    group: str
     baseline: bool = False
 
 
@@ -49,38 +52,42 @@ def _near(name: str) -> Read:
 
 
 INDICATORS: dict[str, Indicator] = {
-    "driving_dominance": Indicator("driving dominance", 1, _moved("driving_dominance")),
-    "axial_coherence": Indicator("axial coherence of updates", 1, _moved("axial_coherence")),
-    "coherence": Indicator("signed coherence of updates", 1, _moved("coherence")),
-    "raw_coherence": Indicator("signed coherence of the drive", 1, _moved("raw_coherence")),
-    "score": Indicator("dominance × coherence", 1, _moved("score")),
-    "spread_gain": Indicator("spread gain", -1, _moved("spread_gain")),
-    "spread_cosine": Indicator("spread cosine", -1, _moved("spread_cosine")),
+    "driving_dominance": Indicator("driving dominance", 1, _moved("driving_dominance"), "kernel"),
+    "axial_coherence": Indicator("axial coherence of updates", 1, _moved("axial_coherence"), "kernel"),
+    "coherence": Indicator("signed coherence of updates", 1, _moved("coherence"), "kernel"),
+    "raw_coherence": Indicator("signed coherence of the drive", 1, _moved("raw_coherence"), "drive"),
+    "score": Indicator("dominance × coherence", 1, _moved("score"), "kernel"),
+    "spread_gain": Indicator("spread gain", -1, _moved("spread_gain"), "kernel"),
+    "spread_cosine": Indicator("spread cosine", -1, _moved("spread_cosine"), "kernel"),
     "foreign_excess": Indicator(
         "foreign share above its baseline",
         1,
         lambda r: math.nan if r.transport is None else r.transport.foreign_share - r.transport.foreign_baseline,
+        "kernel",
     ),
-    "kernel_effective_rank": Indicator("effective rank of the kernel", -1, lambda r: r.kernel.effective_rank),
-    "kernel_mean": Indicator("mean cosine of the kernel", 1, lambda r: r.kernel.mean_off_diagonal),
-    "condition_number": Indicator("log₁₀ condition of ∂G/∂z", 1, _median_log),
-    "log_volume": Indicator("log-volume of ∂G/∂z", -1, _median("log_volume")),
-    "jacobian_effective_rank": Indicator("effective rank of ∂G/∂z", -1, _median("effective_rank")),
+    "kernel_effective_rank": Indicator("effective rank of the kernel", -1, lambda r: r.kernel.effective_rank, "kernel"),
+    "kernel_mean": Indicator("mean cosine of the kernel", 1, lambda r: r.kernel.mean_off_diagonal, "kernel"),
+    "condition_number": Indicator("log₁₀ condition of ∂G/∂z", 1, _median_log, "geometry"),
+    "log_volume": Indicator("log-volume of ∂G/∂z", -1, _median("log_volume"), "geometry"),
+    "jacobian_effective_rank": Indicator("effective rank of ∂G/∂z", -1, _median("effective_rank"), "geometry"),
     "occupancy_dominance": Indicator(
-        "occupancy dominance", 1, lambda r: dominance(r.clusters.occupancy), baseline=True
+        "occupancy dominance", 1, lambda r: dominance(r.clusters.occupancy), "coverage", baseline=True
     ),
-    "diversity": Indicator("mean distance of samples", -1, lambda r: r.coverage.diversity.distance, baseline=True),
-    "frechet": Indicator("Fréchet distance to the data", 1, lambda r: r.coverage.frechet, baseline=True),
+    "diversity": Indicator(
+        "mean distance of samples", -1, lambda r: r.coverage.diversity.distance, "coverage", baseline=True
+    ),
+    "frechet": Indicator("Fréchet distance to the data", 1, lambda r: r.coverage.frechet, "coverage", baseline=True),
     "relative_diversity": Indicator(
-        "diversity relative to the data", -1, lambda r: r.coverage.diversity.relative, baseline=True
+        "diversity relative to the data", -1, lambda r: r.coverage.diversity.relative, "coverage", baseline=True
     ),
-    "recall": Indicator("recall of the data", -1, _near("recall"), baseline=True),
-    "coverage": Indicator("coverage of the data", -1, _near("coverage"), baseline=True),
-    "precision": Indicator("precision", -1, _near("precision"), baseline=True),
+    "recall": Indicator("recall of the data", -1, _near("recall"), "coverage", baseline=True),
+    "coverage": Indicator("coverage of the data", -1, _near("coverage"), "coverage", baseline=True),
+    "precision": Indicator("precision", -1, _near("precision"), "coverage", baseline=True),
     "separation": Indicator(
         "discriminator separates real from generated",
         1,
         lambda r: math.nan if r.drive is None else r.drive.separation,
+        "drive",
         baseline=True,
     ),
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,23 +55,31 @@ class OneStep:
 
 
 def one_step(
+    generator: Generator, batch: dict[str, Any], drive: Tensor, *, optimizer: str = "sgd", **options: Any
+) -> OneStep:
+    """:func:`one_steps` with one optimizer."""
+    return one_steps(generator, batch, drive, (optimizer,), **options)[0]
+
+
+def one_steps(
     generator: Generator,
     batch: dict[str, Any],
     drive: Tensor,
+    optimizers: Sequence[str] = OPTIMIZERS,
     *,
-    optimizer: str = "sgd",
     eta: float | None = None,
     halvings: int = 4,
     warmup: int = 4,
     dtype: torch.dtype | str | None = torch.float64,
-) -> OneStep:
-    """Compare real steps of several sizes with the kernel's prediction.
+) -> list[OneStep]:
+    """Compare real steps of several sizes with the kernel's prediction, for several optimizers.
 
     Args:
         batch: n latents; the loss is the mean over them.
         drive: δ ``[n, *out]`` there.
-        optimizer: ``"sgd"``, or ``"adam"`` (β₁ = 0, β₂ = 0.999, with second moments from ``warmup`` gradients before).
-        eta: the largest step size; by default the one that moves samples by about a twentieth of their spread.
+        optimizers: ``"sgd"``, or ``"adam"`` (β₁ = 0, β₂ = 0.999, with second moments from ``warmup`` gradients before).
+        eta: the largest step size; by default the one that moves samples by about a twentieth of their spread (of their
+            size, where they are all the same).
         halvings: how often it is halved.
         warmup: with Adam, gradients of parts of the batch that its second moments have seen.
         dtype: of both sides; float64 by default, because small steps are lost in float32's rounding.
@@ -78,67 +87,99 @@ def one_step(
     Raises:
         InputError: an unknown optimizer, or a step size that is not positive.
     """
-    if optimizer not in OPTIMIZERS:
-        raise InputError(f"optimizer is 'sgd' or 'adam', not {optimizer!r}")
+    for optimizer in optimizers:
+        if optimizer not in OPTIMIZERS:
+            raise InputError(f"optimizer is 'sgd' or 'adam', not {optimizer!r}")
     if halvings < 1 or (eta is not None and not eta > 0):
         raise InputError("a check needs a positive step size and at least one halving")
     model = generator.tangent
     n = batches.size(batch)
     op = operator(model, batch, dtype=dtype, progress=False)
     gradient = op.vjp(drive / n)
-    names = model.parameter_names
-    before = model.state()
-
-    def stepped(lr: float) -> tuple[Vector, Preconditioner | None]:
-        """Weights after one real step, and the P it used."""
-        weights = {name: before[name].to(op.dtype).clone().requires_grad_(True) for name in names}
-        made: torch.optim.Optimizer
-        if optimizer == "sgd":
-            made = torch.optim.SGD([(name, weights[name]) for name in names], lr=lr)
-        else:
-            made = torch.optim.Adam([(name, weights[name]) for name in names], lr=0.0, betas=(0.0, 0.999))
-            for part in range(warmup):
-                rows = torch.arange(n) % warmup == part
-                _set(weights, op.vjp(torch.where(_column(rows, drive), drive, 0) / max(1, int(rows.sum()))))
-                made.step()
-            made.param_groups[0]["lr"] = lr
-        _set(weights, gradient)
-        made.step()
-        P = (
-            Preconditioner.from_optimizer(made.state_dict(), model, kind="adam", learning_rates="exclude")
-            if optimizer == "adam"
-            else None
-        )
-        return {name: weights[name].detach() for name in names}, P
-
-    _, P = stepped(0.0)
-    direction = gradient
-    if P is not None:
-        rows = P.to(model.device, op.dtype).apply({name: g[None] for name, g in gradient.items()})
-        direction = {name: row[0] for name, row in rows.items()}
-    U = -op.jvp(direction)
     start = _outputs(model, batch, op.dtype)
-    if eta is None:
-        spread = float((start - start.mean(0)).double().norm())
-        eta = 0.05 * (spread if spread > 0 else float(start.double().norm())) / max(float(U.double().norm()), 1e-300)
-    etas = [eta / 2**k for k in range(halvings + 1)]
-    errors, movement = [], []
-    for lr in etas:
-        weights, _ = stepped(lr)
-        moved = _outputs(model.at(weights, strict=False), batch, op.dtype) - start
-        size = float(moved.double().norm())
-        errors.append(float((moved - lr * U).double().norm()) / size if size else math.nan)
-        movement.append(size / math.sqrt(n))
-    found = np.array(errors)
-    return OneStep(
-        optimizer=optimizer,
-        latents=n,
-        etas=np.array(etas),
-        errors=found,
-        ratios=found[:-1] / found[1:],
-        movement=np.array(movement),
-        buffers=_buffers(generator, batch),
-    )
+    # parts of the batch by themselves: latents without drive would only cost time
+    rows = [torch.arange(part, n, warmup) for part in range(min(warmup, n))] if "adam" in optimizers else []
+    seen = [
+        operator(model, batches.take(batch, r), dtype=dtype, progress=False).vjp(drive[r.to(drive.device)] / len(r))
+        for r in rows
+    ]
+    buffers = _buffers(generator, batch)
+    found = []
+    for optimizer in optimizers:
+        step = _Step(model, op.dtype, optimizer, gradient, seen if optimizer == "adam" else [])
+        U = -op.jvp(step.direction())
+        largest = eta or 0.05 * _scale(start) / max(float(U.double().norm()), 1e-300)
+        etas = [largest / 2**k for k in range(halvings + 1)]
+        errors, movement = [], []
+        for lr in etas:
+            moved = _outputs(model.at(step.weights(lr), strict=False), batch, op.dtype) - start
+            size = float(moved.double().norm())
+            errors.append(float((moved - lr * U).double().norm()) / size if size else math.nan)
+            movement.append(size / math.sqrt(n))
+        values = np.array(errors)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a linear generator has no error at all
+            ratios = values[:-1] / values[1:]
+        found.append(
+            OneStep(
+                optimizer=optimizer,
+                latents=n,
+                etas=np.array(etas),
+                errors=values,
+                ratios=ratios,
+                movement=np.array(movement),
+                buffers=buffers,
+            )
+        )
+    return found
+
+
+class _Step:
+    """A real step of a torch optimizer, of any size.
+
+    Args:
+        gradient: of the loss.
+        seen: gradients of steps of size zero before it, which fill second moments.
+    """
+
+    def __init__(self, model: TangentModel, dtype: torch.dtype, kind: str, gradient: Vector, seen: list[Vector]):
+        state = model.state()
+        self._before = {name: state[name].to(dtype) for name in model.parameter_names}
+        self._model, self._kind, self._gradient, self._seen = model, kind, gradient, seen
+
+    def weights(self, lr: float) -> Vector:
+        """After the step."""
+        return {name: weight.detach() for name, weight in self._made(lr)[0].items()}
+
+    def direction(self) -> Vector:
+        """P g, with the P that the optimizer uses."""
+        if self._kind == "sgd":
+            return self._gradient
+        state = self._made(0.0)[1].state_dict()
+        P = Preconditioner.from_optimizer(state, self._model, kind="adam", learning_rates="exclude")
+        some = next(iter(self._gradient.values()))
+        rows = P.to(some.device, some.dtype).apply({name: g[None] for name, g in self._gradient.items()})
+        return {name: row[0] for name, row in rows.items()}
+
+    def _made(self, lr: float) -> tuple[Vector, torch.optim.Optimizer]:
+        weights = {name: weight.clone().requires_grad_(True) for name, weight in self._before.items()}
+        made: torch.optim.Optimizer
+        if self._kind == "sgd":
+            made = torch.optim.SGD(list(weights.items()), lr=lr)
+        else:
+            made = torch.optim.Adam(list(weights.items()), lr=0.0, betas=(0.0, 0.999))
+        for gradient in self._seen:
+            _set(weights, gradient)
+            made.step()
+        made.param_groups[0]["lr"] = lr
+        _set(weights, self._gradient)
+        made.step()
+        return weights, made
+
+
+def _scale(start: Tensor) -> float:
+    """The spread of samples, or their size where they are the same, or 1 for each where that is zero as well."""
+    spread, size = float((start - start.mean(0)).double().norm()), float(start.double().norm())
+    return spread if spread > 1e-7 * size else size or math.sqrt(len(start))
 
 
 def _buffers(generator: Generator, batch: dict[str, Any]) -> float:
@@ -165,7 +206,3 @@ def _outputs(model: TangentModel, batch: dict[str, Any], dtype: torch.dtype) -> 
 def _set(weights: Vector, gradient: Vector) -> None:
     for name, weight in weights.items():
         weight.grad = gradient[name].clone().to(weight)
-
-
-def _column(rows: Tensor, like: Tensor) -> Tensor:
-    return rows.to(like.device).reshape(-1, *[1] * (like.dim() - 1))

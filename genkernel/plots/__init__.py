@@ -17,6 +17,7 @@ from genkernel.plots.maps import control_maps, kernel_map
 from genkernel.plots.occupancy import cluster_occupancy
 from genkernel.plots.one_step import one_step_error
 from genkernel.plots.profiles import control_profiles, level_locality, locality_profile
+from genkernel.plots.scores import score_field
 from genkernel.plots.style import to_bytes
 from genkernel.plots.transport import transport_field
 
@@ -45,6 +46,7 @@ __all__ = [
     "locality_profile",
     "loss_per_level",
     "one_step_error",
+    "score_field",
     "singular_value_fan",
     "stage_choice",
     "to_bytes",
@@ -88,6 +90,9 @@ def gan_figures(result: GanResult) -> dict[str, Callable[[], Figure]]:
         "amplification": (lambda: amplification_matrix(result)) if moved else None,
         "transport": (lambda: transport_field(result))
         if moved and result.points is not None and result.point_updates is not None
+        else None,
+        "score": (lambda: score_field(result))
+        if result.score is not None and result.score.fields is not None and result.points is not None
         else None,
         "occupancy": lambda: cluster_occupancy(result),
         "one_step": (lambda: one_step_error(result)) if result.one_step else None,

@@ -2,5 +2,6 @@
 
 from genkernel.report.comparison import compare_page
 from genkernel.report.diffusion import diffusion_page
+from genkernel.report.gan import gan_page
 
-__all__ = ["compare_page", "diffusion_page"]
+__all__ = ["compare_page", "diffusion_page", "gan_page"]

@@ -7,8 +7,9 @@ from typing import Any
 
 from genkernel.plots.style import number, pair
 from genkernel.report.captions import COMPARISON
-from genkernel.report.diffusion import headline, provenance_facts, short
 from genkernel.report.page import Table, pictures, render
+from genkernel.report.provenance import provenance_facts
+from genkernel.report.words import headline, short
 
 
 def compare_page(summary: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], drawn: Mapping[str, bytes]) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from genkernel.diffusion.results import LevelKernel
@@ -12,6 +11,8 @@ from genkernel.plots.names import MEANINGS, control_title, kernels
 from genkernel.plots.style import number, pair
 from genkernel.report.captions import LIMITS, SECTIONS, TERMS
 from genkernel.report.page import Number, Table, pictures, render
+from genkernel.report.provenance import citation, finished_at, provenance_facts
+from genkernel.report.words import fixed, headline, interval, short
 
 if TYPE_CHECKING:
     from genkernel.diffusion.results import DiffusionResult
@@ -60,9 +61,9 @@ def diffusion_page(result: DiffusionResult, provenance: Mapping[str, Any], drawn
         limits=LIMITS,
         terms=TERMS,
         notes=_notes(result, provenance),
-        facts=provenance_facts(provenance, result),
+        facts=provenance_facts(provenance, result.meta.get("coverage")),
         citation=citation(),
-        finished=str(provenance.get("finished") or "").replace("T", " ").replace("+00:00", " UTC"),
+        finished=finished_at(provenance),
     )
 
 
@@ -198,56 +199,6 @@ def interference_tables(result: DiffusionResult) -> list[Table]:
     return found
 
 
-# ---------------------------------------------------------------------- provenance
-
-
-def provenance_facts(provenance: Mapping[str, Any], result: DiffusionResult | None = None) -> list[tuple[str, str]]:
-    """``run.json`` in words; empty entries are left out."""
-    checkpoint, data = provenance.get("checkpoint") or {}, provenance.get("data") or {}
-    versions, machine = provenance.get("versions") or {}, provenance.get("machine") or {}
-    memory = provenance.get("peak_memory") or {}
-    timings = dict(provenance.get("timings") or {})
-    arguments = {k: v for k, v in (provenance.get("arguments") or {}).items() if v is not None}
-    facts = [
-        ("Checkpoint", _named_digest(checkpoint.get("name"), checkpoint.get("sha256"))),
-        ("Data", _named_digest(data.get("description"), data.get("sha256"))),
-        ("Arguments", ", ".join(f"{k}={v}" for k, v in arguments.items() if k not in ("checkpoint", "data"))),
-        ("Seed", str(provenance.get("seed"))),
-        ("Device and dtype", f"{provenance.get('device')}, {provenance.get('dtype')}"),
-        ("Versions", ", ".join(f"{k} {v}" for k, v in versions.items())),
-        ("Machine", ", ".join(str(v) for v in _machine(machine, provenance.get("threads")))),
-        ("Time", ", ".join(f"{k} {v:.1f} s" for k, v in timings.items())),
-        ("Peak memory", ", ".join(f"{k} {v / 2**30:.2f} GiB" for k, v in memory.items())),
-    ]
-    coverage = (result.meta.get("coverage") or {}) if result is not None else {}
-    if coverage:
-        generic = coverage.get("generic") or []
-        words = f"{coverage.get('uses', '?')} parameter uses captured and compared with autograd"
-        words += f"; through the generic path: {', '.join(map(str, generic)) or 'none'}"
-        facts.append(("Coverage", words))
-    return [(name, value) for name, value in facts if value]
-
-
-def citation() -> str:
-    """A BibTeX entry for the version that made the page."""
-    from genkernel import __version__
-
-    return (
-        "@software{genkernel,\n"
-        "  title   = {genkernel: stochastic gradient kernels of trained generative models},\n"
-        "  author  = {{The genkernel developers}},\n"
-        f"  version = {{{__version__}}},\n"
-        "  license = {Apache-2.0}\n"
-        "}"
-    )
-
-
-def headline(reading: Sequence[str]) -> list[str]:
-    """The sentences of a reading, the very first on its own, with values and their errors kept on one line."""
-    first, *rest = re.split(r"(?<=\.)\s+(?=[A-Z0-9])", str(reading[0]), maxsplit=1)
-    return [sentence.replace(" ± ", "\u00a0±\u00a0") for sentence in (first, *rest, *map(str, reading[1:]))]
-
-
 def _subtitle(result: DiffusionResult, provenance: Mapping[str, Any]) -> str:
     meta, levels = result.meta, result.levels
     parts = [str(meta["class"])] if meta.get("class") else []
@@ -267,39 +218,3 @@ def _subtitle(result: DiffusionResult, provenance: Mapping[str, Any]) -> str:
 def _notes(result: DiffusionResult, provenance: Mapping[str, Any]) -> list[str]:
     conversions = [f"Images: {step}" for step in (provenance.get("data") or {}).get("conversions") or []]
     return [str(note) for note in result.meta.get("notes") or []] + conversions
-
-
-def _named_digest(name: Any, digest: Any) -> str:
-    parts = [str(name)] if name else []
-    if digest:
-        parts.append(f"sha256 {digest}")
-    return ", ".join(parts)
-
-
-def _machine(machine: Mapping[str, Any], threads: Any) -> list[str]:
-    parts = [str(machine[k]) for k in ("system", "processor") if machine.get(k)]
-    parts += [f"{machine['cores']} cores"] if machine.get("cores") else []
-    parts += [f"{threads} threads"] if threads else []
-    return parts + [str(name) for name in machine.get("accelerators") or []]
-
-
-# ------------------------------------------------------------------------- numbers as text
-
-
-def fixed(value: float | None, digits: int) -> str:
-    if value is None or not math.isfinite(value):
-        return "n/a"
-    return f"{round(float(value), digits) + 0.0:.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def short(value: float | None) -> str:
-    """Three significant digits; "none" for what does not exist."""
-    if value is None or not math.isfinite(value):
-        return "none"
-    return number(float(f"{value:.3g}"))
-
-
-def interval(low: float, high: float) -> str:
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return "n/a"
-    return f"{fixed(low, 3)} … {fixed(high, 3)}"

@@ -55,7 +55,9 @@ def render(template: str, **content: Any) -> str:
     return _environment().get_template(template).render(version=__version__, css=Markup(css), **content)
 
 
-def pictures(drawn: Mapping[str, bytes], names: Iterable[str], *, files: bool = True) -> list[Picture]:
+def pictures(
+    drawn: Mapping[str, bytes], names: Iterable[str], captions: Mapping[str, Caption] = CAPTIONS, *, files: bool = True
+) -> list[Picture]:
     """The figures among ``names`` that were drawn (PNG bytes), ready to be embedded."""
     found = []
     for name in names:
@@ -65,7 +67,7 @@ def pictures(drawn: Mapping[str, bytes], names: Iterable[str], *, files: bool = 
         found.append(
             Picture(
                 name=name,
-                caption=CAPTIONS.get(name, Caption(name.replace("_", " ").capitalize(), "")),
+                caption=captions.get(name, Caption(name.replace("_", " ").capitalize(), "")),
                 source="data:image/png;base64," + base64.b64encode(drawn[name]).decode(),
                 width=width,
                 height=height,

@@ -18,17 +18,20 @@ _HOMES = {
     "doctor": "doctor",
     "DoctorReport": "doctor",
     "locality": "locality",
+    "collapse": "collapse",
     "Report": "report",
+    "GanReport": "report",
     "open_run": "report",
 }
 
-__all__ = ["DoctorReport", "Report", "doctor", "load", "locality", "open_run", "wrap"]
+__all__ = ["DoctorReport", "GanReport", "Report", "collapse", "doctor", "load", "locality", "open_run", "wrap"]
 
 if TYPE_CHECKING:
+    from genkernel.workflows.collapse import collapse
     from genkernel.workflows.doctor import DoctorReport, doctor
     from genkernel.workflows.load import load
     from genkernel.workflows.locality import locality
-    from genkernel.workflows.report import Report, open_run
+    from genkernel.workflows.report import GanReport, Report, open_run
     from genkernel.workflows.wrap import wrap
 
 

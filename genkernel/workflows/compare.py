@@ -12,7 +12,7 @@ import numpy as np
 
 from genkernel.errors import InputError
 from genkernel.runs import RunFolder
-from genkernel.workflows.report import PAGE, PROVENANCE, SUMMARY, Report, open_run
+from genkernel.workflows.report import PAGE, PROVENANCE, SUMMARY, BaseReport, Report, open_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -123,14 +123,23 @@ def compare(a: str | Path | Report, b: str | Path | Report) -> Comparison:
         a, b: run folders, or reports.
 
     Raises:
-        MissingError, InputError: a folder holds no run that can be read.
+        MissingError: a folder holds no finished run.
+        InputError: a run is not of a diffusion model, or cannot be read.
     """
-    first, second = (r if isinstance(r, Report) else open_run(r) for r in (a, b))
+    first, second = (_diffusion(given) for given in (a, b))
     found = Comparison(first, second, _names(a, b, first, second))
     found.rows = _differences(first, second)
     found.half_widths = _half_widths(first, second)
     found.warnings = _warnings(first, second)
     return found
+
+
+def _diffusion(given: Any) -> Report:
+    report = given if isinstance(given, BaseReport) else open_run(given)
+    if not isinstance(report, Report):
+        name = report.folder or f"the {report.kind} run"
+        raise InputError(f"{name} is a run of a {report.kind.upper()}: compare works on diffusion runs")
+    return report
 
 
 def _differences(a: Report, b: Report) -> list[Difference]:

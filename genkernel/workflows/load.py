@@ -45,9 +45,10 @@ def load(
 
     Args:
         path: a diffusers pipeline or model folder, a hub id ``owner/name`` (from the local cache
-            unless ``download``), or a file of weights (then with ``factory``).
+            unless ``download``), a file of weights (then with ``factory``), or the folder of a reference GAN, as
+            ``scripts/train_gan.py`` writes it, whose ``training.json`` says how both networks are built.
         kind: ``"diffusion"``, ``"gan"``, or ``None`` to find out: a generator is what ``latent_shape`` or a
-            ``discriminator`` is given for.
+            ``discriminator`` is given for, and what the folder of a GAN holds.
         factory: ``"package.module:Name"``, called with ``factory_args`` to build the network that
             a bare file of weights belongs to.
         device: where to put it; a CUDA device when there is one, else the CPU.
@@ -80,7 +81,7 @@ def load(
         raise InputError(f"{what} are not supported by this version of genkernel: it loads diffusion models and GANs")
     if kind not in (None, *_KINDS):
         raise InputError(f"kind is {' or '.join(map(repr, _KINDS))} (or None to find out), not {kind!r}")
-    if kind == "gan" or (kind is None and generator):
+    if kind == "gan" or (kind is None and (generator or _is_gan(path))):
         from genkernel.workflows.load_gan import load_generator, refuse_foreign
 
         foreign = {
@@ -95,6 +96,8 @@ def load(
         )  # fmt: skip
     if generator:
         raise InputError(f"{min(generator)!r} is no option of a diffusion model")
+    if _is_gan(path):
+        raise InputError(f"{path} holds a GAN, not a diffusion model: analyse it with genkernel gan (gk.collapse)")
     where = resolve(path, download=download)
     target = place(device)
     options: dict[str, Any] = {}
@@ -153,3 +156,9 @@ def load(
         )
     except InputError as error:
         raise type(error)(f"{path}: {error}") from error
+
+
+def _is_gan(path: str | Path) -> bool:
+    from genkernel.workflows.load_gan import is_gan_folder
+
+    return is_gan_folder(path)

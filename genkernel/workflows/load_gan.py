@@ -1,13 +1,21 @@
-"""``gk.load`` and ``gk.wrap`` for GANs: the user's own classes, and their weights → :class:`Generator`."""
+"""``gk.load`` and ``gk.wrap`` for GANs: the user's own classes, and their weights → :class:`Generator`.
+
+The folder of a reference GAN says by itself how its networks are built. Its ``training.json`` is data, so of the names
+in it only networks of :mod:`genkernel.models` are called, unless the user gives a factory.
+"""
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genkernel.errors import GenkernelError, InputError
+from genkernel.errors import GenkernelError, InputError, MissingError
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +24,75 @@ if TYPE_CHECKING:
     from genkernel.gan import Discriminator, Generator
 
 _OURS = frozenset({"module", "name", "checkpoint", "notes", "discriminator"})
+RECORD, SNAPSHOTS = "training.json", "snapshots"
+_GENERATOR, _DISCRIMINATOR = "G.safetensors", "D.safetensors"
+_OF_OURS = re.compile(r"genkernel\.models\.\w+:\w+")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a folder written by ``scripts/train_gan.py`` says of its networks.
+
+    Attributes:
+        name: for reports.
+        generator, discriminator: files of weights.
+        record: the content of ``training.json``.
+    """
+
+    name: str
+    generator: Path
+    discriminator: Path
+    record: dict[str, Any]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        found = self.record.get("recipe")
+        return found if isinstance(found, dict) else {}
+
+    def side(self, name: str) -> tuple[str, dict[str, Any]]:
+        """Factory and arguments of ``"generator"`` or ``"discriminator"``."""
+        found = self.record[name]
+        return found["factory"], dict(found.get("arguments") or {})
+
+    def facts(self) -> dict[str, str]:
+        """The generator's ``loss`` and the ``data``, by name, where the recipe says them."""
+        later = self.recipe.get("later")
+        found = {**self.recipe, **(later if isinstance(later, dict) else {})}
+        return {name: found[name] for name in ("loss", "data") if isinstance(found.get(name), str)}
+
+    def notes(self) -> list[str]:
+        facts = self.facts()
+        found = []
+        if facts:
+            words = [facts["data"]] if "data" in facts else []
+            words += [f"with the {facts['loss']} loss"] if "loss" in facts else []
+            found.append(f"trained on {' '.join(words)}" if "data" in facts else f"trained {' '.join(words)}")
+        if self.recipe.get("ema"):
+            found.append("the weights are the running average of the trained generator")
+        return found
+
+
+def is_gan_folder(path: str | Path) -> bool:
+    """Whether a folder has a ``training.json`` that says how a generator and a discriminator are built."""
+    return Path(path).expanduser().is_dir() and training_of(path) is not None
+
+
+def training_of(path: str | Path) -> Training | None:
+    """What is recorded of a folder, of the ``G.safetensors`` in it, or of one of its snapshots; None for nothing."""
+    path = Path(path).expanduser()
+    folder, weights = path, path / _GENERATOR
+    if not path.is_dir():
+        if not path.name.endswith(_GENERATOR):
+            return None
+        folder, weights = path.parent.parent if path.parent.name == SNAPSHOTS else path.parent, path
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        good = all(isinstance(record[side]["factory"], str) for side in ("generator", "discriminator"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    name = folder.resolve().name if weights.name == _GENERATOR else f"{folder.resolve().name}, {weights.stem}"
+    judge = weights.with_name(weights.name.removesuffix(_GENERATOR) + _DISCRIMINATOR)
+    return Training(name, weights, judge, record) if good else None
 
 
 def options_of_generators() -> frozenset[str]:
@@ -69,7 +146,7 @@ def load_generator(
     """A generator, with its discriminator where there is one.
 
     Args:
-        path: a file of weights.
+        path: a file of weights, or the folder of a reference GAN (see :class:`Training`).
         factory: ``"package.module:Name"``, called with ``factory_args``.
         device: where to put both; a CUDA device when there is one, else the CPU.
         discriminator: a file of weights, a module, or a :class:`Discriminator`.
@@ -89,40 +166,102 @@ def load_generator(
 
     _refuse_unknown(set(options))
     where = resolve(path)
+    training = training_of(where) if factory is None or where.is_dir() else None
+    notes: list[str] = []
+    if training is not None:
+        where, notes = training.generator, training.notes()
+        if not where.is_file():
+            raise MissingError(f"{path} holds no {where.name}: the training that it is of has not finished")
+        factory, factory_args = _recorded(training, "generator", factory, factory_args)
+        if discriminator is None and training.discriminator.is_file():
+            discriminator = training.discriminator
+        if isinstance(discriminator, (str, Path)):
+            discriminator_factory, discriminator_args = _recorded(
+                training, "discriminator", discriminator_factory, discriminator_args
+            )
+        name = name or training.name
     if factory is None:
         raise InputError(f"{path} does not say what network it belongs to: pass factory='module:Class'")
     target = place(device)
-    module, notes = from_factory(factory, factory_args, where, trust_pickle, key)
+    module, built = from_factory(factory, factory_args, where, trust_pickle, key)
+    facts = training.facts() if training is not None else {}
     try:
         found = Generator(
             module.to(target),
             name=name or where.stem,
-            checkpoint={"name": str(path), "sha256": sha256(where)},
-            notes=notes,
+            checkpoint={"name": str(path), "sha256": sha256(where), **facts},
+            notes=built + notes,
             **options,
         )
     except InputError as error:
         raise type(error)(f"{path}: {error}") from error
     if discriminator is not None:
-        found.discriminator = _judge(
+        found.discriminator = judge(
             discriminator,
+            found,
             discriminator_factory or _counterpart(factory),
             discriminator_args,
-            found,
-            target,
-            trust_pickle,
+            trust_pickle=trust_pickle,
         )
+        found.checkpoint["discriminator"] = judged(discriminator, found.discriminator)
     return found
 
 
-def _judge(
+def _recorded(
+    training: Training, side: str, factory: str | None, arguments: Mapping[str, Any] | None
+) -> tuple[str, Mapping[str, Any]]:
+    """Factory and arguments of one side: those given, else those recorded, as far as they are networks of ours."""
+    recorded, with_arguments = training.side(side)
+    if factory is None and not _is_ours(recorded):
+        given = "factory=" if side == "generator" else "discriminator_factory="
+        raise InputError(
+            f"{training.generator.parent / RECORD} names {recorded!r}, which is no network of genkernel.models: if it "
+            f"may be imported, pass {given}{recorded!r}"
+        )
+    return factory or recorded, with_arguments if arguments is None else arguments
+
+
+def _is_ours(factory: str) -> bool:
+    """Whether it names a network that is defined in :mod:`genkernel.models`."""
+    from torch import nn
+
+    if not _OF_OURS.fullmatch(factory):
+        return False
+    home, _, name = factory.partition(":")
+    try:
+        found = getattr(importlib.import_module(home), name)
+    except (ImportError, AttributeError):
+        return False
+    return isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == home
+
+
+def judged(given: Any, discriminator: Discriminator) -> dict[str, Any]:
+    """Name and sha256 of the discriminator, for provenance; the digest is None for one in memory."""
+    from genkernel.checkpoints import resolve, sha256
+
+    if isinstance(given, (str, Path)):
+        return {"name": str(given), "sha256": sha256(resolve(given))}
+    return {"name": discriminator.name, "sha256": None}
+
+
+def judge(
     given: Any,
-    factory: str | None,
-    arguments: Mapping[str, Any] | None,
     generator: Generator,
-    target: torch.device,
-    trust_pickle: bool,
+    factory: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    trust_pickle: bool = False,
 ) -> Discriminator:
+    """The discriminator of a generator's samples.
+
+    Args:
+        given: a :class:`Discriminator`, a module, or a file of weights (then with ``factory`` and its ``arguments``).
+
+    Raises:
+        MissingError, UnsafeCheckpointError: from reading a file.
+        InputError: no factory, weights that do not fit, or it cannot judge these samples.
+        NonFiniteError: weights hold NaN or infinity.
+    """
     from torch import nn
 
     from genkernel.checkpoints import resolve
@@ -136,6 +275,8 @@ def _judge(
     if isinstance(given, nn.Module):
         module = given
     else:
+        if not isinstance(given, (str, Path)):
+            raise InputError(f"a discriminator is a module or a file of weights, not {type(given).__name__}")
         if factory is None:
             raise InputError(
                 "the file of the discriminator does not say what network it belongs to: pass "
@@ -143,7 +284,7 @@ def _judge(
             )
         where = resolve(given)
         module, notes = from_factory(factory, arguments, where, trust_pickle, None)
-        module, name = module.to(target), where.stem
+        module, name = module.to(generator.device), where.stem
     return for_generator(module, generator, name=name, notes=notes)
 
 
@@ -156,11 +297,27 @@ def for_generator(module: nn.Module, generator: Generator, **options: Any) -> Di
     from genkernel.gan import Discriminator
 
     try:
-        return Discriminator(module, generator.output_shape, **options)
+        found = Discriminator(module, generator.output_shape, **options)
     except GenkernelError:
         if generator.classes is None:
             raise
-    return Discriminator(module, generator.output_shape, classes=generator.classes, **options)
+        options["classes"] = generator.classes
+        found = Discriminator(module, generator.output_shape, **options)
+    if found.output == "probability":
+        plain = Discriminator(module, generator.output_shape, **options, output="logit")
+        if _is_constant(plain):  # such as 0, which lies between 0 and 1 without being a probability
+            return plain
+    return found
+
+
+def _is_constant(discriminator: Discriminator) -> bool:
+    """Whether it answers random samples with one and the same number."""
+    import torch
+
+    x = torch.randn((8, *discriminator.sample_shape), generator=torch.Generator().manual_seed(0))
+    labels = None if discriminator.classes is None else torch.arange(8) % discriminator.classes
+    logits = discriminator.logits(x, labels)
+    return bool((logits == logits.flatten()[0]).all())
 
 
 def _counterpart(factory: str) -> str | None:

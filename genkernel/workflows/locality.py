@@ -246,7 +246,8 @@ def _denoiser(model: Any, device: Any, download: bool, trust_pickle: bool, optio
     if isinstance(model, (str, Path)):
         from genkernel.workflows.load import load
 
-        return load(model, device=device, download=download, trust_pickle=trust_pickle, **options)
+        given = {"kind": "diffusion", **options}
+        return load(model, device=device, download=download, trust_pickle=trust_pickle, **given)
     if isinstance(model, Denoiser):
         if options:
             raise InputError(

@@ -1,43 +1,59 @@
-"""``Report``: a finished analysis, as numbers, as a folder, and read back from one."""
+"""``Report`` and ``GanReport``: a finished analysis, as numbers, as a folder, and read back from one."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar, overload
 
 from genkernel.errors import InputError, MissingError
 from genkernel.runs import Provenance, RunFolder, Stopwatch, finished_files, pack, read_json, unpack
+from genkernel.workflows.arrays import join_arrays, read_arrays, split_arrays, write_arrays
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from genkernel.diffusion.results import DiffusionResult
+    from genkernel.gan.results import GanResult
+    from genkernel.gan.verdict import Evidence
     from genkernel.tangent import Kernel
 
-PAGE, SUMMARY, PROVENANCE, RESULT, KERNEL, WEIGHTING = (
+PAGE, SUMMARY, PROVENANCE, RESULT, ARRAYS, KERNEL, WEIGHTING = (
     "index.html",
     "summary.json",
     "run.json",
     "result.json",
+    "arrays.npz",
     "kernel.npz",
     "weighting.csv",
 )
 
 
-class Report:
+class Result(Protocol):
+    """What an analysis returns: a dataclass of numbers."""
+
+    def to_summary(self) -> dict[str, Any]: ...
+
+
+R = TypeVar("R", bound=Result)
+
+
+class BaseReport(Generic[R]):
     """What an analysis found, and where it came from.
 
     Attributes:
-        result: the numbers (:class:`genkernel.diffusion.results.DiffusionResult`).
+        result: the numbers.
         provenance: versions, arguments, digests, timings.
         folder: where it was saved to or read from; None for a report in memory.
         reused: it was read from a finished run instead of being computed.
     """
 
+    kind: ClassVar[str]
+
     def __init__(
         self,
-        result: DiffusionResult,
+        result: R,
         kernel: Kernel | None = None,
         provenance: Provenance | None = None,
         *,
@@ -52,7 +68,7 @@ class Report:
 
     @property
     def kernel(self) -> Kernel | None:
-        """The sample kernel behind the result; of a saved run it is read from ``kernel.npz`` when asked for."""
+        """The engine's kernel behind the result; of a saved run it is read from ``kernel.npz`` when asked for."""
         if self._kernel is None and self.folder is not None and (self.folder / KERNEL).is_file():
             from genkernel.tangent import Kernel
 
@@ -65,9 +81,7 @@ class Report:
 
     def figures(self) -> dict[str, Figure]:
         """Every figure that this result can fill, by file name, in reading order."""
-        from genkernel.plots import diffusion_figures
-
-        return {name: draw() for name, draw in diffusion_figures(self.result).items()}
+        return {name: draw() for name, draw in self._drawings().items()}
 
     def save(self, out: str | Path | RunFolder, *, layers: bool = False) -> Path:
         """Write the run folder: page, figures, summary, provenance, and the kernel.
@@ -84,10 +98,9 @@ class Report:
             OutputError: the folder cannot be written.
         """
         if not isinstance(out, RunFolder):
-            with RunFolder.create(out, kind="diffusion") as folder:
+            with RunFolder.create(out, kind=self.kind) as folder:
                 return self.save(folder, layers=layers)
         from genkernel.plots import to_bytes
-        from genkernel.report import diffusion_page
 
         drawn: dict[str, bytes] = {}
         with self._stopwatch("figures"):
@@ -96,51 +109,176 @@ class Report:
                 out.write(f"figures/{name}.png", drawn[name])
                 out.write(f"figures/{name}.svg", to_bytes(figure, "svg"))
         out.write_json(SUMMARY, self.summary())
-        out.write_json(RESULT, pack(self.result))
-        if self.result.weighting is not None:
-            out.write(WEIGHTING, self.result.weighting.to_csv())
+        small, large = split_arrays(self.result)
+        out.write_json(RESULT, pack(small))
+        if large:
+            with out.placing(ARRAYS) as path:
+                write_arrays(path, large)
+        for name, content in self._tables().items():
+            out.write(name, content)
         if self.kernel is not None:
             kept = self.kernel if layers else dataclasses.replace(self.kernel, layers={})
             with out.placing(KERNEL) as path:
                 kept.save(path)
         if not self.reused:
             self.provenance.complete(self._stopwatch)
-        out.write(PAGE, diffusion_page(self.result, self.provenance.to_json(), drawn))
+        out.write(PAGE, self._page(drawn))
         self.provenance.files = sorted({*out.files(), PROVENANCE})
         out.write_json(PROVENANCE, self.provenance.to_json())
         self.folder = out.commit()
         return self.folder
 
+    # ------------------------------------------------------------- what each kind has
+
+    @classmethod
+    def _stored(cls) -> tuple[type[R], int]:
+        """The type of the result, and the version of its schema."""
+        raise NotImplementedError
+
+    def _drawings(self) -> Mapping[str, Callable[[], Figure]]:
+        raise NotImplementedError
+
+    def _page(self, drawn: Mapping[str, bytes]) -> str:
+        raise NotImplementedError
+
+    def _tables(self) -> dict[str, str]:
+        """Further files by name."""
+        return {}
+
+    def _where(self) -> str:
+        return f", saved in {self.folder}" if self.folder else ""
+
+
+class Report(BaseReport["DiffusionResult"]):
+    """What :func:`genkernel.locality` found, and where it came from.
+
+    Attributes:
+        result: the numbers (:class:`genkernel.diffusion.results.DiffusionResult`).
+        provenance: versions, arguments, digests, timings.
+        folder: where it was saved to or read from; None for a report in memory.
+        reused: it was read from a finished run instead of being computed.
+    """
+
+    kind = "diffusion"
+
+    @classmethod
+    def _stored(cls) -> tuple[type[DiffusionResult], int]:
+        from genkernel.diffusion.results import SCHEMA_VERSION, DiffusionResult
+
+        return DiffusionResult, SCHEMA_VERSION
+
+    def _drawings(self) -> Mapping[str, Callable[[], Figure]]:
+        from genkernel.plots import diffusion_figures
+
+        return diffusion_figures(self.result)
+
+    def _page(self, drawn: Mapping[str, bytes]) -> str:
+        from genkernel.report import diffusion_page
+
+        return diffusion_page(self.result, self.provenance.to_json(), drawn)
+
+    def _tables(self) -> dict[str, str]:
+        weighting = self.result.weighting
+        return {} if weighting is None else {WEIGHTING: weighting.to_csv()}
+
     def __repr__(self) -> str:
         kernel = self.result.locality
-        where = f", saved in {self.folder}" if self.folder else ""
-        return f"Report(locality index {kernel.index:.3f} ± {kernel.index_stderr:.3f}{where})"
+        return f"Report(locality index {kernel.index:.3f} ± {kernel.index_stderr:.3f}{self._where()})"
 
 
-def open_run(path: str | Path) -> Report:
+class GanReport(BaseReport["GanResult"]):
+    """What :func:`genkernel.collapse` found, and where it came from.
+
+    Attributes:
+        result: the numbers (:class:`genkernel.gan.results.GanResult`).
+        provenance: versions, arguments, digests, timings.
+        folder: where it was saved to or read from; None for a report in memory.
+        reused: it was read from a finished run instead of being computed.
+    """
+
+    kind = "gan"
+
+    @property
+    def verdict(self) -> str:
+        """``"ok"``, ``"watch"``, ``"collapsing"`` or ``"unknown"``."""
+        return "unknown" if self.result.verdict is None else self.result.verdict.label
+
+    @property
+    def evidence(self) -> list[Evidence]:
+        """Every indicator with its value, its range in healthy runs, and what it says."""
+        return [] if self.result.verdict is None else self.result.verdict.evidence
+
+    @classmethod
+    def _stored(cls) -> tuple[type[GanResult], int]:
+        from genkernel.gan.results import SCHEMA_VERSION, GanResult
+
+        return GanResult, SCHEMA_VERSION
+
+    def _drawings(self) -> Mapping[str, Callable[[], Figure]]:
+        from genkernel.plots import gan_figures
+
+        return gan_figures(self.result)
+
+    def _page(self, drawn: Mapping[str, bytes]) -> str:
+        from genkernel.report import gan_page
+
+        return gan_page(self.result, self.provenance.to_json(), drawn)
+
+    def __repr__(self) -> str:
+        table = self.result.clusters
+        size = f"{len(table.labels)} latents, {len(table.names)} clusters"
+        return f"GanReport(verdict {self.verdict!r}, {size}{self._where()})"
+
+
+KINDS: dict[str, type[Report] | type[GanReport]] = {report.kind: report for report in (Report, GanReport)}
+
+
+@overload
+def open_run(path: str | Path, kind: Literal["diffusion"]) -> Report: ...
+
+
+@overload
+def open_run(path: str | Path, kind: Literal["gan"]) -> GanReport: ...
+
+
+@overload
+def open_run(path: str | Path, kind: None = None) -> Report | GanReport: ...
+
+
+def open_run(path: str | Path, kind: str | None = None) -> Report | GanReport:
     """Read a run folder back.
+
+    Args:
+        kind: ``"diffusion"`` or ``"gan"`` where no other kind will do.
+
+    Returns:
+        Report or GanReport: by what the run is of.
 
     Raises:
         MissingError: the folder or one of its files is not there, or the run was never finished.
-        InputError: it is a run of a kind, or of a version, that this one cannot read.
+        InputError: it is a run of another kind, or of a version that this one cannot read.
     """
-    from genkernel.diffusion.results import SCHEMA_VERSION, DiffusionResult
-
     path = Path(path).expanduser()
     summary = read_json(path / SUMMARY)
-    if not isinstance(summary, dict) or summary.get("kind") != "diffusion":
-        kind = summary.get("kind") if isinstance(summary, dict) else None
-        raise InputError(f"{path} holds a run of kind {kind!r}; this version reads diffusion runs")
-    if summary.get("schema_version") != SCHEMA_VERSION:
+    found = summary.get("kind") if isinstance(summary, dict) else None
+    if found not in KINDS:
+        raise InputError(f"{path} holds a run of kind {found!r}; this version reads {' and '.join(KINDS)} runs")
+    if kind is not None and found != kind:
+        raise InputError(f"{path} holds a {found} run, and this needs a {kind} run")
+    family = KINDS[found]
+    stored, version = family._stored()
+    if summary.get("schema_version") != version:
         raise InputError(
-            f"{path} was written with schema {summary.get('schema_version')}, this version reads {SCHEMA_VERSION}: "
-            "run the analysis again"
+            f"{path} was written with schema {summary.get('schema_version')}, this version reads {version}: run the "
+            "analysis again"
         )
     if not finished_files(path):
         raise MissingError(f"the run in {path} is not complete (a file that it lists is missing): run it again")
-    result = unpack(DiffusionResult, read_json(path / RESULT))
+    result: Any = unpack(stored, read_json(path / RESULT))
+    if (path / ARRAYS).is_file():
+        join_arrays(result, read_arrays(path / ARRAYS))
     known = {field.name for field in dataclasses.fields(Provenance)}
-    stored = {k: v for k, v in read_json(path / PROVENANCE).items() if k in known}
-    report = Report(result, None, Provenance(**stored))
+    record = {k: v for k, v in read_json(path / PROVENANCE).items() if k in known}
+    report = family(result, None, Provenance(**record))
     report.folder, report.reused = path, True
     return report

@@ -12,15 +12,16 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from genkernel.errors import InputError, OutputError
 from genkernel.runs import Provenance, RunFolder, finished_files, kernels_of, read_json, versions, write_atomic
 from genkernel.runs.atomic import explain
-from genkernel.workflows.report import PROVENANCE, Report, open_run
+from genkernel.workflows.report import PROVENANCE, open_run
 
 
-def finished(out: str | Path, provenance: Provenance) -> Report | None:
-    """The finished run in ``out`` if it is the one that was asked for; None when there is none.
+def finished(out: str | Path, provenance: Provenance) -> Any:
+    """The report of the finished run in ``out`` if it is the one that was asked for; None when there is none.
 
     Raises:
         InputError: it is another one, or of another version; it is not replaced by a run that was to resume it.

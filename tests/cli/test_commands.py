@@ -56,7 +56,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"genkernel {__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["diffusion"], ["doctor"], ["compare"], ["bench"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["diffusion"], ["gan"], ["doctor"], ["compare"], ["bench"]])
 def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*command, "--help"]) == 0
     said = capsys.readouterr()

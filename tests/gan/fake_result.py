@@ -38,7 +38,15 @@ def planar_result() -> GanResult:
     real = (RING[torch.arange(40) % 8] + 0.02 * torch.randn(40, 2, generator=draw)).double()
     generator, discriminator = planar_networks()
     found, _ = analyze(
-        generator, discriminator, latents=LATENTS, jacobians=16, fresh=12, modes=RING, mode_std=STD, real=real
+        generator,
+        discriminator,
+        latents=LATENTS,
+        jacobians=16,
+        fresh=12,
+        modes=RING,
+        mode_std=STD,
+        real=real,
+        game=True,
     )
     return found
 

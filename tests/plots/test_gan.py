@@ -15,6 +15,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 from matplotlib.quiver import Quiver, QuiverKey
 
 from genkernel.errors import InputError
@@ -24,6 +25,8 @@ from genkernel.plots import (
     gan_figures,
     gan_style,
     one_step_error,
+    plane,
+    score_field,
     singular_value_fan,
     style,
     to_bytes,
@@ -39,7 +42,7 @@ from tests.gan.fake_result import (
     planar_result,
 )
 
-NAMES = ["kernel", "spectrum", "amplification", "transport", "occupancy", "one_step", "kernel_spectrum"]
+NAMES = ["kernel", "spectrum", "amplification", "transport", "score", "occupancy", "one_step", "kernel_spectrum"]
 
 
 def awkward() -> GanResult:
@@ -76,6 +79,15 @@ def one_cluster() -> GanResult:
     return result
 
 
+def recognised() -> GanResult:
+    """A classifier that sees other classes than those that were asked for, one of them empty."""
+    result = copy.deepcopy(image_result())
+    assert result.per_cluster is not None
+    result.per_cluster.recognised = np.array([0.5, 0.2, 0.3, 0.0])
+    result.clusters.occupancy = np.array([0.4, 0.3, 0.3, 0.0])
+    return result
+
+
 RESULTS: dict[str, Callable[[], GanResult]] = {
     "planar": planar_result,
     "collapsed": collapsed_result,
@@ -84,17 +96,19 @@ RESULTS: dict[str, Callable[[], GanResult]] = {
     "alone": alone_result,
     "awkward": awkward,
     "one cluster": one_cluster,
+    "recognised": recognised,
 }
 CASES = [
     (make, name)
     for make, missing in {
         "planar": (),
         "collapsed": ("one_step",),
-        "many": ("one_step",),
-        "images": ("transport",),
-        "alone": ("amplification", "transport", "one_step"),
-        "awkward": ("transport",),
-        "one cluster": ("amplification", "transport", "one_step"),
+        "many": ("one_step", "score"),
+        "images": ("transport", "score"),
+        "alone": ("amplification", "transport", "score", "one_step"),
+        "awkward": ("transport", "score"),
+        "one cluster": ("amplification", "transport", "score", "one_step"),
+        "recognised": ("transport", "score"),
     }.items()
     for name in NAMES
     if name not in missing
@@ -122,10 +136,10 @@ def bars(axes: Axes) -> np.ndarray:
 
 def test_figures_come_in_reading_order_and_only_those_that_can_be_filled() -> None:
     assert list(gan_figures(planar_result())) == NAMES
-    assert list(gan_figures(image_result())) == [name for name in NAMES if name != "transport"]
-    assert list(gan_figures(many_result())) == [name for name in NAMES if name != "one_step"]
+    assert list(gan_figures(image_result())) == [name for name in NAMES if name not in ("transport", "score")]
+    assert list(gan_figures(many_result())) == [name for name in NAMES if name not in ("one_step", "score")]
     assert list(gan_figures(alone_result())) == ["kernel", "spectrum", "occupancy", "kernel_spectrum"]
-    for draw in (amplification_matrix, one_step_error, transport_field):
+    for draw in (amplification_matrix, one_step_error, transport_field, score_field):
         with pytest.raises(InputError, match="this result has no"):
             draw(alone_result())
 
@@ -151,7 +165,7 @@ def test_footer_says_how_it_was_made(name: str) -> None:
         assert part in footer
     if name.startswith("kernel"):
         assert "3 probes" in words(drawn("images", name))
-    if name in ("amplification", "transport", "occupancy"):
+    if name in ("amplification", "transport", "score", "occupancy"):
         assert "non-saturating loss" in footer
 
 
@@ -164,6 +178,7 @@ def test_axes_are_labelled_with_what_they_measure(name: str) -> None:
         "spectrum": "log-volume Σ ln σ\n(nats)",
         "amplification": "per unit of learning rate",
         "transport": "x₁",
+        "score": "cosine between ∇l and s",
         "occupancy": "share (%)",
         "one_step": "step size η",
         "kernel_spectrum": "eigenvalue λ / Σλ",
@@ -175,13 +190,23 @@ def test_the_result_and_the_settings_of_the_user_stay_as_they_are() -> None:
     before, result = dict(matplotlib.rcParams), planar_result()
     summary = copy.deepcopy(result.to_summary())
     points = result.points.copy()  # type: ignore[union-attr]
-    pictures = [to_bytes(gan_figures(result)["transport"](), "png") for _ in range(2)]
-    assert pictures[0] == pictures[1] and pictures[0].startswith(b"\x89PNG")
+    for name in ("transport", "score"):
+        pictures = [to_bytes(gan_figures(result)[name](), "png") for _ in range(2)]
+        assert pictures[0] == pictures[1] and pictures[0].startswith(b"\x89PNG")
     assert dict(matplotlib.rcParams) == before and result.to_summary() == summary
     np.testing.assert_array_equal(result.points, points)
 
 
-@pytest.mark.parametrize(("make", "name"), [("awkward", "spectrum"), ("one cluster", "spectrum"), ("images", "kernel")])
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        ("awkward", "spectrum"),
+        ("one cluster", "spectrum"),
+        ("images", "kernel"),
+        ("planar", "score"),
+        ("planar", "occupancy"),
+    ],
+)
 def test_a_result_that_was_written_and_read_draws_the_same(make: str, name: str) -> None:
     result = RESULTS[make]()
     read = unpack(GanResult, json.loads(json.dumps(pack(result))))  # infinity is null in between
@@ -383,6 +408,78 @@ def test_at_most_eight_drivers_are_drawn_and_other_names_are_counted() -> None:
     assert "and 88 others" in words(figure)
 
 
+def marked(axes: Axes) -> np.ndarray:
+    """The places of known modes on axes."""
+    (crosses,) = [line for line in axes.lines if line.get_marker() == "+"]
+    return np.asarray(crosses.get_xydata())
+
+
+@pytest.mark.parametrize("name", ["transport", "score", "occupancy"])
+def test_known_modes_are_drawn_in_their_places_with_their_widths(name: str) -> None:
+    result = collapsed_result()  # whose samples lie beside one mode only
+    assert result.modes is not None and result.mode_std is not None
+    figure = drawn("collapsed", name)
+    maps = {"transport": figure.axes, "score": figure.axes[:4], "occupancy": figure.axes[1:]}[name]
+    for axes in maps:
+        np.testing.assert_array_equal(marked(axes), result.modes)
+        circles = [patch for patch in axes.patches if isinstance(patch, Circle)]
+        assert [circle.get_radius() for circle in circles] == pytest.approx(plane.NEAR * result.mode_std)
+        (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+        assert ((result.modes > [left, bottom]) & (result.modes < [right, top])).all()
+
+
+def test_modes_of_unknown_width_have_no_circles_and_others_are_not_drawn() -> None:
+    axes = drawn("many", "transport").axes[0]
+    assert len(marked(axes)) == 100 and not [patch for patch in axes.patches if isinstance(patch, Circle)]
+    assert len(drawn("alone", "occupancy").axes) == 1
+
+
+# ------------------------------------------------------------------------------------ scores
+
+
+def test_arrows_are_attraction_repulsion_their_sum_and_the_drive() -> None:
+    result = planar_result()
+    found, points = result.score, result.points
+    assert found is not None and found.fields is not None and points is not None
+    figure = drawn("planar", "score")
+    first, second, both, shown = [arrows for _, arrows in fields(figure)]
+    attraction, repulsion = found.fields.attraction, found.fields.repulsion
+    assert first.scale == second.scale == both.scale
+    for arrows, vectors in ((first, attraction), (second, -repulsion), (both, attraction - repulsion)):
+        drawn_lengths, lengths = np.hypot(arrows.U, arrows.V), np.linalg.norm(vectors, axis=1)
+        cosines = (arrows.U * vectors[:, 0] + arrows.V * vectors[:, 1]) / (drawn_lengths * lengths)
+        np.testing.assert_allclose(cosines, 1, atol=1e-9)
+        longest = drawn_lengths.max()
+        np.testing.assert_allclose(drawn_lengths, np.minimum(lengths, max(longest, 0)), rtol=1e-9)
+        np.testing.assert_array_equal(arrows.XY, points)
+    np.testing.assert_array_equal(shown.get_array(), found.per_sample)
+    assert shown.get_clim() == (-1, 1)
+    (key, other) = [part for axes in figure.axes for part in axes.artists if isinstance(part, QuiverKey)]
+    assert key.label.startswith("‖s‖ = ") and other.label.startswith("‖δ‖ = ")
+
+
+def test_cosines_stand_beside_what_is_attainable() -> None:
+    found = planar_result().score
+    assert found is not None
+    figure = drawn("planar", "score")
+    axes = figure.axes[4]
+    assert bars(axes)[:, 3].sum() == pytest.approx(100) and axes.get_xlim() == (-1, 1)
+    assert [float(np.asarray(line.get_xdata())[0]) for line in axes.lines] == [found.cosine, found.attainable]
+    assert f"attainable {style.pair(found.attainable, found.attainable_std)}" in words(figure)
+    assert "no score difference" not in words(figure)
+
+
+def test_a_critic_is_said_to_show_no_score_difference() -> None:
+    result = copy.deepcopy(planar_result())
+    assert result.score is not None
+    result.score.density_ratio = False
+    assert "∇l is no score difference" in words(score_field(result))
+    result.score.per_sample[:], result.score.cosine = np.nan, math.nan
+    figure = score_field(result)
+    figure.canvas.draw()
+    assert "no cosine" in words(figure)
+
+
 # --------------------------------------------------------------------------------- occupancy
 
 
@@ -403,6 +500,26 @@ def test_occupancy_has_the_shares_of_drive_and_crosses_at_empty_modes() -> None:
     assert f"{len(empty)} of 8 empty: missing modes" in words(figure)
     counted = result.coverage.modes
     assert counted is not None and f"counted: {counted.covered} of 8 covered" in words(figure)
+
+
+def test_what_a_classifier_recognises_stands_beside_what_was_asked_for() -> None:
+    result = recognised()
+    assert result.per_cluster is not None
+    lines = {line.get_label(): line for line in drawn("recognised", "occupancy").axes[0].lines}
+    np.testing.assert_allclose(lines["recognised"].get_ydata(), 100 * result.per_cluster.recognised)
+    assert "recognised" not in {line.get_label() for line in drawn("images", "occupancy").axes[0].lines}
+
+
+def test_modes_in_the_plane_have_discs_of_the_area_of_their_occupancy() -> None:
+    result = collapsed_result()
+    occupancy, modes = result.clusters.occupancy, result.modes
+    assert modes is not None
+    _, plan = drawn("collapsed", "occupancy").axes
+    _, discs = plan.collections
+    np.testing.assert_allclose(discs.get_offsets(), modes[occupancy > 0])
+    np.testing.assert_allclose(discs.get_sizes() / discs.get_sizes().sum(), occupancy[occupancy > 0])
+    (crosses,) = [line for line in plan.lines if line.get_marker() == "x"]
+    np.testing.assert_array_equal(np.asarray(crosses.get_xydata()), modes[occupancy == 0])
 
 
 def test_occupancy_alone_without_a_discriminator() -> None:

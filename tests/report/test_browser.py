@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 import subprocess
@@ -9,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from genkernel.plots import diffusion_figures, to_bytes
-from genkernel.report import diffusion_page
+from genkernel.gan.verdict import Verdict
+from genkernel.plots import diffusion_figures, gan_figures, to_bytes
+from genkernel.report import diffusion_page, gan_page
 from genkernel.runs import Provenance
 from tests.diffusion.fake_result import fake_result
+from tests.gan.fake_result import planar_result
+from tests.report.test_gan_page import evidence, judged
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -33,7 +37,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(BROWSER is None, reason="n
 
 
 @pytest.fixture(scope="module")
-def page() -> str:
+def diffusion() -> str:
     result = fake_result()
     result.layers[0].name = "a_very_long_layer_name." * 8
     result.meta["notes"] = ["x" * 300]
@@ -41,8 +45,21 @@ def page() -> str:
     return diffusion_page(result, Provenance(arguments={"levels": 12}).complete().to_json(), figures)
 
 
+@pytest.fixture(scope="module")
+def gan() -> str:
+    figures = {name: to_bytes(draw(), "png") for name, draw in gan_figures(planar_result()).items()}
+    result = copy.deepcopy(planar_result())
+    result.clusters.names[0] = "a_very_long_class_name." * 8
+    result.meta["generator"]["notes"] = result.missing = ["x" * 300]
+    found = [evidence("an_indicator_with_a_long_name " * 3, source="a long sentence on where it is from " * 4)] * 3
+    verdict = Verdict("watch", ["y" * 300], found)
+    return gan_page(judged(result, verdict), Provenance(arguments={"latents": 12}).complete().to_json(), figures)
+
+
 @pytest.mark.parametrize("width", [360, 380, 768, 1200])
-def test_page_fits_and_fetches_nothing(page: str, tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize("kind", ["diffusion", "gan"])
+def test_page_fits_and_fetches_nothing(request: pytest.FixtureRequest, tmp_path: Path, kind: str, width: int) -> None:
+    page: str = request.getfixturevalue(kind)
     (tmp_path / "page.html").write_text(page.replace("</body>", PROBE + "</body>"))
     (tmp_path / "frame.html").write_text(FRAME.format(width=width))
     command = [str(BROWSER), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]

@@ -125,11 +125,17 @@ def test_runs_that_cannot_be_read(tmp_path: Path) -> None:
         open_run(tmp_path)
     out = Report(fake_result(), None, record()).save(tmp_path / "a")
     summary = json.loads((out / "summary.json").read_text())
-    for change, words in (({"kind": "gan"}, "kind 'gan'"), ({"schema_version": 99}, "schema 99")):
+    for change, words in (
+        ({"kind": "path"}, "kind 'path'; this version reads diffusion and gan runs"),
+        ({"kind": "gan"}, "stored GanResult cannot be read"),
+        ({"schema_version": 99}, "schema 99"),
+    ):
         (out / "summary.json").write_text(json.dumps(summary | change))
         with pytest.raises(InputError, match=words):
             open_run(out)
     (out / "summary.json").write_text(json.dumps(summary))
+    with pytest.raises(InputError, match="holds a diffusion run, and this needs a gan run"):
+        open_run(out, kind="gan")
     (out / "index.html").unlink()
     with pytest.raises(MissingError, match="not complete"):
         open_run(out)

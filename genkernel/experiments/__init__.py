@@ -1,0 +1,1 @@
+"""Studies: many runs, what they show and what they do not."""
