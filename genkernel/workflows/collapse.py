@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from genkernel.errors import InputError
 from genkernel.runs import Provenance, RunFolder, Stopwatch, data_sha256, kernels_of
+from genkernel.workflows.arguments import as_dtype, check_counts, check_memory, described, say_nothing, shared_by_ranks
 from genkernel.workflows.files import read_optimizer
-from genkernel.workflows.locality import _check_counts, _check_memory, _describe, _dtype, _nothing, _shared
 from genkernel.workflows.report import GanReport
 from genkernel.workflows.resume import finished, leave, take_up
 
@@ -126,12 +126,12 @@ def collapse(
     from genkernel.gan.losses import loss_of
     from genkernel.tangent.distributed import current_workers, local_device
 
-    say = say or _nothing
-    _check_counts(latents=(latents, 8), jacobians=(jacobians, 1), probes=(probes, 1), fresh=(fresh, 0))
+    say = say or say_nothing
+    check_counts(latents=(latents, 8), jacobians=(jacobians, 1), probes=(probes, 1), fresh=(fresh, 0))
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise InputError(f"seed has to be a whole number from 0 to 2^63 - 1, not {seed!r}")
-    kind = _dtype(dtype)
-    _check_memory(memory)
+    kind = as_dtype(dtype)
+    check_memory(memory)
     if loss is not None:
         loss_of(loss)
     if precondition is not None and optimizer_state is not None:
@@ -147,7 +147,7 @@ def collapse(
     try:
         with current_workers() as workers:
             if not workers.is_leader:
-                say, progress = _nothing, False
+                say, progress = say_nothing, False
 
             def claim() -> None:
                 nonlocal folder
@@ -206,7 +206,7 @@ def collapse(
                     "features": _function(features),
                     "labels": None if labels is None else _digested(labels),
                     "loss": loss if isinstance(loss, str) else _function(loss),
-                    "preconditioner": _describe(optimizer_state if precondition is None else precondition),
+                    "preconditioner": described(optimizer_state if precondition is None else precondition),
                     "probes": probes,
                     "fresh": fresh,
                     "check": check,
@@ -218,7 +218,7 @@ def collapse(
                 },
             )  # fmt: skip
             provenance.processes = workers.world
-            workers.agree({**_shared(provenance), "out": out is not None, "resume": resume})
+            workers.agree({**shared_by_ranks(provenance), "out": out is not None, "resume": resume})
             if resume and out is not None:
                 if (earlier := workers.lead(lambda: finished(out, provenance))) is not None:
                     say(f"the finished run in {out} has the same arguments, samples and weights: it is used again")
@@ -425,7 +425,7 @@ def _function(given: Any) -> str | None:
         return None
     if isinstance(given, (str, Path)):
         weights = Path(given).expanduser() / "model.safetensors"
-        return _describe(weights) if weights.is_file() else str(given)
+        return described(weights) if weights.is_file() else str(given)
     if isinstance(given, nn.Module):
         return f"{type(given).__name__} (sha256 of its weights {_weights(given)[:16]})"
     return getattr(given, "__name__", type(given).__name__)

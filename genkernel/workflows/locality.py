@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from genkernel.errors import InputError
 from genkernel.runs import Provenance, RunFolder, Stopwatch, data_sha256, kernels_of
-from genkernel.runs.provenance import INDIFFERENT
+from genkernel.workflows.arguments import as_dtype, check_counts, check_memory, described, say_nothing, shared_by_ranks
 from genkernel.workflows.files import read_conditioning, read_optimizer, read_schemes
 from genkernel.workflows.report import Report
 from genkernel.workflows.resume import finished, leave, take_up
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
     from genkernel.data import ImageSet
     from genkernel.diffusion import Denoiser
-
-DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 def locality(
@@ -100,19 +97,19 @@ def locality(
     from genkernel.data import check_source
     from genkernel.tangent.distributed import current_workers, local_device
 
-    say = say or _nothing
-    _check_counts(levels=(levels, 3), samples=(samples, 2), probes=(probes, 1), bootstrap=(bootstrap, 2))
+    say = say or say_nothing
+    check_counts(levels=(levels, 3), samples=(samples, 2), probes=(probes, 1), bootstrap=(bootstrap, 2))
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise InputError(f"seed has to be a whole number from 0 to 2^63 - 1, not {seed!r}")
-    kind = _dtype(dtype)
+    kind = as_dtype(dtype)
     _check_times(timesteps)
-    _check_memory(memory)
+    check_memory(memory)
     watch = Stopwatch()
     folder: RunFolder | None = None
     try:
         with current_workers(distributed) as workers:
             if not workers.is_leader:
-                say, progress = _nothing, False
+                say, progress = say_nothing, False
 
             def claim() -> None:
                 nonlocal folder
@@ -151,10 +148,10 @@ def locality(
                 "seed": seed,
                 "controls": controls,
                 "untrained": untrained and controls,
-                "weights": _describe(weights),
-                "samplers": _describe(samplers),
-                "optimizer_state": _describe(optimizer_state),
-                "conditioning": _describe(conditioning),
+                "weights": described(weights),
+                "samplers": described(samplers),
+                "optimizer_state": described(optimizer_state),
+                "conditioning": described(conditioning),
                 "bootstrap": bootstrap,
                 "dtype": str(kind or den.dtype).removeprefix("torch."),
                 "device": str(den.device),
@@ -175,7 +172,7 @@ def locality(
                 },
                 processes=workers.world,
             )
-            workers.agree({**_shared(provenance), "out": out is not None, "resume": resume})
+            workers.agree({**shared_by_ranks(provenance), "out": out is not None, "resume": resume})
             if resume and out is not None:
                 if (earlier := workers.lead(lambda: finished(out, provenance))) is not None:
                     say(f"the finished run in {out} has the same arguments, images and weights: it is used again")
@@ -225,17 +222,6 @@ def _save(report: Report, folder: RunFolder | None) -> tuple[Path, Provenance]:
     return report.save(folder), report.provenance
 
 
-def _shared(provenance: Provenance) -> dict[str, Any]:
-    """What all ranks have to be given alike; paths and devices may differ."""
-    own = INDIFFERENT | {"checkpoint", "data", "device"}
-    common = {name: value for name, value in provenance.arguments.items() if name not in own}
-    return {**common, "checkpoint": provenance.checkpoint.get("sha256"), "images": provenance.data["sha256"]}
-
-
-def _nothing(sentence: str) -> None:
-    """What another rank than 0 says."""
-
-
 # -------------------------------------------------------------------------- inputs
 
 
@@ -278,12 +264,6 @@ def _images(data: Any, den: Denoiser, samples: int, seed: int, split: str, downl
     )
 
 
-def _check_counts(**counts: tuple[int, int]) -> None:
-    for name, (value, least) in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name} has to be a whole number of at least {least}, not {value!r}")
-
-
 def _check_times(timesteps: Sequence[float] | None) -> None:
     if timesteps is None:
         return
@@ -293,33 +273,3 @@ def _check_times(timesteps: Sequence[float] | None) -> None:
         raise InputError(f"timesteps is a list of numbers, not {timesteps!r}") from None
     if len(times) < 3 or len(set(times)) < len(times) or not all(math.isfinite(t) for t in times):
         raise InputError(f"timesteps has to hold at least 3 finite, different times, not {times}")
-
-
-def _check_memory(memory: str | int) -> None:
-    from genkernel.tangent.plan import parse_memory
-
-    parse_memory(memory)
-
-
-def _dtype(dtype: Any) -> Any:
-    if dtype is None:
-        return None
-    import torch
-
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype not in DTYPES:
-        raise InputError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
-    return getattr(torch, dtype)
-
-
-def _describe(given: Any) -> str | None:
-    """An argument for ``run.json``: names, and for a file the digest of what was in it."""
-    if given is None:
-        return None
-    if isinstance(given, (str, Path)):
-        path = Path(given).expanduser()
-        if not path.is_file():
-            return str(given)
-        return f"{given} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
-    return ", ".join(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
