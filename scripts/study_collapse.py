@@ -35,11 +35,19 @@ def main(arguments: list[str] | None = None) -> None:
 def _train(args: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
-    from genkernel.experiments.collapse_runs import jobs, measure_all
+    from genkernel.errors import InputError
+    from genkernel.experiments.collapse_runs import jobs, measure_all, transfer_jobs
 
-    todo = [job for data in args.data for job in jobs([data], args.calibrate, args.report)]
+    if "fashion" in args.data and not (args.transfer and args.classifier):
+        raise InputError("fashion is for --transfer, and needs its own --classifier (scripts/train_mnist_classifier.py)")
+    if args.transfer:
+        todo = transfer_jobs(args.data, args.transfer)
+    else:
+        todo = [job for data in args.data for job in jobs([data], args.calibrate, args.report)]
     with tqdm(total=len(todo), desc="runs") as bar:
-        measure_all(todo, args.out / "runs", args.workers, lambda job, done, of: bar.update(), args.images)
+        measure_all(
+            todo, args.out / "runs", args.workers, lambda job, done, of: bar.update(), args.images, args.classifier
+        )
     _pack(args.out)
 
 
@@ -132,10 +140,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser("train", help="train the runs and analyse their copies")
     train.add_argument("--out", type=Path, required=True)
-    train.add_argument("--data", nargs="+", default=["ring", "grid"], choices=["ring", "grid", "mnist"])
-    train.add_argument("--images", help="where MNIST is, for runs on mnist: an .npz, a folder, or MNIST")
+    train.add_argument("--data", nargs="+", default=["ring", "grid"], choices=["ring", "grid", "mnist", "fashion"])
+    train.add_argument("--images", help="for runs on images, where they are: an .npz, a folder, or MNIST")
+    train.add_argument("--classifier", type=Path, help="folder of the classifier that counts modes (the shipped one)")
     train.add_argument("--calibrate", nargs="+", type=int, default=[100, 101], help="seeds that thresholds are from")
     train.add_argument("--report", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="seeds that are reported")
+    train.add_argument(
+        "--transfer", nargs="+", type=int, metavar="SEED", help="instead: other networks, to see what carries over"
+    )
     train.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
     intervene = commands.add_parser("intervene", help="take parts out of the updates of collapsing runs")
     intervene.add_argument("--out", type=Path, required=True)

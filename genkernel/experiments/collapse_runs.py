@@ -31,7 +31,7 @@ HELD = 6.0  # standard deviations from a mode within which a sample holds it; go
 SAMPLES = 2048  # behind the counts
 REAL = 1024  # real samples that the generated ones are compared with
 LATENTS, JACOBIANS = 512, 64
-DIGITS = 256  # latents, and real digits, of an analysis of images
+IMAGES = 256  # latents, and real images, of an analysis of images
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Job:
 
     Attributes:
         data, recipe, seed: what is trained.
-        role: ``"calibrate"`` for runs that thresholds are chosen on, ``"report"`` for those that are reported.
+        role: ``"calibrate"`` for runs that thresholds are chosen on, ``"report"`` for those that are reported, and
+            ``"transfer"`` for those with other networks or data than either.
     """
 
     data: str
@@ -90,6 +91,39 @@ def _digits() -> dict[str, GANRecipe]:
     }
 
 
+def other_networks(data: str) -> dict[str, GANRecipe]:
+    """Recipes whose networks, latents or data are not those of the study: do its thresholds carry over to them?"""
+    if data in MIXTURES:
+        healthy, weak = RECIPES[data]["healthy"], RECIPES[data]["collapsing"]
+        networks: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+            "wide": ({"width": 192, "latent": 16}, {"width": 192}),
+            "deep": ({"depth": 5, "latent": 4}, {"depth": 4}),
+            "smooth": ({"activation": "softplus", "latent": 8}, {"activation": "softplus"}),
+        }
+        # wider and deeper networks need smaller steps
+        rates = {"wide": 0.25, "deep": 0.5, "smooth": 1.0}
+    else:
+        healthy, weak = _digits()["healthy"], _digits()["weak"]
+        networks = {
+            "wide": ({"latent": 64, "width": 24}, {"width": 24}),
+            "plain": ({"latent": 100, "width": 16}, {"width": 16, "batch_norm": False}),
+        }
+        rates = {"wide": 0.4, "plain": 0.4}
+    return {
+        f"{name}-{words}": replace(
+            recipe, generator=g, discriminator=d, g_lr=rates[name] * recipe.g_lr, d_lr=rates[name] * recipe.d_lr
+        )
+        for name, (g, d) in networks.items()
+        for words, recipe in (("healthy", healthy), ("collapsing", weak))
+    }
+
+
+def transfer_jobs(data: Iterable[str], seeds: Iterable[int]) -> list[Job]:
+    """Every recipe of :func:`other_networks` with every seed."""
+    data = list(data)
+    return [Job(d, recipe, seed, "transfer") for seed in seeds for d in data for recipe in other_networks(d)]
+
+
 def jobs(data: Iterable[str], calibrate: Iterable[int], report: Iterable[int]) -> list[Job]:
     """Every recipe with every seed: all recipes with one seed of each role, then with the next."""
     sides = [[(seed, "calibrate") for seed in calibrate], [(seed, "report") for seed in report]]
@@ -100,24 +134,34 @@ def jobs(data: Iterable[str], calibrate: Iterable[int], report: Iterable[int]) -
     return [Job(d, recipe, seed, role) for seed, role in seeds for d in data for recipe in recipes(d)]
 
 
-def measure(job: Job, folder: str | Path, every: int | None = None, images: str | Path | None = None) -> dict[str, Any]:
+def measure(
+    job: Job,
+    folder: str | Path,
+    every: int | None = None,
+    images: str | Path | None = None,
+    classifier: str | Path | None = None,
+) -> dict[str, Any]:
     """Train one run, analyse its copies, and keep the rows in ``folder/NAME.json``; read them where they are.
 
     Args:
-        every: steps between two copies: 100, or 250 for digits, whose analysis takes longer.
-        images: where MNIST is, for runs on digits.
+        every: steps between two copies: 100, or 250 for images, whose analysis takes longer; 500 of points where
+            ``job.role`` is ``"transfer"``.
+        images: where the images are, for runs on them.
+        classifier: folder of the classifier that counts their modes; the shipped one, of digits, by default.
 
     Returns:
         dict: the job, its recipe, ``diverged`` (a sentence, or None), and ``rows``.
     """
-    every = every or (100 if job.data in MIXTURES else 250)
+    if every is None:  # what carries over is asked at the end alone
+        every = 250 if job.data not in MIXTURES else 100 if job.role != "transfer" else 500
     path = Path(folder) / f"{job.name}.json"
     if path.is_file():
         return json.loads(path.read_text(encoding="utf-8"))
-    recipe = replace(recipes(job.data)[job.recipe], seed=job.seed)
+    known_recipes = other_networks(job.data) if job.role == "transfer" else recipes(job.data)
+    recipe = replace(known_recipes[job.recipe], seed=job.seed)
     found: dict[str, Any] = {**asdict(job), "recipe_values": asdict(recipe), "diverged": None, "rows": []}
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = None if recipe.planar else _read_digits(images)
+    known = None if recipe.planar else _read_images(images)
     with tempfile.TemporaryDirectory() as temporary:
         from genkernel.models.gan_training import train_gan
 
@@ -135,7 +179,7 @@ def measure(job: Job, folder: str | Path, every: int | None = None, images: str 
                 if known is None:
                     row = planar_row(generator, discriminator, MIXTURES[job.data](), loss)
                 else:
-                    row = digit_row(generator, discriminator, known, loss)
+                    row = image_row(generator, discriminator, known, loss, classifier)
             except NonFiniteError as error:
                 found["diverged"] = str(error)
                 break
@@ -169,11 +213,18 @@ def planar_row(generator: nn.Module, discriminator: nn.Module, mixture: Mixture,
     return {**held(made, mixture), "indicators": indicators(result)}
 
 
-def digit_row(generator: nn.Module, discriminator: nn.Module, images: Tensor, loss: str) -> dict[str, Any]:
-    """The classes that a generator of digits holds, and every indicator; k-means clusters, as for any images.
+def image_row(
+    generator: nn.Module,
+    discriminator: nn.Module,
+    images: Tensor,
+    loss: str,
+    classifier_folder: str | Path | None = None,
+) -> dict[str, Any]:
+    """The classes that a generator of images holds, and every indicator; k-means clusters, as for any images.
 
     Args:
-        images: real digits ``[n, 1, size, size]`` in [0, 1].
+        images: real ones ``[n, 1, size, size]`` in [0, 1].
+        classifier_folder: see :func:`measure`.
     """
     from genkernel import assets
     from genkernel.gan import Discriminator, Generator
@@ -182,15 +233,15 @@ def digit_row(generator: nn.Module, discriminator: nn.Module, images: Tensor, lo
     from genkernel.models.gan_training import draw_samples
     from genkernel.models.mnist_classifier import digit_coverage, load_classifier
 
-    classifier = load_classifier(assets.path("mnist-classifier"))
+    classifier = load_classifier(classifier_folder or assets.path("mnist-classifier"))
     made = draw_samples(generator, SAMPLES, seed=1)
-    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(2))[:DIGITS]
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(2))[:IMAGES]
     wrapped = Generator(generator, latent_shape=made_of(generator))
     result, _ = analyze(
         wrapped,
         Discriminator(discriminator, wrapped.output_shape),
         loss=loss,
-        latents=DIGITS,
+        latents=IMAGES,
         jacobians=32,
         probes=4,
         real=images[chosen] * 2 - 1,
@@ -210,11 +261,11 @@ def digit_row(generator: nn.Module, discriminator: nn.Module, images: Tensor, lo
     }
 
 
-def _read_digits(images: str | Path | None) -> Tensor:
+def _read_images(images: str | Path | None) -> Tensor:
     from genkernel.data import load_images
 
     if images is None:
-        raise InputError("runs on digits need MNIST: say where its images are")
+        raise InputError("runs on images need them: say where MNIST, or another set of 10 classes, is")
     return load_images(images, size=32, channels=1, split="train").images
 
 
@@ -253,21 +304,22 @@ def measure_all(
     workers: int = 1,
     progress: Callable[[Job, int, int], None] | None = None,
     images: str | Path | None = None,
+    classifier: str | Path | None = None,
 ) -> list[dict[str, Any]]:
     """:func:`measure` for many runs, each on one thread; those that are there already are read."""
     found = []
     context = torch.multiprocessing.get_context("spawn")
     with context.Pool(workers, initializer=quietly) as pool:
-        for number, result in enumerate(pool.imap(_measured, [(job, str(folder), images) for job in todo]), 1):
+        for number, result in enumerate(pool.imap(_measured, [(job, str(folder), images, classifier) for job in todo]), 1):
             found.append(result)
             if progress is not None:
                 progress(todo[number - 1], number, len(todo))
     return found
 
 
-def _measured(given: tuple[Job, str, str | Path | None]) -> dict[str, Any]:
-    job, folder, images = given
-    return measure(job, folder, images=images)
+def _measured(given: tuple[Job, str, str | Path | None, str | Path | None]) -> dict[str, Any]:
+    job, folder, images, classifier = given
+    return measure(job, folder, images=images, classifier=classifier)
 
 
 def quietly() -> None:

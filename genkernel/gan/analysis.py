@@ -27,6 +27,7 @@ from genkernel.gan.results import ClusterTable, GanResult, JacobianTable
 from genkernel.gan.rules import judge
 from genkernel.gan.score_report import obstacle, score_report
 from genkernel.gan.scores import MOST_DIMENSIONS
+from genkernel.gan.sheet import sample_sheet
 from genkernel.gan.stages import (
     STAGES,
     Array,
@@ -248,6 +249,7 @@ def analyze(
         game=played,
         modes=centres,
         mode_std=widths,
+        sheet=sample_sheet(samples, found),
         missing=missing,
         meta={
             "generator": generator.describe(),

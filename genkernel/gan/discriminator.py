@@ -220,9 +220,8 @@ class Discriminator:
             self._find_output(batch, output)
             return mixes
         shape = "×".join(map(str, self.sample_shape))
-        raise InputError(
-            f"{self.name} cannot judge samples {shape} as the generator makes them{labelled(self.classes, failures[0])}"
-        )
+        said = labelled(self.module, self.classes, failures[0])
+        raise InputError(f"{self.name} cannot judge samples {shape} as the generator makes them{said}")
 
     def _find_output(self, batch: dict[str, Any], asked: str | None) -> None:
         with guarded(self.tangent), _Sigmoids() as sigmoids:

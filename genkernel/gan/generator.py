@@ -336,7 +336,8 @@ class Generator:
             if isinstance(failure, BatchCouplingError):
                 raise failure
         tried = " or ".join("×".join(map(str, s)) for s in shapes[:4])
-        raise InputError(f"{self.name} cannot be run on latents of shape {tried}{labelled(self.classes, failures[0])}")
+        said = labelled(self.module, self.classes, failures[0])
+        raise InputError(f"{self.name} cannot be run on latents of shape {tried}{said}")
 
     def _shapes(self, given: int | Iterable[int] | None) -> list[tuple[int, ...]]:
         if given is not None:
@@ -485,11 +486,13 @@ def look(model: TangentModel, batch: dict[str, Any]) -> tuple[Tensor, bool]:
         return in_some_precision(model, model.dtype, attempt)
 
 
-def labelled(classes: int | None, failure: Exception) -> str:
+def labelled(module: nn.Module, classes: int | None, failure: Exception) -> str:
     """How a sentence on a network that could not be run goes on: with its labels, and with what it said."""
     reason = (str(failure).strip().splitlines() or ["no message"])[0]
     kind = "" if isinstance(failure, InputError) else f"{type(failure).__name__}: "
-    how = " (a conditional network needs classes=)" if classes is None else f" with labels 0 … {classes - 1}"
+    how = "" if classes is None else f" with labels 0 … {classes - 1}"
+    if classes is None and len(inspect.signature(module.forward).parameters) > 1:
+        how = " (a conditional network needs classes=)"
     return f"{how}: {kind}{reason}"
 
 

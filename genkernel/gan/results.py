@@ -234,6 +234,21 @@ class GameReport:
 
 
 @dataclass
+class SampleSheet:
+    """A few samples of the fullest clusters, to be looked at.
+
+    Attributes:
+        clusters: the rows, in the clusters' order.
+        counts: images of each row.
+        strips: its images beside each other: a PNG in base64; :func:`genkernel.gan.sheet.images_of` reads them.
+    """
+
+    clusters: list[int]
+    counts: list[int]
+    strips: list[str]
+
+
+@dataclass
 class GanResult:
     """Everything :func:`genkernel.gan.analysis.analyze` found.
 
@@ -254,6 +269,7 @@ class GanResult:
         discriminator_kernel: whether the discriminator's gradients tell real samples from generated ones; None without
             real samples.
         game: eigenvalues of the game, where they were asked for.
+        sheet: some samples of the clusters, of generators of images.
         modes: known modes ``[M, d]``, of samples of up to ten dimensions; else None.
         mode_std: standard deviation of the data around each ``[M]``; None where it was not given.
         missing: sentences on what could not be computed, and why.
@@ -278,6 +294,7 @@ class GanResult:
     game: GameReport | None = None
     modes: Array | None = None
     mode_std: Array | None = None
+    sheet: SampleSheet | None = None
     missing: list[str] = field(default_factory=list)
     verdict: Verdict | None = None
     meta: dict[str, Any] = field(default_factory=dict)

@@ -2,14 +2,16 @@
 
 Every indicator is compared with its range in healthy runs of the collapse study (docs/mode-collapse.md) and with a
 threshold from the same runs. Ranges are kept apart for generators of points and of images, because most indicators do
-not carry over: the drive of a discriminator of images is coherent in healthy runs, that of one of points is not.
+not carry over: ∂G/∂z has one or two directions for points of the plane, and hundreds for images.
 
-The verdict leans on the indicators that :data:`COUNTING` names, one or two for each of three independent views: what
-the discriminator sends (drive), how latents are tied together (kernel), and what the samples cover (coverage). The
-rest is shown beside. In this order:
+The verdict leans on the indicators that :data:`COUNTING` names, one or two for each of three views that are computed
+from different things: how latents are tied together (kernel), how many directions ∂G/∂z has (geometry), and what the
+samples cover (coverage). An indicator without a threshold for this kind of samples does not count: the geometry of
+images. The rest is shown beside. What the discriminator sends does not count either: the study found nothing in it
+that the occupancy of the clusters does not say. In this order:
 
 1. *collapsing* where known modes, or a classifier's classes, are counted and at most half of them are there.
-2. *unknown* where fewer than two views could be taken, or none whose range is known.
+2. *unknown* where fewer than two views could be taken, or the study has no ranges for such samples.
 3. *collapsing* where at least two views say so.
 4. *ok* where all views do.
 5. *watch* otherwise: one view says collapsing, or values lie between the healthy range and the threshold.
@@ -29,14 +31,14 @@ from genkernel.gan.results import GanResult
 from genkernel.gan.verdict import Evidence, Label, Verdict
 
 COUNTING = {
-    "raw_coherence": "drive",
     "kernel_mean": "kernel",
+    "jacobian_effective_rank": "geometry",
     "relative_diversity": "coverage",
     "recall": "coverage",
 }
 VIEWS = {
-    "drive": "what drives the generator",
     "kernel": "the kernel over latents",
+    "geometry": "the directions of latent space",
     "coverage": "what the samples cover",
 }
 LOST = 0.5  # share of the modes that makes a collapse when no more are there
@@ -60,8 +62,6 @@ def kind_of(shape: list[int]) -> str | None:
 def judge(result: GanResult) -> Verdict:
     """The verdict on a result, with all indicators as its evidence."""
     lack = []
-    if result.transport is None:
-        lack.append("the discriminator")
     if result.coverage.modes is None and result.coverage.neighbours is None and math.isnan(result.coverage.frechet):
         lack.append("real samples, a classifier or known modes")
     kind = kind_of(result.meta["generator"]["output_shape"])
@@ -121,7 +121,7 @@ def _evidence(name: str, value: float, ranges: dict[str, Any]) -> Evidence:
         alarm=alarm,
         worse=indicator.worse,
         says=_says(value, (low, high), alarm, indicator.worse),
-        counts=name in COUNTING and known is not None,
+        counts=name in COUNTING and math.isfinite(alarm),
         source=ranges["source"] if known is not None else "no range for samples of this kind",
     )
 

@@ -18,6 +18,7 @@ from genkernel.plots.occupancy import cluster_occupancy
 from genkernel.plots.one_step import one_step_error
 from genkernel.plots.profiles import control_profiles, level_locality, locality_profile
 from genkernel.plots.scores import score_field
+from genkernel.plots.sheet import sample_sheet
 from genkernel.plots.style import to_bytes
 from genkernel.plots.transport import transport_field
 
@@ -46,6 +47,7 @@ __all__ = [
     "locality_profile",
     "loss_per_level",
     "one_step_error",
+    "sample_sheet",
     "score_field",
     "singular_value_fan",
     "stage_choice",
@@ -85,6 +87,7 @@ def gan_figures(result: GanResult) -> dict[str, Callable[[], Figure]]:
     """The figures that this result can fill, by file name, in reading order; each is drawn when called."""
     moved = result.transport is not None
     draw: dict[str, Callable[[], Figure] | None] = {
+        "samples": (lambda: sample_sheet(result)) if result.sheet is not None else None,
         "kernel": lambda: latent_kernel_map(result),
         "spectrum": lambda: singular_value_fan(result),
         "amplification": (lambda: amplification_matrix(result)) if moved else None,

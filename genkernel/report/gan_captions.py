@@ -11,7 +11,7 @@ SECTIONS = (
         "What the samples cover",
         "The plain question that no kernel answers. It comes first, because the shares of the drive, and every score "
         "that is made of them, mostly repeat how the samples are spread over the clusters.",
-        ("occupancy", "coverage"),
+        ("samples", "occupancy", "coverage"),
     ),
     Section(
         "kernel",
@@ -67,6 +67,13 @@ SECTIONS = (
 )
 
 CAPTIONS = {
+    "samples": Caption(
+        "Some samples of each cluster",
+        "The first samples of each cluster, as they were drawn, and the cluster's share of the latents. Rows that look "
+        "alike are clusters of one mode; images that repeat within a row are a cluster that has collapsed.",
+        "A sheet shows a hundred samples or so: a mode with a share below one percent is easily not on it.",
+        "A row of sample images for each cluster.",
+    ),
     "occupancy": Caption(
         "Where the samples are, and who drives",
         "Bars: the share of the latents whose samples belong to each cluster. Filled marks: the cluster's share of the "

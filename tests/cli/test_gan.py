@@ -182,7 +182,7 @@ def test_resume(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
         (
             f'{MINE} --discriminator D3.safetensors --discriminator-args {{"inputs":3}}',
             "cannot judge samples 2 as the generator makes them",
-            "--classes N",
+            "",
         ),
         ("gan ring --loss l2", "the generator's loss is one of", ""),
         ("gan ring --data no.csv", "there are no real samples at 'no.csv'", ""),

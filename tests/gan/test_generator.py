@@ -303,7 +303,7 @@ def test_outputs_with_nan() -> None:
 
 def test_a_latent_shape_that_does_not_fit() -> None:
     for case, given, said in (("mlp", (4,), "4"), ("dcgan", (5,), "5"), ("dcgan", (4, 1, 1), "4×1×1")):
-        with pytest.raises(InputError, match=f"Sequential cannot be run on latents of shape {said} ") as error:
+        with pytest.raises(InputError, match=f"Sequential cannot be run on latents of shape {said}: ") as error:
             Generator(named(GENERATORS, case).module(), given)
         one_sentence(error)
     for given in ((), (0,), (2.5,), "100", -3, 1.5):

@@ -26,6 +26,7 @@ from genkernel.plots import (
     gan_style,
     one_step_error,
     plane,
+    sample_sheet,
     score_field,
     singular_value_fan,
     style,
@@ -42,7 +43,9 @@ from tests.gan.fake_result import (
     planar_result,
 )
 
-NAMES = ["kernel", "spectrum", "amplification", "transport", "score", "occupancy", "one_step", "kernel_spectrum"]
+NAMES = ["samples", "kernel", "spectrum", "amplification", "transport", "score", "occupancy", "one_step", "kernel_spectrum"]
+
+PLANAR = NAMES[1:]  # of points there is nothing to be shown but their places
 
 
 def awkward() -> GanResult:
@@ -101,13 +104,13 @@ RESULTS: dict[str, Callable[[], GanResult]] = {
 CASES = [
     (make, name)
     for make, missing in {
-        "planar": (),
-        "collapsed": ("one_step",),
-        "many": ("one_step", "score"),
+        "planar": ("samples",),
+        "collapsed": ("samples", "one_step"),
+        "many": ("samples", "one_step", "score"),
         "images": ("transport", "score"),
-        "alone": ("amplification", "transport", "score", "one_step"),
+        "alone": ("samples", "amplification", "transport", "score", "one_step"),
         "awkward": ("transport", "score"),
-        "one cluster": ("amplification", "transport", "score", "one_step"),
+        "one cluster": ("samples", "amplification", "transport", "score", "one_step"),
         "recognised": ("transport", "score"),
     }.items()
     for name in NAMES
@@ -135,11 +138,11 @@ def bars(axes: Axes) -> np.ndarray:
 
 
 def test_figures_come_in_reading_order_and_only_those_that_can_be_filled() -> None:
-    assert list(gan_figures(planar_result())) == NAMES
+    assert list(gan_figures(planar_result())) == PLANAR
     assert list(gan_figures(image_result())) == [name for name in NAMES if name not in ("transport", "score")]
-    assert list(gan_figures(many_result())) == [name for name in NAMES if name not in ("one_step", "score")]
+    assert list(gan_figures(many_result())) == [name for name in PLANAR if name not in ("one_step", "score")]
     assert list(gan_figures(alone_result())) == ["kernel", "spectrum", "occupancy", "kernel_spectrum"]
-    for draw in (amplification_matrix, one_step_error, transport_field, score_field):
+    for draw in (amplification_matrix, one_step_error, transport_field, score_field, sample_sheet):
         with pytest.raises(InputError, match="this result has no"):
             draw(alone_result())
 
@@ -156,7 +159,7 @@ def test_everything_is_on_the_canvas_and_nothing_warns(make: str, name: str) -> 
     assert box.x0 > -margin and box.y0 > -margin and box.x1 < width + margin and box.y1 < height + margin, box
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PLANAR)
 def test_footer_says_how_it_was_made(name: str) -> None:
     footer = words(drawn("planar", name))
     latents = {"spectrum": "n = 16 latents", "one_step": "n = 48 latents"}.get(name, "n = 48 latents")
@@ -169,7 +172,7 @@ def test_footer_says_how_it_was_made(name: str) -> None:
         assert "non-saturating loss" in footer
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PLANAR)
 def test_axes_are_labelled_with_what_they_measure(name: str) -> None:
     figure = drawn("planar", name)
     labels = " ".join(axes.get_xlabel() + axes.get_ylabel() for axes in figure.axes)
@@ -529,6 +532,15 @@ def test_occupancy_alone_without_a_discriminator() -> None:
 
 
 # ---------------------------------------------------------------------------------- one step
+
+
+def test_the_sheet_has_a_row_of_images_for_each_cluster() -> None:
+    result = image_result()
+    assert result.sheet is not None
+    pictures = [image.get_array() for image in drawn("images", "samples").axes[0].images]
+    assert len(pictures) == sum(result.sheet.counts) == LATENTS / 2
+    ticks = [text.get_text() for text in drawn("recognised", "samples").axes[0].get_yticklabels()]
+    assert ticks[0].startswith("0") and ticks[0].endswith("40 %")
 
 
 def test_errors_of_every_optimizer_stand_beside_a_line_of_slope_one() -> None:
