@@ -39,7 +39,7 @@ def _train(args: argparse.Namespace) -> None:
     from genkernel.experiments.collapse_runs import jobs, measure_all, transfer_jobs
 
     if "fashion" in args.data and not (args.transfer and args.classifier):
-        raise InputError("fashion is for --transfer, and needs its own --classifier (scripts/train_mnist_classifier.py)")
+        raise InputError("fashion is for --transfer, and needs a --classifier of its own (train_mnist_classifier.py)")
     if args.transfer:
         todo = transfer_jobs(args.data, args.transfer)
     else:

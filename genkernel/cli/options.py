@@ -58,7 +58,7 @@ Device = Annotated[
 Dtype = Annotated[
     str | None,
     typer.Option(
-        help="Of the gradients: float32, float64, bfloat16. By default the model's. Exact kernels are summed in float64.",
+        help="Of the gradients: float32, float64, bfloat16. By default the model's. Exact kernels: sums in float64.",
         rich_help_panel=COMPUTING,
         show_default=False,
     ),

@@ -310,7 +310,8 @@ def measure_all(
     found = []
     context = torch.multiprocessing.get_context("spawn")
     with context.Pool(workers, initializer=quietly) as pool:
-        for number, result in enumerate(pool.imap(_measured, [(job, str(folder), images, classifier) for job in todo]), 1):
+        given = [(job, str(folder), images, classifier) for job in todo]
+        for number, result in enumerate(pool.imap(_measured, given), 1):
             found.append(result)
             if progress is not None:
                 progress(todo[number - 1], number, len(todo))

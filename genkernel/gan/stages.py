@@ -205,7 +205,7 @@ def cover(
     elif classifier is not None:
         counted = covering.class_coverage(samples, classifier)
     elif modes is not None:
-        missing.append("modes were given without mode_std: how far a mode reaches, so how many are covered, is not known")
+        missing.append("modes were given without mode_std, how far a mode reaches: how many are covered is not known")
     else:
         missing.append("neither modes nor a classifier were given: how many modes are covered is not known")
     near, distance = None, math.nan

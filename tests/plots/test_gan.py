@@ -43,9 +43,8 @@ from tests.gan.fake_result import (
     planar_result,
 )
 
-NAMES = ["samples", "kernel", "spectrum", "amplification", "transport", "score", "occupancy", "one_step", "kernel_spectrum"]
-
-PLANAR = NAMES[1:]  # of points there is nothing to be shown but their places
+PLANAR = ["kernel", "spectrum", "amplification", "transport", "score", "occupancy", "one_step", "kernel_spectrum"]
+NAMES = ["samples", *PLANAR]
 
 
 def awkward() -> GanResult:
