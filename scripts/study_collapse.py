@@ -70,10 +70,10 @@ def _intervene(args: argparse.Namespace) -> None:
 
 def _pack(out: Path) -> None:
     """Everything that was found, in one file."""
-    from genkernel.runs import write_atomic
+    from genkernel.runs import json_ready, write_atomic
 
     found = {part: _read_folder(out / part) for part in ("runs", "trials")}
-    content = gzip.compress(json.dumps(found, separators=(",", ":")).encode(), mtime=0)
+    content = gzip.compress(json.dumps(json_ready(found), separators=(",", ":")).encode(), mtime=0)
     write_atomic(out / "collapse-study.json.gz", content)
 
 
@@ -108,7 +108,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     if found["trials"]:
         drawn["collapse-interventions"] = figures.interventions(found["trials"])
     if args.ranges:
-        write_atomic(args.ranges, json.dumps(ranges(found["runs"]), indent=1, ensure_ascii=False) + "\n")
+        write_atomic(args.ranges, json.dumps(json_ready(ranges(found["runs"])), indent=1, ensure_ascii=False) + "\n")
     args.figures.mkdir(parents=True, exist_ok=True)
     for name, figure in drawn.items():
         write_atomic(args.figures / f"{name}.png", to_bytes(figure, "png"))

@@ -242,8 +242,8 @@ def _around(runs: Sequence[Run], name: str, reach: int = 12) -> tuple[Array, Arr
             if 0 <= at + offset < len(curve):
                 found[k, offset + reach] = curve[at + offset]
     offsets = np.arange(-reach, reach + 1)
-    full = np.isfinite(found).sum(0) >= max(1, len(runs) // 2)
-    return offsets[full] * float(spacing), np.nanquantile(found[:, full], [0.25, 0.5, 0.75], axis=0)
+    full = (~np.isnan(found)).sum(0) >= max(1, len(runs) // 2)
+    return offsets[full] * float(spacing), statistics.quartiles(found[:, full])
 
 
 def _band(axes: Axes, x: Array, bands: Array, colour: str, label: str) -> None:
@@ -253,7 +253,7 @@ def _band(axes: Axes, x: Array, bands: Array, colour: str, label: str) -> None:
 
 def _roc(scores: Sequence[Array], marks: Sequence[NDArray[np.bool_]]) -> tuple[Array, Array]:
     s, m = np.concatenate(list(scores)), np.concatenate(list(marks))
-    s, m = s[np.isfinite(s)], m[np.isfinite(s)]
+    s, m = s[~np.isnan(s)], m[~np.isnan(s)]
     if not m.any() or m.all():
         return np.array([0.0, 1.0]), np.array([math.nan, math.nan])
     cuts = np.concatenate([[np.inf], np.unique(s)[::-1]])

@@ -33,6 +33,8 @@ WARM_UP = 500  # steps before which nothing is called an alarm
 PERSISTENT = 3  # copies in a row beyond the threshold that make an alarm
 FALSE_ALARMS = 0.02  # share of healthy copies beyond the threshold, where it is chosen
 NEAR = 0.05  # difference of occupancy dominance up to which two copies are matched
+# what a singular ∂G/∂z makes infinite, which files of JSON hold as null
+INFINITE = {"condition_number": math.inf, "log_volume": -math.inf}
 LOSSES = {"d_loss": "discriminator loss", "g_loss": "generator loss"}
 
 
@@ -84,16 +86,20 @@ def drop(run: Run) -> int | None:
 
 def values(run: Run, name: str) -> Array:
     """An indicator, or a loss, at every copy of a run ``[rows]``; NaN where it is missing."""
-    found = [row.get(name) if name in LOSSES else row["indicators"].get(name) for row in run["rows"]]
-    return np.array([math.nan if v is None else v for v in found], dtype=np.float64)
+    if name in LOSSES:
+        found = [row.get(name) for row in run["rows"]]
+    else:
+        found = [row["indicators"].get(name, math.nan) for row in run["rows"]]
+    missing = INFINITE.get(name, math.nan)
+    return np.array([missing if v is None else v for v in found], dtype=np.float64)
 
 
 def area(scores: Sequence[Array], marks: Sequence[NDArray[np.bool_]], draws: int = 400, seed: int = 0) -> Area:
     """Area under the ROC curve of scores (larger = worse) for marks, both one array per run.
 
-    Values that are NaN are left out. The interval draws runs with replacement.
+    Values that are NaN are left out; infinite ones are the largest or smallest. The interval draws runs with replacement.
     """
-    kept = [np.isfinite(s) for s in scores]
+    kept = [~np.isnan(s) for s in scores]
     s = [a[k] for a, k in zip(scores, kept, strict=True)]
     m = [a[k] for a, k in zip(marks, kept, strict=True)]
     value = _auc(s, m)
@@ -124,7 +130,7 @@ def matched_area(
     """
     rows = np.concatenate([np.full(len(s), k) for k, s in enumerate(scores)])
     s, m, x = (np.concatenate(list(parts)) for parts in (scores, marks, match))
-    good = np.isfinite(s) & np.isfinite(x)
+    good = ~np.isnan(s) & np.isfinite(x)
     rows, s, m, x = rows[good], s[good], m[good], x[good]
     p, n = np.flatnonzero(m), np.flatnonzero(~m)
     pairs = (np.abs(x[p][:, None] - x[n][None, :]) <= width) & (rows[p][:, None] != rows[n][None, :])
@@ -198,10 +204,10 @@ def end_threshold(runs: Iterable[Run], name: str, worse: int) -> float:
     """The value between healthy and collapsed ends with the largest sum of both rates, in the middle of its gap."""
     scores, marks = at_the_end(runs, name, worse)
     s, m = np.concatenate(scores), np.concatenate(marks)
-    s, m = s[np.isfinite(s)], m[np.isfinite(s)]
-    if not m.any() or m.all():
+    s, m = s[~np.isnan(s)], m[~np.isnan(s)]
+    order = np.unique(s[np.isfinite(s)])
+    if not m.any() or m.all() or not len(order):
         return math.nan
-    order = np.unique(s)
     cuts = np.concatenate([[order[0] - 1], (order[1:] + order[:-1]) / 2, [order[-1] + 1]])
     gain = [np.mean(s[m] > cut) - np.mean(s[~m] > cut) for cut in cuts]
     best = np.flatnonzero(np.isclose(gain, max(gain)))
@@ -216,8 +222,8 @@ def alarm_threshold(runs: Iterable[Run], name: str, worse: int, rate: float = FA
         if outcome(run) == HEALTHY
     ]
     s = np.concatenate(found) if found else np.zeros(0)
-    s = s[np.isfinite(s)]
-    return worse * float(np.quantile(s, 1 - rate)) if len(s) else math.nan
+    s = s[~np.isnan(s)]
+    return worse * float(np.quantile(s, 1 - rate, method="higher")) if len(s) else math.nan
 
 
 def first_alarm(run: Run, name: str, worse: int, threshold: float, start: int = WARM_UP) -> int | None:
@@ -287,7 +293,7 @@ def accuracy(runs: Iterable[Run], name: str, worse: int, threshold: float) -> tu
     """Shares of the healthy and of the collapsed ends that a threshold puts on the right side."""
     scores, marks = at_the_end(runs, name, worse)
     s, m = np.concatenate(scores), np.concatenate(marks)
-    s, m = s[np.isfinite(s)], m[np.isfinite(s)]
+    s, m = s[~np.isnan(s)], m[~np.isnan(s)]
     beyond = s > worse * threshold
     return (
         float(np.mean(~beyond[~m])) if (~m).any() else math.nan,
@@ -308,9 +314,13 @@ def by_step(runs: Sequence[Run], read: Callable[[Run], Array]) -> tuple[Array, A
     for run in runs:
         for row, value in zip(run["rows"], read(run), strict=True):
             where[row["step"]].append(value)
-    with np.errstate(invalid="ignore"):
-        bands = np.array([np.nanquantile(where[step], [0.25, 0.5, 0.75]) for step in steps]).T
+    bands = np.array([quartiles(np.array(where[step])) for step in steps]).T
     return np.array(steps, dtype=np.float64), bands
+
+
+def quartiles(found: Array) -> Array:
+    """Of what is not NaN, along the first axis; values that occur, because some may be infinite."""
+    return np.asarray(np.nanquantile(found, [0.25, 0.5, 0.75], axis=0, method="nearest"))
 
 
 def _auc(scores: Sequence[Array], marks: Sequence[NDArray[np.bool_]]) -> float:

@@ -143,10 +143,10 @@ def ranges(runs: Iterable[Run]) -> dict[str, Any]:
 def _range(runs: Sequence[Run], healthy: Sequence[Run], name: str) -> dict[str, Any] | None:
     worse = INDICATORS[name].worse
     late = np.concatenate([v[math.floor((1 - LATE) * len(v)) :] for v in (statistics.values(r, name) for r in healthy)])
-    late = late[np.isfinite(late)]
+    late = late[~np.isnan(late)]
     if not len(late):
         return None
-    low, high = (float(q) for q in np.quantile(late, [0.025, 0.975]))
+    low, high = (float(q) for q in np.quantile(late, [0.025, 0.975], method="nearest"))
     alarm = None
     if statistics.area(*statistics.at_the_end(runs, name, worse), draws=0).value >= SEPARATES:
         threshold = statistics.end_threshold(runs, name, worse)

@@ -45,6 +45,20 @@ def collapsed(**more: Any) -> dict[str, Any]:
     return run([0.125] * 30, [0.8] * 30, **more)
 
 
+def test_what_is_infinite_is_worst_and_not_left_out() -> None:
+    """A generator whose ∂G/∂z is singular has an infinite condition number, which JSON holds as null."""
+    runs = [healthy(seed=k) for k in range(4)] + [collapsed(seed=k) for k in range(4)]
+    for k, one in enumerate(runs):
+        for row in one["rows"]:
+            row["indicators"]["condition_number"] = None if k >= 5 else 1.0 + k
+    assert statistics.values(runs[-1], "condition_number")[0] == math.inf
+    found = statistics.area(*statistics.at_the_end(runs, "condition_number", 1), draws=0)
+    assert found.value == 1.0 and found.positives == 4
+    threshold = statistics.end_threshold(runs, "condition_number", 1)
+    assert 4 < threshold < math.inf
+    assert statistics.accuracy(runs, "condition_number", 1, threshold) == (1.0, 1.0)
+
+
 def test_outcomes() -> None:
     assert statistics.outcome(healthy()) == "healthy"
     assert statistics.outcome(collapsed()) == "collapsed"
