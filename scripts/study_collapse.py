@@ -20,12 +20,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-LEFT_OUT: dict[str, tuple[str, ...]] = {
-    "with everything": (),
-    "without real samples": ("relative_diversity", "recall", "coverage", "precision", "frechet"),
-    "without a discriminator": ("raw_coherence",),
-}
-
 
 def main(arguments: list[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
@@ -86,7 +80,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from genkernel.experiments import collapse_figures as figures
     from genkernel.experiments.collapse_interventions import compare
     from genkernel.experiments.collapse_statistics import split
-    from genkernel.experiments.collapse_study import KINDS, evaluate, ranges, table, verdicts
+    from genkernel.experiments.collapse_study import KINDS, evaluate, outcome_table, ranges, table, verdicts
     from genkernel.plots import to_bytes
     from genkernel.runs import json_ready, versions, write_atomic
 
@@ -114,8 +108,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         write_atomic(args.figures / f"{name}.png", to_bytes(figure, "png"))
     judged = {
         kind: {
-            words: verdicts(split([run for run in found["runs"] if run["data"] in data])[1], kind, leave_out)
-            for words, leave_out in LEFT_OUT.items()
+            role: verdicts([run for run in found["runs"] if run["data"] in data and run["role"] == role], kind)
+            for role in ("calibrate", "report", "transfer")
         }
         for kind, data in KINDS.items()
     }
@@ -129,9 +123,12 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(table(study))
     for row in summary["interventions"]:
         print(row)
+    kinds = {name: kind for kind, data in KINDS.items() for name in data}
+    for words, roles in (("the study", ("calibrate", "report")), ("other networks", ("transfer",))):
+        print(f"\n{words}:\n" + outcome_table([run for run in found["runs"] if run["role"] in roles], kinds))
     for kind, parts in judged.items():
-        for words, counts in parts.items():
-            print(f"verdicts on {kind}, {words}: {counts}")
+        for role, counts in parts.items():
+            print(f"verdicts on {kind}, {role}: { {outcome: dict(c) for outcome, c in counts.items()} }")
     print(f"outcomes: {study.outcomes}; with a drop: {study.drops}; figures in {args.figures}, numbers in {args.json}")
 
 

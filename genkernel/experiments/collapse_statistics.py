@@ -97,7 +97,7 @@ def values(run: Run, name: str) -> Array:
 def area(scores: Sequence[Array], marks: Sequence[NDArray[np.bool_]], draws: int = 400, seed: int = 0) -> Area:
     """Area under the ROC curve of scores (larger = worse) for marks, both one array per run.
 
-    Values that are NaN are left out; infinite ones are the largest or smallest. The interval draws runs with replacement.
+    NaN are left out; what is infinite is the largest or the smallest. The interval draws runs with replacement.
     """
     kept = [~np.isnan(s) for s in scores]
     s = [a[k] for a, k in zip(scores, kept, strict=True)]

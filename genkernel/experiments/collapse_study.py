@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,16 +115,19 @@ def _by_recipe(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
     }
 
 
-LATE = 0.3  # last part of a healthy run whose copies make the healthy range
+EXPECTED = 0.95  # share of further healthy runs that the healthy range is to hold
 SEPARATES = 0.9  # area under the curve, on the runs to calibrate on, from which an indicator gets a threshold
-KINDS = {"points": ("ring", "grid"), "images": ("mnist",)}
+KINDS = {"points": ("ring", "grid"), "images": ("mnist", "fashion")}
 
 
 def ranges(runs: Iterable[Run]) -> dict[str, Any]:
     """The reference ranges of the verdict, from the runs to calibrate on alone.
 
-    The healthy range holds 95 % of the copies in the last :data:`LATE` of healthy runs. The threshold parts healthy
-    from collapsed ends, and lies outside of the healthy range; an indicator that does not part them has none.
+    A healthy range ends, on the side that is worse, where :data:`EXPECTED` of further healthy runs are expected to
+    stay within (a one-sided prediction interval for one more run, from the last values of the healthy ones; it is wide
+    where they are few) but no further than any run has been, and on the other side with the best of them. The
+    threshold parts healthy from collapsed ends and lies outside of the healthy range; an indicator that does not part
+    them has none.
     """
     calibrate, _ = statistics.split(runs)
     found: dict[str, Any] = {}
@@ -135,18 +138,24 @@ def ranges(runs: Iterable[Run]) -> dict[str, Any]:
         if not healthy or not collapsed:
             continue
         entries = {name: entry for name in INDICATORS if (entry := _range(mine, healthy, name)) is not None}
-        words = f"{len(healthy)} healthy and {len(collapsed)} collapsed runs on {' and '.join(data)}"
+        names = " and ".join(name for name in data if any(run["data"] == name for run in mine))
+        words = f"{len(healthy)} healthy and {len(collapsed)} collapsed runs on {names}"
         found[kind] = {"source": f"collapse study, {words}", "indicators": entries}
     return found
 
 
 def _range(runs: Sequence[Run], healthy: Sequence[Run], name: str) -> dict[str, Any] | None:
+    from scipy.stats import t
+
     worse = INDICATORS[name].worse
-    late = np.concatenate([v[math.floor((1 - LATE) * len(v)) :] for v in (statistics.values(r, name) for r in healthy)])
-    late = late[~np.isnan(late)]
-    if not len(late):
+    ends = worse * np.array([statistics.values(run, name)[-1] for run in healthy])
+    ends = ends[np.isfinite(ends)]
+    if len(ends) < 3:
         return None
-    low, high = (float(q) for q in np.quantile(late, [0.025, 0.975], method="nearest"))
+    bound = float(ends.mean() + ends.std(ddof=1) * math.sqrt(1 + 1 / len(ends)) * t.ppf(EXPECTED, len(ends) - 1))
+    seen = worse * np.concatenate([statistics.values(run, name) for run in runs])
+    worst = float(seen[np.isfinite(seen)].max())  # what is at most 1 is not expected beyond it
+    low, high = sorted((worse * float(ends.min()), worse * min(max(bound, float(ends.max())), worst)))
     alarm = None
     if statistics.area(*statistics.at_the_end(runs, name, worse), draws=0).value >= SEPARATES:
         threshold = statistics.end_threshold(runs, name, worse)
@@ -154,7 +163,7 @@ def _range(runs: Sequence[Run], healthy: Sequence[Run], name: str) -> dict[str, 
     return {"healthy": [low, high], "alarm": alarm}
 
 
-def verdicts(runs: Iterable[Run], kind: str, leave_out: Sequence[str] = ()) -> dict[str, dict[str, int]]:
+def verdicts(runs: Iterable[Run], kind: str, leave_out: Sequence[str] = ()) -> dict[str, Counter[str]]:
     """How the verdict does at the end of runs: outcome → verdict → number of runs.
 
     Modes are never counted for it here, because their count is what defines the outcome.
@@ -171,7 +180,29 @@ def verdicts(runs: Iterable[Run], kind: str, leave_out: Sequence[str] = ()) -> d
         last = {k: v for k, v in run["rows"][-1]["indicators"].items() if k not in leave_out}
         label = judge_values({k: math.nan if v is None else v for k, v in last.items()}, kind).label
         found.setdefault(statistics.outcome(run), Counter())[label] += 1
-    return {outcome: dict(counts) for outcome, counts in found.items()}
+    return found
+
+
+def outcome_table(runs: Iterable[Run], kinds: Mapping[str, str]) -> str:
+    """Markdown: how the runs of every recipe ended, and what the verdict says of their last copies.
+
+    Args:
+        kinds: kind of sample by data, for the verdict.
+    """
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run["data"], run["recipe"]), []).append(run)
+    outcomes = (statistics.HEALTHY, statistics.PARTIAL, statistics.COLLAPSED, statistics.DIVERGED)
+    head = f"| data | recipe | runs | {' | '.join(outcomes)} | lost modes that it had held | verdict at the end |\n"
+    rows = [head, "| --- " * (head.count("|") - 1) + "|\n"]
+    for (data, recipe), mine in sorted(groups.items()):
+        ends = Counter(map(statistics.outcome, mine))
+        drops = sum(statistics.drop(run) is not None for run in mine if not run["diverged"])
+        said = Counter(label for counts in verdicts(mine, kinds[data]).values() for label in counts.elements())
+        words = ", ".join(f"{count} {label}" for label, count in said.most_common())
+        cells = [data, recipe, str(len(mine)), *(str(ends[o] or "") for o in outcomes), str(drops or ""), words]
+        rows.append(f"| {' | '.join(cells)} |\n")
+    return "".join(rows)
 
 
 def table(study: Study) -> str:

@@ -1,20 +1,18 @@
 """The rules of the verdict.
 
 Every indicator is compared with its range in healthy runs of the collapse study (docs/mode-collapse.md) and with a
-threshold from the same runs. Ranges are kept apart for generators of points and of images, because most indicators do
-not carry over: ∂G/∂z has one or two directions for points of the plane, and hundreds for images.
+threshold from the same runs, for generators of points and of images apart.
 
-The verdict leans on the indicators that :data:`COUNTING` names, one or two for each of three views that are computed
-from different things: how latents are tied together (kernel), how many directions ∂G/∂z has (geometry), and what the
-samples cover (coverage). An indicator without a threshold for this kind of samples does not count: the geometry of
-images. The rest is shown beside. What the discriminator sends does not count either: the study found nothing in it
-that the occupancy of the clusters does not say. In this order:
+The verdict leans on the indicators that :data:`COUNTING` names, for two views that are computed from different things:
+how latents are tied together (the kernel, which sees no data), and what the samples cover (which needs real samples,
+known modes or a classifier, and no network but the generator). All others are shown beside: the study found that they
+repeat the occupancy of the clusters, say nothing, or do not carry over to other networks. In this order:
 
 1. *collapsing* where known modes, or a classifier's classes, are counted and at most half of them are there.
-2. *unknown* where fewer than two views could be taken, or the study has no ranges for such samples.
-3. *collapsing* where at least two views say so.
-4. *ok* where all views do.
-5. *watch* otherwise: one view says collapsing, or values lie between the healthy range and the threshold.
+2. *unknown* where one of the views could not be taken, or the study has no ranges for such samples.
+3. *collapsing* where one view is beyond its threshold and the other at least outside of its healthy range.
+4. *ok* where both are within their healthy ranges.
+5. *watch* otherwise.
 """
 
 from __future__ import annotations
@@ -32,13 +30,11 @@ from genkernel.gan.verdict import Evidence, Label, Verdict
 
 COUNTING = {
     "kernel_mean": "kernel",
-    "jacobian_effective_rank": "geometry",
     "relative_diversity": "coverage",
     "recall": "coverage",
 }
 VIEWS = {
     "kernel": "the kernel over latents",
-    "geometry": "the directions of latent space",
     "coverage": "what the samples cover",
 }
 LOST = 0.5  # share of the modes that makes a collapse when no more are there
@@ -93,15 +89,14 @@ def judge_values(
     if len(views) < 2:
         return Verdict("unknown", [_too_little(views, lack)], evidence)
     bad = [view for view, said in views.items() if said[0].says == "collapsing"]
+    fine = [view for view, said in views.items() if said[0].says == "ok"]
     reasons = _sentences(views)
-    if len(bad) >= 2:
+    if bad and not fine:
         return Verdict("collapsing", reasons, evidence)
-    if all(said[0].says == "ok" for said in views.values()):
+    if len(fine) == len(views):
         return Verdict("ok", reasons, evidence)
-    if bad and len(views) == 2:
-        reasons.append("One view alone does not make a verdict: give what is missing, or look again later in training.")
-    elif bad:
-        reasons.append("The other views do not confirm it.")
+    if bad:
+        reasons.append("The other view does not confirm it: look again later in training.")
     return Verdict("watch", reasons, evidence)
 
 

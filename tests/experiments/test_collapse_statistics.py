@@ -148,13 +148,21 @@ def test_the_study_reports_other_seeds_than_it_is_calibrated_on() -> None:
     assert "signed coherence of the drive" in table(study)
 
 
-def test_ranges_hold_the_late_copies_of_healthy_runs() -> None:
-    runs = [healthy(seed=k, role="calibrate") for k in range(3)] + [
-        collapsed(seed=k, role="calibrate") for k in range(3)
-    ]
+def test_ranges_reach_as_far_as_one_more_healthy_run_is_expected_to() -> None:
+    runs = [healthy(level, seed=k, role="calibrate") for k, level in enumerate((0.1, 0.12, 0.14))]
+    runs += [collapsed(seed=k, role="calibrate") for k in range(3)]
     found = ranges(runs)["points"]
     low, high = found["indicators"]["raw_coherence"]["healthy"]
-    assert 0.1 <= low < high <= 0.14
+    ends = np.array([0.14, 0.16, 0.18])  # after 30 copies the wave is at its top
+    assert low == pytest.approx(0.14)
+    # Student's t with two degrees of freedom has its 95 % point at 2.920
+    assert high == pytest.approx(ends.mean() + 2.91999 * ends.std(ddof=1) * math.sqrt(4 / 3), rel=1e-4)
     assert high < found["indicators"]["raw_coherence"]["alarm"] < 0.8
     assert "3 healthy and 3 collapsed" in found["source"]
     assert ranges([healthy()]) == {}
+
+
+def test_ranges_of_what_is_bounded_stay_within() -> None:
+    runs = [healthy(level, seed=k, role="calibrate") for k, level in enumerate((0.1, 0.4, 0.7))]
+    runs += [collapsed(seed=k, role="calibrate") for k in range(3)]
+    assert ranges(runs)["points"]["indicators"]["raw_coherence"]["healthy"][1] == pytest.approx(0.8)
