@@ -124,8 +124,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     for row in summary["interventions"]:
         print(row)
     kinds = {name: kind for kind, data in KINDS.items() for name in data}
-    for words, roles in (("the study", ("calibrate", "report")), ("other networks", ("transfer",))):
-        print(f"\n{words}:\n" + outcome_table([run for run in found["runs"] if run["role"] in roles], kinds))
+    for role, words in (("report", "reported runs"), ("transfer", "other networks")):
+        print(f"\n{words}:\n" + outcome_table([run for run in found["runs"] if run["role"] == role], kinds))
     for kind, parts in judged.items():
         for role, counts in parts.items():
             print(f"verdicts on {kind}, {role}: { {outcome: dict(c) for outcome, c in counts.items()} }")

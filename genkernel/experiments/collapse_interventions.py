@@ -78,7 +78,10 @@ def run_trial(trial: Trial, folder: str | Path, every: int = 20, warm: int = 150
         raise InputError(f"an arm is one of {', '.join(ARMS)}, and a start is onset or late, not {trial}")
     path = Path(folder) / f"{trial.name}.json"
     if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["steps"] != trial.steps:
+            raise InputError(f"{path} holds a trial of {kept['steps']} steps, not of {trial.steps}")
+        return kept
     path.parent.mkdir(parents=True, exist_ok=True)
     known, mixture = recipes(trial.data), MIXTURES[trial.data]()
     with torch.random.fork_rng(devices=[]):
@@ -143,15 +146,16 @@ def compare(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         list: per data set, start and pair of arms, the medians of :func:`mean_cells` and :func:`lasted` in both, the
-        number of seeds in which the first arm kept more cells, and the two-sided p-value of Wilcoxon's signed-rank
-        test on the differences.
+        number of seeds in which the first arm kept more cells, the two-sided p-value of Wilcoxon's signed-rank test
+        on the differences, and the same by Holm's method for all pairs of that data set and start.
     """
     from scipy.stats import wilcoxon
 
-    found = []
+    found: list[dict[str, Any]] = []
     by_key = {(t["data"], t["start"], t["arm"], t["seed"]): t for t in trials}
     pairs = [(arm, "none") for arm in ARMS[1:]] + [("dominant", other) for other in ARMS[2:]]
     for data, start in dict.fromkeys((t["data"], t["start"]) for t in trials):
+        first = len(found)
         for one, other in pairs:
             seeds = [s for d, b, arm, s in by_key if (d, b, arm) == (data, start, one)]
             seeds = [s for s in seeds if (data, start, other, s) in by_key]
@@ -167,7 +171,18 @@ def compare(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "wins": int((difference > 0).sum()),
                 "p": float(wilcoxon(difference).pvalue) if difference.any() else 1.0,
             })  # fmt: skip
+        for row, p in zip(found[first:], _holm([row["p"] for row in found[first:]]), strict=True):
+            row["p_holm"] = p
     return found
+
+
+def _holm(p: list[float]) -> list[float]:
+    """p-values for which the smallest being below a level has that level as its chance under all null hypotheses."""
+    order = np.argsort(p, kind="stable")
+    raised = np.maximum.accumulate([(len(p) - k) * p[i] for k, i in enumerate(order)])
+    found = np.empty(len(p))
+    found[order] = np.minimum(raised, 1.0)
+    return [float(v) for v in found]
 
 
 class _Pair:
@@ -230,13 +245,15 @@ class _Pair:
         scale = self._scale(whole, recipe)
         mass = self._transported(z, [{name: scale[name] * part[name] for name in part} for part in parts])
         largest = int(mass.argmax())
+        every = np.zeros(len(self._mixture.modes))  # clusters without samples drive nothing
+        every[present] = mass.double().numpy()
         kept, changed = whole, False
         if arm != "none" and len(present) > 1:
             kept, changed = self._without(arm, whole, parts, largest, x, sent, cell == present[largest], choose), True
         self._move({name: scale[name] * g for name, g in kept.items()}, {n: scale[n] * g for n, g in whole.items()})
         return {
             "changed": float(changed),
-            "driving": measures.dominance(mass.double().numpy()) if len(present) > 1 else math.nan,
+            "driving": measures.dominance(every),
             "raw_coherence": measures.signed_coherence(-sent),
         }
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.errors import InputError, NonFiniteError
+from genkernel.experiments.collapse_study import SETTINGS
 from genkernel.models.coverage import count_modes
 from genkernel.models.gans import RECIPES, GANRecipe
 from genkernel.models.mixtures import MIXTURES
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 HELD = 6.0  # standard deviations from a mode within which a sample holds it; good samples are within 3
 SAMPLES = 2048  # behind the counts
 REAL = 1024  # real samples that the generated ones are compared with
-LATENTS, JACOBIANS = 512, 64
-IMAGES = 256  # latents, and real images, of an analysis of images
+JACOBIANS = 64
+LATENTS, IMAGES = (SETTINGS[kind]["latents"] for kind in ("points", "images"))  # as many real images
 
 
 @dataclass(frozen=True)
@@ -151,15 +152,22 @@ def measure(
 
     Returns:
         dict: the job, its recipe, ``diverged`` (a sentence, or None), and ``rows``.
+
+    Raises:
+        InputError: the file there is of another run.
     """
     if every is None:  # what carries over is asked at the end alone
         every = 250 if job.data not in MIXTURES else 100 if job.role != "transfer" else 500
     path = Path(folder) / f"{job.name}.json"
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
     known_recipes = other_networks(job.data) if job.role == "transfer" else recipes(job.data)
     recipe = replace(known_recipes[job.recipe], seed=job.seed)
     found: dict[str, Any] = {**asdict(job), "recipe_values": asdict(recipe), "diverged": None, "rows": []}
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        asked = json.loads(json.dumps(json_ready(found)))
+        if any(kept.get(name) != asked[name] for name in asked if name not in ("diverged", "rows")):
+            raise InputError(f"{path} holds another run: another role, or other values of its recipe")
+        return kept
     path.parent.mkdir(parents=True, exist_ok=True)
     known = None if recipe.planar else _read_images(images)
     with tempfile.TemporaryDirectory() as temporary:

@@ -70,7 +70,7 @@ def outcome(run: Run) -> str:
 
 
 def drop(run: Run) -> int | None:
-    """The row at which a run that held its modes has lost half of them for good; None if it never did.
+    """The row at which a run that held its modes has lost half of them; None if it never did.
 
     From that row on the median of :data:`SMOOTH` copies ahead is at most half of what was held before.
     """
@@ -171,7 +171,8 @@ def ahead(runs: Iterable[Run], name: str, worse: int) -> tuple[list[Array], list
             continue
         steps = np.array([row["step"] for row in run["rows"]])
         fallen = drop(run)
-        covered = (modes_held(run) >= COVERED) & (steps >= WARM_UP)
+        raw = np.array([row["held"] / row["modes"] for row in run["rows"]])
+        covered = (modes_held(run) >= COVERED) & (raw >= COVERED) & (steps >= WARM_UP)
         if fallen is None:
             # the end of training hides what would have come next
             known = covered & (steps + HORIZON <= steps[-1])

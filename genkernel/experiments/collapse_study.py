@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from genkernel.errors import InputError
 from genkernel.experiments import collapse_statistics as statistics
 from genkernel.experiments.collapse_statistics import Alarms, Area, Run
 from genkernel.gan.indicators import INDICATORS
@@ -64,8 +65,18 @@ class Study:
 
 
 def evaluate(runs: Iterable[Run], draws: int = 400) -> Study:
-    """Choose thresholds on the runs to calibrate on, and judge every indicator on the others."""
+    """Choose thresholds on the runs to calibrate on, and judge every indicator on the others.
+
+    Raises:
+        InputError: one of the two has no healthy or no collapsed run.
+    """
     calibrate, report = statistics.split(runs)
+    for role, part in (("calibrate", calibrate), ("report", report)):
+        ends = {statistics.outcome(run) for run in part}
+        if not {statistics.HEALTHY, statistics.COLLAPSED} <= ends:
+            raise InputError(
+                f"the study needs healthy and collapsed runs to {role}; there are {len(part)} runs to {role}"
+            )
     candidates = [(name, i.label, i.worse, i.baseline) for name, i in INDICATORS.items()]
     for name, label in statistics.LOSSES.items():
         candidates.append((name, label, _better_direction(calibrate, name), True))
@@ -115,6 +126,11 @@ def _by_recipe(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
     }
 
 
+# what values of indicators depend on
+SETTINGS: dict[str, dict[str, Any]] = {
+    "points": {"latents": 512, "dimension": 2, "clusters": "modes"},
+    "images": {"latents": 256, "dimension": 16, "clusters": "k-means"},
+}
 EXPECTED = 0.95  # share of further healthy runs that the healthy range is to hold
 SEPARATES = 0.9  # area under the curve, on the runs to calibrate on, from which an indicator gets a threshold
 KINDS = {"points": ("ring", "grid"), "images": ("mnist", "fashion")}
@@ -140,7 +156,7 @@ def ranges(runs: Iterable[Run]) -> dict[str, Any]:
         entries = {name: entry for name in INDICATORS if (entry := _range(mine, healthy, name)) is not None}
         names = " and ".join(name for name in data if any(run["data"] == name for run in mine))
         words = f"{len(healthy)} healthy and {len(collapsed)} collapsed runs on {names}"
-        found[kind] = {"source": f"collapse study, {words}", "indicators": entries}
+        found[kind] = {"source": f"collapse study, {words}", "setting": SETTINGS[kind], "indicators": entries}
     return found
 
 

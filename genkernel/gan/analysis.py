@@ -14,7 +14,8 @@ from torch import Tensor
 
 from genkernel.errors import InputError, ZeroGradientError
 from genkernel.gan import latent_kernel as kernels
-from genkernel.gan.clusters import Clusters, Features
+from genkernel.gan.answers import Features
+from genkernel.gan.clusters import Clusters
 from genkernel.gan.discriminator import Discriminator
 from genkernel.gan.game import drive_statistics
 from genkernel.gan.generator import Generator
@@ -194,7 +195,7 @@ def analyze(
             try:
                 carried = transport(
                     generator, batch, drive, found,
-                    fresh=generator.draw(fresh, seed, stream=1) if fresh else None,
+                    fresh=_fresh(generator, fresh, seed, labels),
                     precondition=precondition, keep_parts=planar, dtype=dtype, memory=memory,
                 )  # fmt: skip
             except ZeroGradientError as error:
@@ -220,7 +221,7 @@ def analyze(
     by_cluster = JacobianTable(**spectra.by_cluster(found.labels, found.count))
     centres, widths = _known_modes(modes, mode_std)
     result = GanResult(
-        clusters=ClusterTable(found.names, found.labels, found.occupancy, found.by, found.fixed),
+        clusters=ClusterTable(found.names, found.labels, found.occupancy, found.by, found.fixed, found.kind),
         kernel=read,
         jacobian=spectra,
         jacobian_by_cluster=by_cluster,
@@ -266,6 +267,16 @@ def analyze(
     )
     result.verdict = judge(result)
     return result, Kept(batch, samples, drive, found, kernel)
+
+
+def _fresh(generator: Generator, count: int, seed: int, labels: Any) -> dict[str, Any] | None:
+    """Further latents; their classes are as frequent as those that were asked for."""
+    if not count:
+        return None
+    if labels is not None:
+        chosen = torch.randint(len(labels), (count,), generator=torch.Generator().manual_seed(seed))
+        labels = torch.as_tensor(labels)[chosen]
+    return generator.draw(count, seed, stream=1, labels=labels)
 
 
 def _known_modes(modes: Tensor | None, std: float | Tensor | None) -> tuple[Array | None, Array | None]:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from genkernel.errors import InputError, NonFiniteError
-from genkernel.tangent.restore import restored
+from genkernel.gan.answers import Features, answers
 
 Array = NDArray[np.float64]
-Features = Callable[[Tensor], Tensor]
+_SEEN = 2000  # samples whose silhouettes are looked at: it takes all their distances
 
 
 class OneClusterError(InputError):
@@ -131,7 +130,7 @@ def k_means(
         raise InputError(f"{n} latents cannot be put into {count} clusters")
     reduce: Callable[[Array], Array] = lambda p: p  # noqa: E731
     if features is None and points.shape[1] > 50 and n > 50:
-        reduce = PCA(50, random_state=seed).fit(points).transform
+        reduce = PCA(50, random_state=seed % 2**32).fit(points).transform
     points = reduce(points)
     spread = float(points.std())
     if not spread > 1e-7 * (1 + float(np.abs(points).max())):
@@ -139,12 +138,11 @@ def k_means(
             "all samples are the same, so there is one cluster only: the generator ignores its latent"
         )
     choices = [count] if count is not None else range(2, min(most, n - 1) + 1)
-    fits = [KMeans(k, n_init=4, random_state=seed).fit(points) for k in choices]
+    fits = [KMeans(k, n_init=4, random_state=seed % 2**32).fit(points) for k in choices]
     if len(fits) > 1:
+        seen = np.sort(np.random.default_rng(seed).permutation(n)[:_SEEN])
         scores = [
-            silhouette_score(points, fit.labels_, sample_size=min(n, 2000), random_state=seed)
-            if len(set(fit.labels_)) > 1
-            else -1.0
+            silhouette_score(points[seen], fit.labels_[seen]) if len(set(fit.labels_[seen])) > 1 else -1.0
             for fit in fits
         ]
         fit = fits[int(np.argmax(scores))]
@@ -173,33 +171,10 @@ def by_kernel(kernel: Array, count: int, seed: int = 0) -> Clusters:
     if not 2 <= count < len(kernel):
         raise InputError(f"{len(kernel)} latents cannot be put into {count} clusters")
     affinity = np.clip(kernel, 0, None)
-    labels = SpectralClustering(count, affinity="precomputed", random_state=seed).fit_predict(affinity)
+    labels = SpectralClustering(count, affinity="precomputed", random_state=seed % 2**32).fit_predict(affinity)
     return Clusters(
         labels.astype(np.int64), _names(None, count, "cluster"), "the rows of the kernel", None, False, "kernel"
     )
-
-
-def answers(function: Features, images: Tensor, batch_size: int = 256, fewest: int = 1) -> Tensor:
-    """``[n, f]`` on the CPU: what a classifier, or features, say of images ``[n, *out]``.
-
-    A module is run in evaluation mode, and is as it was afterwards.
-
-    Raises:
-        InputError: there is not one row of at least ``fewest`` numbers per image.
-    """
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        if isinstance(function, nn.Module):
-            stack.enter_context(restored(function))
-            for module in function.modules():
-                module.training = False
-        parts = [function(images[s : s + batch_size]) for s in range(0, len(images), batch_size)]
-    if any(not isinstance(p, Tensor) or p.dim() < 2 for p in parts):
-        raise InputError("a classifier, or features, answer with a tensor [n, f] for images [n, ...]")
-    found = torch.cat(parts).detach().flatten(1).cpu()
-    if found.shape[0] != len(images) or found.shape[1] < fewest:
-        raise InputError(f"a classifier, or features, answer with [n, f], not with {tuple(found.shape)}")
-    return found
 
 
 def _points(images: Tensor, features: Features | None) -> Array:

@@ -10,21 +10,19 @@ import contextlib
 import importlib
 import io
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from genkernel.errors import InputError, MissingError, NonFiniteError
 from genkernel.gan import measures
-from genkernel.tangent.restore import random_state_kept, restored
+from genkernel.gan.answers import Features, answers
 
 Array = NDArray[np.float64]
-Classifier = Callable[[Tensor], Tensor]
 
 _ENTRIES = 2**22  # of distances that are held at a time
 _NAMES = {"generated": "the generated samples", "real": "the real samples", "modes": "the modes"}
@@ -44,6 +42,8 @@ class ModeCoverage:
         covered: number of modes with at least ``at_least`` high-quality samples.
         high_quality: share of all samples that are of high quality.
         entropy_number: e^{H(occupancy)}, the effective number of modes; 0 without any high-quality sample.
+        nearest_number: the same of all samples, each counted for its nearest mode (or most probable class) however far
+            it is: a generator that misses all modes may still spread over them.
         kl: KL(occupancy ‖ weights) in nats, weights being uniform unless given.
         js: Jensen-Shannon divergence of the two in nats, at most log 2.
         at_least: how many samples make a mode covered.
@@ -56,6 +56,7 @@ class ModeCoverage:
     covered: int
     high_quality: float
     entropy_number: float
+    nearest_number: float
     kl: float
     js: float
     at_least: int
@@ -147,7 +148,7 @@ def mode_coverage(
 
 def class_coverage(
     images: Tensor,
-    classifier: Classifier,
+    classifier: Features,
     *,
     threshold: float = 0.5,
     at_least: int = 1,
@@ -271,6 +272,7 @@ def _counted(
         covered=int((counts >= at_least).sum()),
         high_quality=float(good.mean()),
         entropy_number=measures.entropy_number(counts.astype(np.float64)),
+        nearest_number=measures.entropy_number(np.bincount(labels, minlength=modes).astype(np.float64)),
         kl=float(rel_entr(occupancy, w).sum()),
         js=float(rel_entr(occupancy, middle).sum() + rel_entr(w, middle).sum()) / 2,
         at_least=at_least,
@@ -279,33 +281,12 @@ def _counted(
     )
 
 
-def _logits(images: Tensor, classifier: Classifier, batch_size: int) -> Tensor:
-    """``[n, M]`` float64 on the CPU; a module's mode, state and random numbers stay as they were."""
-    with contextlib.ExitStack() as stack:
-        devices = [images.device] if images.device.type == "cuda" else []
-        for scope in (torch.no_grad(), torch.random.fork_rng(devices=devices), random_state_kept()):
-            stack.enter_context(scope)
-        if isinstance(classifier, nn.Module):
-            buffers = {name: b.detach().clone() for name, b in classifier.named_buffers()}
-            stack.callback(_put_back, classifier, buffers)
-            stack.enter_context(restored(classifier))
-            for module in classifier.modules():
-                module.training = False
-        parts = [classifier(part) for part in images.detach().split(batch_size)]
-    if any(not isinstance(p, Tensor) or p.dim() != 2 or p.shape[1] < 2 for p in parts):
-        raise InputError("a classifier answers images [n, ...] with logits [n, classes], of at least two classes")
-    found = torch.cat(parts).detach().double().cpu()
-    if len(found) != len(images):
-        raise InputError(f"the classifier gave {len(found)} rows of logits for {len(images)} images")
+def _logits(images: Tensor, classifier: Features, batch_size: int) -> Tensor:
+    """``[n, M]`` float64 on the CPU."""
+    found = answers(classifier, images, batch_size, fewest=2).double()
     if not torch.isfinite(found).all():
         raise NonFiniteError("the logits of the classifier hold NaN or infinity")
     return found
-
-
-def _put_back(module: nn.Module, buffers: dict[str, Tensor]) -> None:
-    for name, buffer in module.named_buffers():
-        if not torch.equal(buffer, buffers[name]):
-            buffer.copy_(buffers[name])
 
 
 def _features(x: Tensor, what: str, fewest: int = 2) -> Array:

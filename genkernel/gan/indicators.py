@@ -25,6 +25,10 @@ class Indicator:
         group: what it looks at: ``"kernel"``, ``"drive"`` (what the discriminator sends), ``"geometry"`` (∂G/∂z) or
             ``"coverage"`` (samples).
         baseline: it looks at samples or logits alone and needs no kernel and no Jacobian.
+        depends: what else its value depends on, so that it is compared only where that is alike: ``"latents"`` (their
+            number, within a tenth), ``"samples"`` (their number, within a factor of two), ``"dimension"`` (that of the
+            latents), ``"clusters"`` (how they were made), ``"space"`` (samples are compared as they are, without
+            features), ``"units"`` (of the samples: never known to be alike).
     """
 
     label: str
@@ -32,6 +36,7 @@ class Indicator:
     read: Read
     group: str
     baseline: bool = False
+    depends: tuple[str, ...] = ()
 
 
 def _moved(name: str) -> Read:
@@ -52,11 +57,13 @@ def _near(name: str) -> Read:
 
 
 INDICATORS: dict[str, Indicator] = {
-    "driving_dominance": Indicator("driving dominance", 1, _moved("driving_dominance"), "kernel"),
+    "driving_dominance": Indicator(
+        "driving dominance", 1, _moved("driving_dominance"), "kernel", depends=("samples", "clusters")
+    ),
     "axial_coherence": Indicator("axial coherence of updates", 1, _moved("axial_coherence"), "kernel"),
     "coherence": Indicator("signed coherence of updates", 1, _moved("coherence"), "kernel"),
     "raw_coherence": Indicator("signed coherence of the drive", 1, _moved("raw_coherence"), "drive"),
-    "score": Indicator("dominance × coherence", 1, _moved("score"), "kernel"),
+    "score": Indicator("dominance × coherence", 1, _moved("score"), "kernel", depends=("samples", "clusters")),
     "spread_gain": Indicator("spread gain", -1, _moved("spread_gain"), "kernel"),
     "spread_cosine": Indicator("spread cosine", -1, _moved("spread_cosine"), "kernel"),
     "foreign_excess": Indicator(
@@ -64,25 +71,53 @@ INDICATORS: dict[str, Indicator] = {
         1,
         lambda r: math.nan if r.transport is None else r.transport.foreign_share - r.transport.foreign_baseline,
         "kernel",
+        depends=("clusters",),
     ),
-    "kernel_effective_rank": Indicator("effective rank of the kernel", -1, lambda r: r.kernel.effective_rank, "kernel"),
+    "kernel_effective_rank": Indicator(
+        "effective rank of the kernel", -1, lambda r: r.kernel.effective_rank, "kernel", depends=("latents",)
+    ),
     "kernel_mean": Indicator("mean cosine of the kernel", 1, lambda r: r.kernel.mean_off_diagonal, "kernel"),
-    "condition_number": Indicator("log₁₀ condition of ∂G/∂z", 1, _median_log, "geometry"),
-    "log_volume": Indicator("log-volume of ∂G/∂z", -1, _median("log_volume"), "geometry"),
-    "jacobian_effective_rank": Indicator("effective rank of ∂G/∂z", -1, _median("effective_rank"), "geometry"),
+    "condition_number": Indicator("log₁₀ condition of ∂G/∂z", 1, _median_log, "geometry", depends=("dimension",)),
+    "log_volume": Indicator("log-volume of ∂G/∂z", -1, _median("log_volume"), "geometry", depends=("units",)),
+    "jacobian_effective_rank": Indicator(
+        "effective rank of ∂G/∂z", -1, _median("effective_rank"), "geometry", depends=("dimension",)
+    ),
     "occupancy_dominance": Indicator(
-        "occupancy dominance", 1, lambda r: dominance(r.clusters.occupancy), "coverage", baseline=True
+        "occupancy dominance",
+        1,
+        lambda r: dominance(r.clusters.occupancy),
+        "coverage",
+        baseline=True,
+        depends=("samples", "clusters"),
     ),
     "diversity": Indicator(
-        "mean distance of samples", -1, lambda r: r.coverage.diversity.distance, "coverage", baseline=True
+        "mean distance of samples",
+        -1,
+        lambda r: r.coverage.diversity.distance,
+        "coverage",
+        baseline=True,
+        depends=("units",),
     ),
-    "frechet": Indicator("Fréchet distance to the data", 1, lambda r: r.coverage.frechet, "coverage", baseline=True),
+    "frechet": Indicator(
+        "Fréchet distance to the data", 1, lambda r: r.coverage.frechet, "coverage", baseline=True, depends=("units",)
+    ),
     "relative_diversity": Indicator(
-        "diversity relative to the data", -1, lambda r: r.coverage.diversity.relative, "coverage", baseline=True
+        "diversity relative to the data",
+        -1,
+        lambda r: r.coverage.diversity.relative,
+        "coverage",
+        baseline=True,
+        depends=("space",),
     ),
-    "recall": Indicator("recall of the data", -1, _near("recall"), "coverage", baseline=True),
-    "coverage": Indicator("coverage of the data", -1, _near("coverage"), "coverage", baseline=True),
-    "precision": Indicator("precision", -1, _near("precision"), "coverage", baseline=True),
+    "recall": Indicator(
+        "recall of the data", -1, _near("recall"), "coverage", baseline=True, depends=("samples", "space")
+    ),
+    "coverage": Indicator(
+        "coverage of the data", -1, _near("coverage"), "coverage", baseline=True, depends=("samples", "space")
+    ),
+    "precision": Indicator(
+        "precision", -1, _near("precision"), "coverage", baseline=True, depends=("samples", "space")
+    ),
     "separation": Indicator(
         "discriminator separates real from generated",
         1,

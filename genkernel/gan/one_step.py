@@ -7,7 +7,6 @@ smooth networks (a kink of a ReLU that is crossed counts fully, so less steadily
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +41,7 @@ class OneStep:
         ratios: errors[i]/errors[i+1] ``[k - 1]``: 2 for a smooth network.
         movement: ‖ΔG‖/√n ``[k]``.
         buffers: what running statistics alone move the samples by in a step in train mode, ‖ΔG‖/√n: O(1) whatever
-            the step size, and no part of U. NaN without batch normalisation.
+            the step size, and no part of U. NaN without batch normalisation, and where its statistics are held.
     """
 
     optimizer: str
@@ -112,7 +111,7 @@ def one_steps(
         etas = [largest / 2**k for k in range(halvings + 1)]
         errors, movement = [], []
         for lr in etas:
-            moved = _outputs(model.at(step.weights(lr), strict=False), batch, op.dtype) - start
+            moved = _outputs(model, batch, op.dtype, step.weights(lr)) - start
             size = float(moved.double().norm())
             errors.append(float((moved - lr * U).double().norm()) / size if size else math.nan)
             movement.append(size / math.sqrt(n))
@@ -183,23 +182,28 @@ def _scale(start: Tensor) -> float:
 
 
 def _buffers(generator: Generator, batch: dict[str, Any]) -> float:
-    """How far the running statistics of one forward pass in train mode move the samples."""
-    if not any(isinstance(m, _BatchNorm) and m.track_running_stats for m in generator.module.modules()):
-        return math.nan
+    """How far running statistics of one forward pass in train mode move the samples; NaN where they are not used."""
     model = generator.tangent
-    mine = copy.deepcopy(generator.module)
+    used = any(isinstance(m, _BatchNorm) and m.track_running_stats for m in generator.module.modules())
+    if not used or model.batch_norm != "eval":
+        return math.nan
+    start = _outputs(model, batch, model.dtype)
     with guarded(model), torch.no_grad():
-        start = generator.images(batch)
-        mine.train()
-        model.call(mine, batches.move(batch, model.device, model.dtype))
-    buffers = {name: b for name, b in mine.named_buffers()}
-    end = model.at(buffers, strict=False).forward(batch)
+        tensors = {name: t.detach() for name, t in model.tensors().items()}  # whose buffers are copies
+        inputs = batches.move(batch, model.device, model.dtype)
+        with model.evaluating():
+            for module in generator.module.modules():
+                module.training = True  # assignment: some modules override train() with side effects
+            model.run(tensors, inputs)
+        with model.evaluating():
+            end = model.run(tensors, inputs)
     return float((end - start).double().norm()) / math.sqrt(len(start))
 
 
-def _outputs(model: TangentModel, batch: dict[str, Any], dtype: torch.dtype) -> Tensor:
+def _outputs(model: TangentModel, batch: dict[str, Any], dtype: torch.dtype, weights: Vector | None = None) -> Tensor:
+    """Samples, at other weights where they are given; statistics and other buffers are those of the model as it is."""
     with guarded(model), model.evaluating(), torch.no_grad():
-        tensors = {name: t.detach() for name, t in model.tensors(dtype).items()}
+        tensors = {name: t.detach() for name, t in model.tensors(dtype).items()} | (weights or {})
         return model.run(tensors, batches.move(batch, model.device, dtype))
 
 

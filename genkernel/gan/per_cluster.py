@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genkernel.gan import measures
-from genkernel.gan.clusters import Clusters, Features, by_class
+from genkernel.gan.answers import Features
+from genkernel.gan.clusters import Clusters, by_class
 from genkernel.gan.coverage import diversity
 from genkernel.gan.latent_kernel import LatentKernel
 from genkernel.gan.results import JacobianTable, PerCluster

@@ -37,6 +37,7 @@ class ClusterTable:
         occupancy: share of the latents ``[M]``.
         by: how they were found, in words.
         fixed: known beforehand, so that an empty one is a missing mode.
+        kind: see :class:`~genkernel.gan.clusters.Clusters`; ``"one"`` where all samples are the same.
     """
 
     names: list[str]
@@ -44,6 +45,7 @@ class ClusterTable:
     occupancy: Array
     by: str
     fixed: bool
+    kind: str = "given"
 
 
 @dataclass

@@ -8,11 +8,16 @@ how latents are tied together (the kernel, which sees no data), and what the sam
 known modes or a classifier, and no network but the generator). All others are shown beside: the study found that they
 repeat the occupancy of the clusters, say nothing, or do not carry over to other networks. In this order:
 
-1. *collapsing* where known modes, or a classifier's classes, are counted and at most half of them are there.
-2. *unknown* where one of the views could not be taken, or the study has no ranges for such samples.
-3. *collapsing* where one view is beyond its threshold and the other at least outside of its healthy range.
-4. *ok* where both are within their healthy ranges.
-5. *watch* otherwise.
+1. *collapsing* where samples are all the same, or differ from one another by less than a twentieth
+   (:data:`NARROW`) of what real samples do.
+2. *collapsing* where known modes, or a classifier's classes, are counted, at most half of them are there, and samples
+   do not spread over the others either. (Samples that spread over all modes and miss them are bad, not collapsed.)
+3. *unknown* where one of the views could not be taken, or the study has no ranges for such samples.
+4. *collapsing* where one view is beyond its threshold and the other at least outside of its healthy range.
+5. *ok* where both are within their healthy ranges.
+6. *watch* otherwise.
+
+Ranges are used only where they mean the same: the rank of a kernel of 64 latents is not compared with that of 512.
 """
 
 from __future__ import annotations
@@ -21,11 +26,13 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from genkernel.gan.indicators import INDICATORS, indicators
+from genkernel.gan.indicators import INDICATORS, Indicator, indicators
 from genkernel.gan.results import GanResult
+from genkernel.gan.stages import AS_THEY_ARE
 from genkernel.gan.verdict import Evidence, Label, Verdict
 
 COUNTING = {
@@ -38,6 +45,25 @@ VIEWS = {
     "coverage": "what the samples cover",
 }
 LOST = 0.5  # share of the modes that makes a collapse when no more are there
+SPREAD = 0.75  # share of the modes that samples are effectively nearest to, from which they are not collapsed
+NARROW = 0.05  # diversity relative to the data below which there is nothing left to judge
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the values of indicators were made, as far as they depend on it.
+
+    Attributes:
+        latents: n.
+        dimension: of a latent.
+        clusters: how they were made, see :class:`~genkernel.gan.clusters.Clusters`.
+        features: samples were compared in features, not as they are.
+    """
+
+    latents: int
+    dimension: int
+    clusters: str
+    features: bool = False
 
 
 @functools.cache
@@ -57,15 +83,37 @@ def kind_of(shape: list[int]) -> str | None:
 
 def judge(result: GanResult) -> Verdict:
     """The verdict on a result, with all indicators as its evidence."""
+    covered = result.coverage
     lack = []
-    if result.coverage.modes is None and result.coverage.neighbours is None and math.isnan(result.coverage.frechet):
+    if covered.modes is None and covered.neighbours is None and math.isnan(covered.diversity.relative):
         lack.append("real samples, a classifier or known modes")
-    kind = kind_of(result.meta["generator"]["output_shape"])
-    return judge_values(indicators(result), kind, _counted(result), lack)
+    about = result.meta["generator"]
+    setting = Setting(
+        latents=len(result.clusters.labels),
+        dimension=math.prod(about["latent_shape"]),
+        clusters=result.clusters.kind,
+        features=covered.features != AS_THEY_ARE,
+    )
+    if setting.features and covered.modes is None:
+        lack.append("a classifier or known modes (ranges are for samples as they are, not in features)")
+    return judge_values(
+        indicators(result),
+        kind_of(about["output_shape"]),
+        _counted(result),
+        lack,
+        setting=setting,
+        same=result.clusters.kind == "one",
+    )
 
 
 def judge_values(
-    values: Mapping[str, float], kind: str | None, counted: Evidence | None = None, lack: Sequence[str] = ()
+    values: Mapping[str, float],
+    kind: str | None,
+    counted: Evidence | None = None,
+    lack: Sequence[str] = (),
+    *,
+    setting: Setting | None = None,
+    same: bool = False,
 ) -> Verdict:
     """The same from the values of the indicators.
 
@@ -74,17 +122,24 @@ def judge_values(
         kind: of samples, see :func:`kind_of`.
         counted: modes that were counted.
         lack: what was not given, in words.
+        setting: how they were made; as in the study by default.
+        same: all samples are the same.
     """
     ranges = reference_ranges().get(kind or "", {})
-    evidence = [_evidence(name, values.get(name, math.nan), ranges) for name in INDICATORS]
+    evidence = [_evidence(name, values.get(name, math.nan), ranges, setting) for name in INDICATORS]
     if counted is not None:
         evidence.append(counted)
     views = _views(evidence)
+    others = _sentences({view: said for view, said in views.items() if view != "coverage"})
+    if same:
+        return Verdict("collapsing", ["All samples are the same: the generator ignores its latent.", *others], evidence)
+    if (spread := values.get("relative_diversity", math.nan)) < NARROW:
+        words = f"samples differ by {spread:.2g} of what real ones do, and below {NARROW:g} that is a collapse"
+        return Verdict("collapsing", [f"All samples are nearly the same: {words}.", *others], evidence)
     if counted is not None and counted.says == "collapsing":
-        others = {view: said for view, said in views.items() if view != "coverage"}
-        return Verdict("collapsing", [f"Modes are missing: {_said(counted)}", *_sentences(others)], evidence)
+        return Verdict("collapsing", [f"Modes are missing: {_said(counted)}", *others], evidence)
     if kind is None and len(views) < 2:
-        words = "its samples are neither points of the plane nor images, for which the study has no ranges"
+        words = "its samples are neither points of few dimensions nor images, for which alone the study has ranges"
         return Verdict("unknown", [f"No verdict: {words}."], evidence)
     if len(views) < 2:
         return Verdict("unknown", [_too_little(views, lack)], evidence)
@@ -100,9 +155,12 @@ def judge_values(
     return Verdict("watch", reasons, evidence)
 
 
-def _evidence(name: str, value: float, ranges: dict[str, Any]) -> Evidence:
+def _evidence(name: str, value: float, ranges: dict[str, Any], setting: Setting | None) -> Evidence:
     indicator = INDICATORS[name]
     known = ranges.get("indicators", {}).get(name)
+    source = ranges["source"] if known is not None else "no range for samples of this kind"
+    if known is not None and setting is not None and (unlike := _unlike(indicator, setting, ranges["setting"])):
+        known, source = None, f"not compared: {unlike}"
     low, high, alarm = (math.nan, math.nan, math.nan)
     if known is not None:
         low, high = known["healthy"]
@@ -117,8 +175,25 @@ def _evidence(name: str, value: float, ranges: dict[str, Any]) -> Evidence:
         worse=indicator.worse,
         says=_says(value, (low, high), alarm, indicator.worse),
         counts=name in COUNTING and math.isfinite(alarm),
-        source=ranges["source"] if known is not None else "no range for samples of this kind",
+        source=source,
     )
+
+
+def _unlike(indicator: Indicator, here: Setting, study: Mapping[str, Any]) -> str:
+    """Why a value cannot be compared with those of the study; empty where it can."""
+    ratio = here.latents / study["latents"]
+    reasons = {
+        "latents": (abs(ratio - 1) > 0.1, f"it grows with the number of latents, {study['latents']} in the study"),
+        "samples": (not 0.5 <= ratio <= 2, f"it depends on the number of samples, {study['latents']} in the study"),
+        "dimension": (
+            here.dimension != study["dimension"],
+            f"it depends on the dimension of the latents, {study['dimension']} in the study",
+        ),
+        "clusters": (here.clusters != study["clusters"], f"the clusters of the study are {study['clusters']}"),
+        "space": (here.features, "in the study samples are compared as they are"),
+        "units": (True, "it depends on the units of the samples; compare checkpoints of one generator"),
+    }
+    return next((words for name in indicator.depends if (unlike := reasons[name])[0] for words in [unlike[1]]), "")
 
 
 def _says(value: float, healthy: tuple[float, float], alarm: float, worse: int) -> Label:
@@ -137,6 +212,12 @@ def _counted(result: GanResult) -> Evidence | None:
         return None
     share = modes.covered / modes.modes
     fewest = min(0.9, 1 - 1 / modes.modes)  # one stray mode of a few is no more than a hint
+    source = f"{modes.covered} of {modes.modes} counted: {modes.rule}; at most half is a collapse by definition"
+    says: Label = "ok" if share >= fewest else "watch"
+    if share <= LOST and modes.nearest_number > SPREAD * modes.modes:
+        source += f", but samples spread over {modes.nearest_number:.3g} of them and are only not near enough"
+    elif share <= LOST:
+        says = "collapsing"
     return Evidence(
         name="modes_covered",
         label="share of the modes covered",
@@ -145,9 +226,9 @@ def _counted(result: GanResult) -> Evidence | None:
         healthy=(fewest, 1.0),
         alarm=LOST,
         worse=-1,
-        says="collapsing" if share <= LOST else "ok" if share >= fewest else "watch",
+        says=says,
         counts=True,
-        source=f"{modes.covered} of {modes.modes} counted: {modes.rule}; at most half is a collapse by definition",
+        source=source,
     )
 
 
@@ -167,6 +248,8 @@ def _sentences(views: dict[str, list[Evidence]]) -> list[str]:
 
 def _said(e: Evidence) -> str:
     words = {"ok": "in the range of healthy runs", "watch": "between healthy runs and the threshold"}
+    if e.name == "modes_covered" and e.says == "watch":
+        words["watch"] = "fewer than in healthy runs" if e.value > LOST else "though samples spread over more"
     beyond = "above" if e.worse > 0 else "at or below" if e.name == "modes_covered" else "below"
     says = words.get(e.says, f"{beyond} the threshold of {e.alarm:.3g}")
     low, high = e.healthy

@@ -16,11 +16,10 @@ from torch import Tensor
 
 from genkernel.errors import InputError, MissingError
 from genkernel.gan import coverage as covering
+from genkernel.gan.answers import Features, answers
 from genkernel.gan.clusters import (
     Clusters,
-    Features,
     OneClusterError,
-    answers,
     by_class,
     by_label,
     k_means,
@@ -31,10 +30,12 @@ from genkernel.gan.discriminator import Discriminator
 from genkernel.gan.generator import Generator
 from genkernel.gan.latents import check_labels
 from genkernel.gan.results import Coverage
+from genkernel.models.coverage import FAIR
 
 Array = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]  # stage, number of stages done, number of stages
 
+AS_THEY_ARE = "the samples themselves"  # in which they are compared without features
 STAGES = (
     "samples", "clusters", "coverage", "kernel", "jacobian", "drive", "score", "transport", "one step",
     "discriminator", "game",
@@ -96,7 +97,7 @@ def real_samples(generator: Generator, real: Tensor | None, labels: Any) -> Real
     if labels is not None:
         most = generator.classes if generator.classes is not None else int(torch.as_tensor(labels).max()) + 1
         labels = check_labels(labels, len(real), most)
-    return Real(real, labels)
+    return Real(real.to(generator.device, generator.dtype), labels)
 
 
 def labels_for(discriminator: Discriminator, batch: dict[str, Any]) -> Tensor | None:
@@ -158,9 +159,9 @@ def stratified(clusters: Clusters, count: int, seed: int = 0) -> NDArray[np.int6
     quota = np.zeros(clusters.count, dtype=np.int64)
     if count >= len(present):
         quota[present] = 1
-    while (left := count - quota.sum()) > 0:
+    while quota.sum() < count:
         lack = np.where(quota < sizes, sizes / n * count - quota, -np.inf)
-        quota[np.argsort(-lack, kind="stable")[: min(left, int(np.isfinite(lack).sum()))][:1]] += 1
+        quota[int(lack.argmax())] += 1
     rng = np.random.default_rng([seed, 5])
     chosen = [rng.permutation(np.flatnonzero(clusters.labels == c))[:k] for c, k in enumerate(quota) if k]
     return np.sort(np.concatenate(chosen))
@@ -185,7 +186,7 @@ def compared(samples: Tensor, real: Real | None, features: Features | None) -> C
     """Both kinds of samples in the same features."""
     true = None if real is None else real.samples
     if features is None:
-        return Compared(samples, true, "the samples themselves")
+        return Compared(samples, true, AS_THEY_ARE)
     true = None if true is None else answers(features, true)
     return Compared(answers(features, samples), true, "the features that were given")
 
@@ -201,9 +202,10 @@ def cover(
     """What the samples cover, with sentences in ``missing`` on what cannot be known."""
     counted = None
     if modes is not None and mode_std is not None:
-        counted = covering.mode_coverage(samples, modes, mode_std)
+        counted = covering.mode_coverage(samples, modes, mode_std, at_least=_enough(len(samples), len(modes)))
     elif classifier is not None:
-        counted = covering.class_coverage(samples, classifier)
+        classes = answers(classifier, samples[:1], fewest=2).shape[1]
+        counted = covering.class_coverage(samples, classifier, at_least=_enough(len(samples), classes))
     elif modes is not None:
         missing.append("modes were given without mode_std, how far a mode reaches: how many are covered is not known")
     else:
@@ -218,3 +220,8 @@ def cover(
         except MissingError as error:
             missing.append(str(error))
     return Coverage(counted, near, covering.diversity(pair.generated, pair.real), distance, pair.words)
+
+
+def _enough(samples: int, modes: int) -> int:
+    """Samples that make a mode covered: a part of its fair share, so that single strays do not count."""
+    return max(1, math.ceil(FAIR * samples / modes))

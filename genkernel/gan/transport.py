@@ -254,7 +254,7 @@ def summarise(found: Transport, samples: Tensor, drive: Tensor, clusters: Cluste
         foreign_share=1 - own / max(mass.sum(), 1e-300),
         foreign_baseline=1 - float((occupancy**2).sum()),
         fresh_share=fresh_share,
-        inheritance_share=math.nan if fresh_share is None else _cosine(share, fresh_share),
+        inheritance_share=math.nan if fresh_share is None else _correlation(share, fresh_share),
         inheritance_alignment=math.nan if found.fresh_total is None else _aligned(found.total, found.fresh_total),
     )
 
@@ -270,9 +270,11 @@ def _axis(field: Tensor) -> Tensor | None:
     return torch.linalg.svd(unit, full_matrices=False).Vh[0] if len(unit) else None
 
 
-def _cosine(a: Array, b: Array) -> float:
+def _correlation(a: Array, b: Array) -> float:
+    """Pearson's; NaN where all shares are the same."""
+    a, b = a - a.mean(), b - b.mean()
     size = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / size if size else math.nan
+    return float(a @ b) / size if size > 1e-12 else math.nan
 
 
 def _norm(u: Vector) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genkernel.errors import InputError
+from genkernel.errors import InputError, MissingError
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +46,8 @@ def load(
     Args:
         path: a diffusers pipeline or model folder, a hub id ``owner/name`` (from the local cache
             unless ``download``), a file of weights (then with ``factory``), or the folder of a reference GAN, as
-            ``scripts/train_gan.py`` writes it, whose ``training.json`` says how both networks are built.
+            ``scripts/train_gan.py`` writes it, whose ``training.json`` says how both networks are built; or the name
+            of what is shipped: ``"ddpm-mnist"``, ``"dcgan-mnist"``.
         kind: ``"diffusion"``, ``"gan"``, or ``None`` to find out: a generator is what ``latent_shape`` or a
             ``discriminator`` is given for, and what the folder of a GAN holds.
         factory: ``"package.module:Name"``, called with ``factory_args`` to build the network that
@@ -81,6 +82,7 @@ def load(
         raise InputError(f"{what} are not supported by this version of genkernel: it loads diffusion models and GANs")
     if kind not in (None, *_KINDS):
         raise InputError(f"kind is {' or '.join(map(repr, _KINDS))} (or None to find out), not {kind!r}")
+    path = shipped(path)
     if kind == "gan" or (kind is None and (generator or _is_gan(path))):
         from genkernel.workflows.load_gan import load_generator, refuse_foreign
 
@@ -156,6 +158,19 @@ def load(
         )
     except InputError as error:
         raise type(error)(f"{path}: {error}") from error
+
+
+def shipped(path: str | Path) -> str | Path:
+    """A path as it is where there is something; else the place of the shipped checkpoint of that name."""
+    from genkernel import assets
+
+    name = str(path)
+    if not name.replace("-", "").isalnum() or Path(name).expanduser().exists():
+        return path
+    try:
+        return assets.path(name)
+    except MissingError:
+        return path
 
 
 def _is_gan(path: str | Path) -> bool:

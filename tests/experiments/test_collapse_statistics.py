@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genkernel.errors import InputError
 from genkernel.experiments import collapse_statistics as statistics
 from genkernel.experiments.collapse_study import evaluate, ranges, table
 
@@ -166,3 +167,11 @@ def test_ranges_of_what_is_bounded_stay_within() -> None:
     runs = [healthy(level, seed=k, role="calibrate") for k, level in enumerate((0.1, 0.4, 0.7))]
     runs += [collapsed(seed=k, role="calibrate") for k in range(3)]
     assert ranges(runs)["points"]["indicators"]["raw_coherence"]["healthy"][1] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    "runs", [[], [healthy(), collapsed()], [healthy(role="calibrate"), collapsed(role="calibrate")]]
+)
+def test_a_study_without_runs_for_a_role_says_so(runs: list[dict[str, Any]]) -> None:
+    with pytest.raises(InputError, match="the study needs healthy and collapsed runs to"):
+        evaluate(runs)

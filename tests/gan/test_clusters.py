@@ -44,7 +44,7 @@ def test_by_class_and_by_label() -> None:
     assert given.count == 5 and given.sizes[4] == 0
     with pytest.raises(InputError, match="3 clusters need 3 names, not 2"):
         by_class(x, lambda images: images.new_zeros(len(images), 3), ["r", "l"])
-    with pytest.raises(InputError, match="answer with"):
+    with pytest.raises(InputError, match="answers"):
         by_class(x, lambda images: images[:, 0])
 
 
@@ -87,3 +87,11 @@ def test_by_kernel() -> None:
 def test_empty_clusters_count() -> None:
     found = Clusters(np.array([0, 0, 2]), ["a", "b", "c"], "given")
     np.testing.assert_array_equal(found.sizes, [2, 0, 1])
+
+
+def test_a_large_seed_and_an_outlier_among_many() -> None:
+    points = torch.randn(3000, 2, generator=torch.Generator().manual_seed(0))
+    points[7] = 1e4
+    for seed in (2**40, 1):
+        found = k_means(points, seed=seed)
+        assert found.count >= 2 and len(found.labels) == 3000

@@ -68,3 +68,30 @@ def test_what_is_refused() -> None:
         one_step(gen, batch, drive, optimizer="lion")
     with pytest.raises(InputError, match="positive step size"):
         one_step(gen, batch, drive, eta=0.0)
+
+
+def test_frozen_statistics_stay_those_of_the_reference() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.Softplus(), nn.Linear(16, 2)).double()
+    gen = Generator(net, (4,), batch_norm="frozen")
+    _, disc = pair()
+    batch = gen.draw(32, seed=1)
+    for optimizer in ("sgd", "adam"):
+        found = one_step(gen, batch, disc.drive(gen.images(batch), "hinge"), optimizer=optimizer)
+        assert ((found.ratios > 1.8) & (found.ratios < 2.2)).all(), found.ratios
+        assert math.isnan(found.buffers)
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*")
+def test_spectral_norm_of_the_old_kind_after_a_training_step() -> None:
+    """Its weight is then no leaf, and such a module cannot be copied."""
+    torch.manual_seed(0)
+    first = nn.utils.spectral_norm(nn.Linear(4, 16))
+    net = nn.Sequential(first, nn.BatchNorm1d(16), nn.Softplus(), nn.Linear(16, 2)).double().train()
+    net(torch.randn(8, 4).double())
+    before = {name: t.clone() for name, t in net.state_dict().items()}
+    gen = Generator(net, (4,))
+    batch = gen.draw(32, seed=1)
+    found = one_step(gen, batch, pair()[1].drive(gen.images(batch), "hinge"))
+    assert found.buffers > 0 and net.training
+    assert all(torch.equal(before[name], t) for name, t in net.state_dict().items())

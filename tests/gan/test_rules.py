@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
+from torch import nn
 
-from genkernel.gan import rules
+from genkernel.gan import Generator, rules
+from genkernel.gan.analysis import analyze
 from genkernel.gan.indicators import INDICATORS
-from genkernel.gan.rules import COUNTING, VIEWS, judge, judge_values, kind_of, reference_ranges
-from tests.gan.fake_result import collapsed_result, planar_result
+from genkernel.gan.rules import COUNTING, NARROW, VIEWS, Setting, judge, judge_values, kind_of, reference_ranges
+from genkernel.gan.stages import compared, cover
+from tests.gan.fake_result import RING, collapsed_result, planar_networks, planar_result
 
 KINDS = ["points", "images"]
 
@@ -87,7 +91,7 @@ def test_samples_of_another_kind_have_no_ranges() -> None:
     assert kind_of([2]) == "points" and kind_of([3, 64, 64]) == "images"
     assert kind_of([100]) is None and kind_of([8, 8]) is None
     found = judge_values(values("points"), None)
-    assert found.label == "unknown" and "no ranges" in found.reasons[0]
+    assert found.label == "unknown" and "for which alone the study has ranges" in found.reasons[0]
 
 
 def test_half_of_the_modes_missing_is_a_collapse_whatever_the_kernel_says() -> None:
@@ -101,7 +105,7 @@ def test_half_of_the_modes_missing_is_a_collapse_whatever_the_kernel_says() -> N
 def test_every_indicator_is_evidence_and_only_some_count() -> None:
     found = judge(planar_result())
     counting = {e.name for e in found.evidence if e.counts}
-    assert counting == {*COUNTING, "modes_covered"}
+    assert counting == {*COUNTING, "modes_covered"} - {"recall"}  # 48 latents are not compared with 512
     assert set(COUNTING.values()) == set(VIEWS)
     assert all(e.source for e in found.evidence)
 
@@ -109,3 +113,67 @@ def test_every_indicator_is_evidence_and_only_some_count() -> None:
 def test_the_ranges_are_those_of_the_package() -> None:
     rules.reference_ranges.cache_clear()
     assert set(rules.reference_ranges()) == set(KINDS)
+
+
+def test_samples_that_are_all_alike_are_a_collapse_however_the_kernel_looks() -> None:
+    well = values("points")
+    found = judge_values({**well, "relative_diversity": 0.9 * NARROW}, "points")
+    assert found.label == "collapsing" and "nearly the same" in found.reasons[0]
+    assert judge_values(well, "points", same=True).label == "collapsing"
+    assert judge_values({"relative_diversity": 0.5 * NARROW}, None).label == "collapsing"
+
+
+def test_a_generator_that_ignores_its_latent_is_collapsed() -> None:
+    generator, discriminator = planar_networks()
+    with torch.no_grad():
+        generator.module[2].weight.zero_()
+    found = analyze(generator, discriminator, latents=16, jacobians=4, fresh=4, check=False)[0]
+    assert found.clusters.kind == "one" and found.verdict is not None
+    assert found.verdict.label == "collapsing" and "ignores its latent" in found.verdict.reasons[0]
+
+
+def test_samples_that_spread_over_the_modes_but_miss_them_are_not_collapsed() -> None:
+    net = nn.Linear(2, 2, bias=False).double()
+    with torch.no_grad():
+        net.weight.copy_(torch.eye(2))  # samples lie around the origin, in all directions alike
+    found = analyze(Generator(net, (2,)), latents=64, jacobians=4, modes=RING, mode_std=1e-4)[0]
+    counted = found.coverage.modes
+    assert counted is not None and counted.covered <= 4 and counted.nearest_number > 6
+    assert found.verdict is not None and found.verdict.label != "collapsing"
+    mine = next(e for e in found.verdict.evidence if e.name == "modes_covered")
+    assert mine.says == "watch" and "not near enough" in mine.source
+
+
+def test_one_mode_with_single_strays_in_the_others_is_one_mode() -> None:
+    near = torch.randint(8, (512,), generator=torch.Generator().manual_seed(0))
+    near[:490] = 3
+    covered = cover(RING[near], compared(RING[near], None, None), RING, 0.1, None, [])
+    assert covered.modes is not None and covered.modes.covered == 1 and covered.modes.high_quality == 1
+    assert covered.modes.nearest_number < 2
+
+
+STUDY = Setting(512, 2, "modes")
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "why"),
+    [
+        (Setting(64, 2, "modes"), "kernel_effective_rank", "number of latents"),
+        (Setting(400, 2, "modes"), "kernel_effective_rank", "number of latents"),
+        (Setting(64, 2, "modes"), "recall", "number of samples"),
+        (Setting(512, 16, "modes"), "jacobian_effective_rank", "dimension of the latents"),
+        (Setting(512, 2, "k-means"), "occupancy_dominance", "clusters of the study are modes"),
+        (Setting(512, 2, "modes", features=True), "recall", "as they are"),
+        (STUDY, "log_volume", "units"),
+    ],
+)
+def test_what_is_made_otherwise_is_not_compared(setting: Setting, name: str, why: str) -> None:
+    given = {other: 0.5 for other in INDICATORS}
+    found = {e.name: e for e in judge_values(given, "points", setting=setting).evidence}[name]
+    assert found.says == "unknown" and not found.counts and math.isnan(found.alarm)
+    assert found.source.startswith("not compared: ") and why in found.source
+
+
+def test_what_is_made_alike_is_compared() -> None:
+    found = judge_values(values("points"), "points", setting=STUDY)
+    assert found.label == "ok" and {e.name for e in found.evidence if e.counts} == set(COUNTING)

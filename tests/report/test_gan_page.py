@@ -135,8 +135,8 @@ def test_a_run_that_was_not_judged_says_so() -> None:
 
 def test_honest_readings_stand_beside_the_figures(text: str) -> None:
     for words in (
-        "mostly through occupancy",
-        "does not tell them apart",
+        "repeat the occupancy",
+        "no indicator gave a reliable early warning",
         "is a difference of scores only at an optimal discriminator",
         "One step only",
         "which no kernel says",
