@@ -30,12 +30,14 @@ def _train(args: argparse.Namespace) -> None:
     from tqdm.auto import tqdm
 
     from genkernel.errors import InputError
-    from genkernel.experiments.collapse_runs import jobs, measure_all, transfer_jobs
+    from genkernel.experiments.collapse_runs import jobs, measure_all, transfer_jobs, validation_jobs
 
     if "fashion" in args.data and not (args.transfer and args.classifier):
         raise InputError("fashion is for --transfer, and needs a --classifier of its own (train_mnist_classifier.py)")
     if args.transfer:
         todo = transfer_jobs(args.data, args.transfer)
+    elif args.validate:
+        todo = validation_jobs(args.data, args.validate)
     else:
         todo = [job for data in args.data for job in jobs([data], args.calibrate, args.report)]
     with tqdm(total=len(todo), desc="runs") as bar:
@@ -109,7 +111,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     judged = {
         kind: {
             role: verdicts([run for run in found["runs"] if run["data"] in data and run["role"] == role], kind)
-            for role in ("calibrate", "report", "transfer")
+            for role in ("calibrate", "report", "validate", "transfer")
         }
         for kind, data in KINDS.items()
     }
@@ -124,7 +126,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     for row in summary["interventions"]:
         print(row)
     kinds = {name: kind for kind, data in KINDS.items() for name in data}
-    for role, words in (("report", "reported runs"), ("transfer", "other networks")):
+    for role, words in (("report", "reported runs"), ("validate", "further seeds"), ("transfer", "other networks")):
         print(f"\n{words}:\n" + outcome_table([run for run in found["runs"] if run["role"] == role], kinds))
     for kind, parts in judged.items():
         for role, counts in parts.items():
@@ -144,6 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--report", nargs="+", type=int, default=[0, 1, 2, 3, 4], help="seeds that are reported")
     train.add_argument(
         "--transfer", nargs="+", type=int, metavar="SEED", help="instead: other networks, to see what carries over"
+    )
+    train.add_argument(
+        "--validate", nargs="+", type=int, metavar="SEED", help="instead: further seeds, to try the verdict on"
     )
     train.add_argument("--workers", type=int, default=2, help="runs at a time, one thread each")
     intervene = commands.add_parser("intervene", help="take parts out of the updates of collapsing runs")

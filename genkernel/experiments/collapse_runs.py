@@ -41,8 +41,9 @@ class Job:
 
     Attributes:
         data, recipe, seed: what is trained.
-        role: ``"calibrate"`` for runs that thresholds are chosen on, ``"report"`` for those that are reported, and
-            ``"transfer"`` for those with other networks or data than either.
+        role: ``"calibrate"`` for runs that thresholds are chosen on, ``"report"`` for those that are reported,
+            ``"validate"`` for those that were trained when the rules of the verdict stood, and ``"transfer"`` for
+            those with other networks or data than any of these.
     """
 
     data: str
@@ -125,6 +126,12 @@ def transfer_jobs(data: Iterable[str], seeds: Iterable[int]) -> list[Job]:
     return [Job(d, recipe, seed, "transfer") for seed in seeds for d in data for recipe in other_networks(d)]
 
 
+def validation_jobs(data: Iterable[str], seeds: Iterable[int]) -> list[Job]:
+    """Every recipe of the study with further seeds."""
+    data = list(data)
+    return [Job(d, recipe, seed, "validate") for seed in seeds for d in data for recipe in recipes(d)]
+
+
 def jobs(data: Iterable[str], calibrate: Iterable[int], report: Iterable[int]) -> list[Job]:
     """Every recipe with every seed: all recipes with one seed of each role, then with the next."""
     sides = [[(seed, "calibrate") for seed in calibrate], [(seed, "report") for seed in report]]
@@ -146,7 +153,7 @@ def measure(
 
     Args:
         every: steps between two copies: 100, or 250 for images, whose analysis takes longer; 500 of points where
-            ``job.role`` is ``"transfer"``.
+            the verdict at the end is all that is asked (``"validate"``, ``"transfer"``).
         images: where the images are, for runs on them.
         classifier: folder of the classifier that counts their modes; the shipped one, of digits, by default.
 
@@ -157,7 +164,7 @@ def measure(
         InputError: the file there is of another run.
     """
     if every is None:  # what carries over is asked at the end alone
-        every = 250 if job.data not in MIXTURES else 100 if job.role != "transfer" else 500
+        every = 250 if job.data not in MIXTURES else 100 if job.role in ("calibrate", "report") else 500
     path = Path(folder) / f"{job.name}.json"
     known_recipes = other_networks(job.data) if job.role == "transfer" else recipes(job.data)
     recipe = replace(known_recipes[job.recipe], seed=job.seed)
