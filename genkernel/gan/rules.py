@@ -252,8 +252,8 @@ def _said(e: Evidence) -> str:
         words["watch"] = "fewer than in healthy runs" if e.value > LOST else "though samples spread over more"
     beyond = "above" if e.worse > 0 else "at or below" if e.name == "modes_covered" else "below"
     says = words.get(e.says, f"{beyond} the threshold of {e.alarm:.3g}")
-    low, high = e.healthy
-    return f"{e.label} {e.value:.3g}, {says} (healthy: {low:.3g} to {high:.3g})."
+    bound = f"up to {e.healthy[1]:.3g}" if e.worse > 0 else f"from {e.healthy[0]:.3g} on"
+    return f"{e.label} {e.value:.3g}, {says} (healthy: {bound})."
 
 
 def _too_little(views: dict[str, list[Evidence]], lack: Sequence[str]) -> str:

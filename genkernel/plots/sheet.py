@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from genkernel.gan.results import GanResult
 
 GAP = 0.08  # between images, as a part of their side
+TOP = 0.6  # inches above them
 
 
 @style.house
@@ -37,8 +38,9 @@ def sample_sheet(result: GanResult) -> Figure:
     side = min(0.62, (style.WIDTH - left - 0.1) / (most * (1 + GAP)))  # inches
     tall = side * high / across
     height = len(rows) * (tall + GAP * side)
-    figure = gan_style.by_hand(0.32 + height + 0.34)
-    axes = gan_style.panel(figure, left, 0.32, most * side * (1 + GAP), height)
+    figure = gan_style.by_hand(TOP + height + 0.34)
+    style.title(figure, f"Some samples of each {word}")
+    axes = gan_style.panel(figure, left, TOP, most * side * (1 + GAP), height)
     step_x, step_y = across * (1 + GAP), high + GAP * across
     for k, images in enumerate(rows):
         for j, image in enumerate(images):
@@ -56,7 +58,7 @@ def sample_sheet(result: GanResult) -> Figure:
     axes.set_ylabel("")
     hidden = int(np.sum(table.occupancy > 0)) - len(rows)
     words = f"{word} and its share of the latents"
-    figure.text(0.08 / style.WIDTH, 1 - 0.24 / figure.get_figheight(), words, fontsize=gan_style.TEXT,
+    figure.text(0.08 / style.WIDTH, 1 - (TOP - 0.08) / figure.get_figheight(), words, fontsize=gan_style.TEXT,
                 color=style.MUTED)  # fmt: skip
     extra = f"{hidden} smaller {gan_style.kind(result, hidden > 1)} not shown" if hidden else ""
     gan_style.footer(figure, result, extra, how="first samples of each")

@@ -135,13 +135,13 @@ def evidence_rows(evidence: Sequence[Evidence]) -> list[tuple[str, list[Evidence
 
 
 def _row(evidence: Evidence) -> EvidenceRow:
-    low, high = evidence.healthy
-    known = [digits(v) for v in (low, high) if math.isfinite(v)]
+    bound = evidence.healthy[1] if evidence.worse > 0 else evidence.healthy[0]
+    side = "up to" if evidence.worse > 0 else "from"
     beyond = "above" if evidence.worse > 0 else "below"
     return EvidenceRow(
         label=evidence.label,
         value=digits(evidence.value),
-        healthy=" … ".join(known) if len(known) == 2 else "not known",
+        healthy=f"{side} {digits(bound)}" if math.isfinite(bound) else "not known",
         threshold=f"{beyond} {digits(evidence.alarm)}" if math.isfinite(evidence.alarm) else "none",
         says=evidence.says,
         source=evidence.source,
