@@ -1,7 +1,7 @@
-"""Losses of discriminators and generators in the raw logit l, or a critic's value.
+"""Losses of discriminators and generators in the raw logit l, or a critic's value (THEORY §7).
 
-The generator's are those whose drive :mod:`genkernel.gan.losses` follows, under the same names; each comes with the
-discriminator's loss that it is trained against.
+The one table of the package: the drive on generated samples, the game of both players, and the training of the
+reference GANs follow it.
 """
 
 from __future__ import annotations
@@ -13,38 +13,54 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Entrywise = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class AdversarialLoss:
-    """What both sides minimise.
+    """What both sides minimise, entry by entry of the logits.
 
     Attributes:
-        discriminator: of the logits of real and of generated samples.
-        generator: of the logits of generated samples.
+        real, fake: the discriminator's, at real and at generated samples.
+        generator: the generator's, at generated samples.
     """
 
-    discriminator: Callable[[Tensor, Tensor], Tensor]
-    generator: Callable[[Tensor], Tensor]
+    real: Entrywise
+    fake: Entrywise
+    generator: Entrywise
+
+    def of_discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The sum of both means."""
+        return self.real(real).mean() + self.fake(fake).mean()
+
+    def of_generator(self, fake: Tensor) -> Tensor:
+        """The mean."""
+        return self.generator(fake).mean()
 
 
-def _cross_entropy(real: Tensor, fake: Tensor) -> Tensor:
-    """−log D(x) − log(1 − D(G(z)))."""
-    return F.softplus(-real).mean() + F.softplus(fake).mean()
+def _surprise(logit: Tensor) -> Tensor:
+    """−log D; unlike softplus, logsigmoid is exact for large logits as well."""
+    return -F.logsigmoid(logit)
 
 
+def _doubt(logit: Tensor) -> Tensor:
+    """−log(1 − D)."""
+    return -F.logsigmoid(-logit)
+
+
+# the discriminator's cross-entropy is −log D(x) − log(1 − D(G(z))); the generator's of "kl" has the gradient of
+# KL(p_g ‖ p_d) at the optimal discriminator
 LOSSES: dict[str, AdversarialLoss] = {
-    "non-saturating": AdversarialLoss(_cross_entropy, lambda fake: F.softplus(-fake).mean()),
-    "minimax": AdversarialLoss(_cross_entropy, lambda fake: -F.softplus(fake).mean()),
-    "kl": AdversarialLoss(_cross_entropy, lambda fake: -fake.mean()),
-    "hinge": AdversarialLoss(
-        lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(), lambda fake: -fake.mean()
-    ),
-    "wgan": AdversarialLoss(lambda real, fake: fake.mean() - real.mean(), lambda fake: -fake.mean()),
+    "non-saturating": AdversarialLoss(_surprise, _doubt, _surprise),
+    "minimax": AdversarialLoss(_surprise, _doubt, lambda logit: -_doubt(logit)),
+    "kl": AdversarialLoss(_surprise, _doubt, torch.neg),
+    "hinge": AdversarialLoss(lambda logit: F.relu(1 - logit), lambda logit: F.relu(1 + logit), torch.neg),
+    "wgan": AdversarialLoss(torch.neg, lambda logit: 1 * logit, torch.neg),
     "lsgan": AdversarialLoss(
-        lambda real, fake: 0.5 * ((real - 1).square().mean() + fake.square().mean()),
-        lambda fake: 0.5 * (fake - 1).square().mean(),
+        lambda logit: 0.5 * (logit - 1).square(), lambda logit: 0.5 * logit.square(),
+        lambda logit: 0.5 * (logit - 1).square(),
     ),
-}
+}  # fmt: skip
 
 
 def r1(logits: Tensor, samples: Tensor) -> Tensor:

@@ -255,7 +255,7 @@ class _Trainer:
             with torch.no_grad():
                 fake = self.generator(self._latents(n, draw))
             judged = self.discriminator(real.requires_grad_(bool(recipe.r1)))
-            loss = LOSSES[recipe.loss].discriminator(judged, self.discriminator(fake))
+            loss = LOSSES[recipe.loss].of_discriminator(judged, self.discriminator(fake))
             if recipe.r1:
                 loss = loss + recipe.r1 * r1(judged, real)
             total += self._descend(1, loss) / recipe.d_steps
@@ -263,7 +263,7 @@ class _Trainer:
 
     def _generator_step(self, recipe: GANRecipe, draw: torch.Generator, step: int, d_loss: float) -> float:
         judged = self.discriminator(self.generator(self._latents(recipe.batch, draw)))
-        loss = LOSSES[recipe.loss].generator(judged)
+        loss = LOSSES[recipe.loss].of_generator(judged)
         g_loss = self._descend(0, loss)
         if not math.isfinite(d_loss + g_loss):
             raise NonFiniteError(f"the training diverged: a loss is not finite in step {step + 1}. {_CURE}")

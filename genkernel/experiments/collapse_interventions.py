@@ -207,7 +207,7 @@ class _Pair:
             with torch.no_grad():
                 fake = self._generator(self._latents(recipe, draw))
             judged = self._discriminator(real.requires_grad_(bool(recipe.r1)))
-            total = loss.discriminator(judged, self._discriminator(fake))
+            total = loss.of_discriminator(judged, self._discriminator(fake))
             if recipe.r1:
                 total = total + recipe.r1 * r1(judged, real)
             self._descend(recipe, total)
@@ -231,7 +231,7 @@ class _Pair:
         x = self._generator(z)
         at = x.detach().requires_grad_(True)
         # the loss is a mean over the batch, so that δ/n is what the samples send back
-        (sent,) = torch.autograd.grad(LOSSES[recipe.loss].generator(self._discriminator(at)), at)
+        (sent,) = torch.autograd.grad(LOSSES[recipe.loss].of_generator(self._discriminator(at)), at)
         if arm is None:
             whole = self._pull(x, sent)
             scale = self._scale(whole, recipe)

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from genkernel.gan.discriminator import Discriminator
 from genkernel.gan.generator import Generator
 from genkernel.gan.latent_kernel import EXACT_UP_TO
 from genkernel.gan.losses import Loss, generator_losses, loss_of
+from genkernel.models import gan_losses
 from genkernel.tangent import TangentModel, batches, exact_trace, kernel, probes
 from genkernel.tangent.passes import guarded
 
@@ -38,14 +38,7 @@ DENSE_UP_TO = 1500  # parameters of both players whose Jacobian is built and dia
 _NEGLIGIBLE = math.sqrt(np.finfo(np.float64).eps)  # a double zero eigenvalue moves by this much when J is rounded
 
 # of the logits of real and of generated samples, entry by entry
-DISCRIMINATOR_LOSSES: dict[str, Sides] = {
-    "non-saturating": (lambda logit: F.softplus(-logit), F.softplus),  # −log D, −log(1 − D)
-    "minimax": (lambda logit: F.softplus(-logit), F.softplus),
-    "kl": (lambda logit: F.softplus(-logit), F.softplus),
-    "hinge": (lambda logit: F.relu(1 - logit), lambda logit: F.relu(1 + logit)),
-    "wgan": (torch.neg, lambda logit: 1 * logit),
-    "lsgan": (lambda logit: 0.5 * (logit - 1).square(), lambda logit: 0.5 * logit.square()),
-}
+DISCRIMINATOR_LOSSES: dict[str, Sides] = {name: (loss.real, loss.fake) for name, loss in gan_losses.LOSSES.items()}
 
 
 # ----------------------------------------------------------------------------- vanishing drive

@@ -9,22 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from genkernel.errors import InputError
+from genkernel.models import gan_losses
 
 Loss = Callable[[Tensor], Tensor]
 
 # of the raw logit, entry by entry
-LOSSES: dict[str, Loss] = {
-    "non-saturating": lambda logit: -F.logsigmoid(logit),  # −log D
-    "minimax": lambda logit: F.logsigmoid(-logit),  # log(1 − D)
-    "hinge": torch.neg,
-    "wgan": torch.neg,
-    "kl": torch.neg,  # ∇_θ KL(p_g ‖ p_d) at the optimal discriminator
-    "lsgan": lambda logit: 0.5 * (logit - 1).square(),
-}
+LOSSES: dict[str, Loss] = {name: loss.generator for name, loss in gan_losses.LOSSES.items()}
 
 
 def loss_of(loss: str | Loss) -> Loss:

@@ -64,7 +64,7 @@ def test_a_loss_of_ones_own() -> None:
 
 def test_refusals() -> None:
     for wrong in ("nonsaturating", "", None, 3):
-        with pytest.raises(InputError, match="the generator's loss is one of non-saturating, minimax, hinge"):
+        with pytest.raises(InputError, match="the generator's loss is one of non-saturating, minimax, kl"):
             loss_of(wrong)  # type: ignore[arg-type]
     for reducing in (lambda logit: logit.mean(), lambda logit: 0.0):
         with pytest.raises(InputError, match="entry by entry"):

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from genkernel.errors import InputError, NonFiniteError, OutputError
-from genkernel.gan.losses import LOSSES as DRIVES
 from genkernel.models.coverage import Coverage
 from genkernel.models.gan_losses import LOSSES, r1
 from genkernel.models.gan_training import draw_samples, train_gan
@@ -125,11 +124,21 @@ def test_networks_that_cannot_be_built(build: Callable[[], nn.Module], says: str
 # -------------------------------------------------------------------------------- losses
 
 
-def test_generator_losses_are_those_whose_drive_is_followed() -> None:
-    logits = torch.linspace(-3, 3, 13, dtype=torch.float64)[:, None]
-    assert LOSSES.keys() == DRIVES.keys()
+def test_losses_of_both_sides_are_those_of_the_papers() -> None:
+    real, fake = torch.randn(2, 64, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    D, G = real.sigmoid(), fake.sigmoid()
+    cross_entropy = -(D.log() + (1 - G).log()).mean()
+    expected = {
+        "non-saturating": (cross_entropy, -G.log().mean()),
+        "minimax": (cross_entropy, (1 - G).log().mean()),
+        "kl": (cross_entropy, -fake.mean()),
+        "hinge": ((1 - real).clamp(min=0).mean() + (1 + fake).clamp(min=0).mean(), -fake.mean()),
+        "wgan": (fake.mean() - real.mean(), -fake.mean()),
+        "lsgan": (((real - 1) ** 2).mean() / 2 + (fake**2).mean() / 2, ((fake - 1) ** 2).mean() / 2),
+    }
+    assert LOSSES.keys() == expected.keys()
     for name, loss in LOSSES.items():
-        assert torch.equal(loss.generator(logits), DRIVES[name](logits).mean())
+        torch.testing.assert_close((loss.of_discriminator(real, fake), loss.of_generator(fake)), expected[name])
 
 
 @pytest.mark.parametrize("name", ["non-saturating", "minimax", "kl"])
@@ -138,7 +147,9 @@ def test_best_logit_of_the_cross_entropy_is_the_log_ratio(name: str) -> None:
     p_d, p_g = 0.7, 0.2
     logit = torch.tensor(p_d / p_g, dtype=torch.float64).log().requires_grad_(True)
     zero = torch.tensor([float("inf")], dtype=torch.float64)  # adds nothing on the other side
-    loss = p_d * LOSSES[name].discriminator(logit[None], -zero) + p_g * LOSSES[name].discriminator(zero, logit[None])
+    loss = p_d * LOSSES[name].of_discriminator(logit[None], -zero) + p_g * LOSSES[name].of_discriminator(
+        zero, logit[None]
+    )
     (slope,) = torch.autograd.grad(loss, logit)
     assert abs(float(slope)) < 1e-15
 
