@@ -59,7 +59,7 @@ def diffusion(
         analyse(
             checkpoint,
             data,
-            out or default_out(checkpoint),
+            out or options.default_out(checkpoint),
             levels=levels,
             samples=samples,
             probes=probes,
@@ -126,11 +126,3 @@ def times(text: str | None) -> list[float] | None:
         return [float(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise InputError(f"--timesteps takes numbers separated by commas, not {text!r}") from None
-
-
-def default_out(checkpoint: str) -> Path:
-    """``genkernel-NAME`` in the current folder."""
-    path = Path(checkpoint).expanduser()
-    there = path.resolve()
-    name = checkpoint.split("/")[-1] if not path.exists() else there.stem if path.is_file() else there.name
-    return Path(f"genkernel-{name or 'run'}")

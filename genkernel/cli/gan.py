@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from genkernel.cli import options
-from genkernel.cli.console import Interrupted, note, print_json, quiet_stdout, results, stages
-from genkernel.cli.diffusion import default_out
-from genkernel.errors import InputError, MissingError
+from genkernel.cli.console import Interrupted, print_json, quiet_stdout, results, stages
+from genkernel.errors import InputError
 
 if TYPE_CHECKING:
     from genkernel.workflows import GanReport
@@ -164,7 +163,6 @@ def gan(
 
     - `genkernel gan G.pt --factory mymodels:Generator --discriminator D.pt --latent-shape 100,1,1 --data images/`
     """
-    place = shipped(checkpoint)
     further: dict[str, Any] = {
         "factory": factory,
         "factory_args": as_mapping(factory_args, "--factory-args"),
@@ -202,8 +200,8 @@ def gan(
     }
     with from_here(factory or discriminator_factory):
         report = analyse(
-            place,
-            out or default_out(checkpoint),
+            checkpoint,
+            out or options.default_out(checkpoint),
             **arguments,
             **{name: value for name, value in further.items() if value is not None},
         )
@@ -265,20 +263,6 @@ def show(report: GanReport, as_json: bool) -> None:
 
 
 # ------------------------------------------------------------------------- what the flags hold
-
-
-def shipped(checkpoint: str) -> str | Path:
-    """A path as it is; else the place of a shipped checkpoint of that name."""
-    if Path(checkpoint).expanduser().exists() or not checkpoint.replace("-", "").isalnum():
-        return checkpoint
-    from genkernel import assets
-
-    try:
-        place = assets.path(checkpoint)
-    except MissingError:
-        return checkpoint
-    note(f"the shipped GAN {checkpoint}")
-    return place
 
 
 @contextlib.contextmanager

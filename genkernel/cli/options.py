@@ -1,4 +1,4 @@
-"""The flags that several commands share, described once."""
+"""The flags that several commands share, described once, and what stands for one that is left out."""
 
 from __future__ import annotations
 
@@ -151,3 +151,11 @@ Download = Annotated[
         "--download", help="Allow the network for hub ids and torchvision data sets.", rich_help_panel=READING
     ),
 ]
+
+
+def default_out(checkpoint: str) -> Path:
+    """Folder of a run without ``--out``: ``genkernel-NAME`` in the current one."""
+    path = Path(checkpoint).expanduser()
+    there = path.resolve()
+    name = checkpoint.split("/")[-1] if not path.exists() else there.stem if path.is_file() else there.name
+    return Path(f"genkernel-{name or 'run'}")

@@ -29,12 +29,18 @@ LABEL_KEYS = {"x_train": ("y_train",), "x_test": ("y_test",), "x": ("y", "labels
 
 @dataclass
 class ImageSet:
-    """Images ``[n, C, H, W]``, float32 in ``[0, 1]``, with what is known about them."""
+    """Images ``[n, C, H, W]``, float32 in ``[0, 1]``, with what is known about them.
+
+    ``rows`` ``[n]`` are their places among the ``total`` images of the source, for what is kept apart from it;
+    None where they were not read from one.
+    """
 
     images: torch.Tensor
     labels: torch.Tensor | None = None
     source: str = ""
     steps: list[str] = field(default_factory=list)
+    rows: np.ndarray | None = None
+    total: int | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -97,6 +103,7 @@ def load_images(
             found = _from_npz(path, split, limit, seed)
         elif path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
             found = _from_files([path], path.name, size, channels)
+            found.rows, found.total = _subset(1, None, seed), 1
         elif path.exists():
             raise InputError(f"{path} is neither a folder of images, an image, nor an .npz archive")
         elif name := _torchvision_name(str(source)):
@@ -108,7 +115,7 @@ def load_images(
     if not found.images.numel():
         raise InputError(f"{found.source} holds no images")
     images, steps = fit(found.images, size, channels)
-    return ImageSet(images, found.labels, found.source, [*found.steps, *steps])
+    return ImageSet(images, found.labels, found.source, [*found.steps, *steps], found.rows, found.total)
 
 
 def check_source(source: str | Path, *, split: str = "test") -> None:
@@ -154,9 +161,10 @@ def _subset(n: int, limit: int | None, seed: int) -> np.ndarray:
 def _subset_of(found: ImageSet, limit: int | None, seed: int) -> ImageSet:
     import torch
 
-    keep = torch.from_numpy(_subset(len(found), limit, seed))
+    rows = _subset(len(found), limit, seed)
+    keep = torch.from_numpy(rows)
     labels = found.labels[keep] if found.labels is not None else None
-    return ImageSet(found.images[keep], labels, found.source or "an ImageSet", list(found.steps))
+    return ImageSet(found.images[keep], labels, found.source or "an ImageSet", list(found.steps), rows, len(found))
 
 
 def _from_array(source: Any, limit: int | None, seed: int) -> ImageSet:
@@ -169,8 +177,10 @@ def _from_array(source: Any, limit: int | None, seed: int) -> ImageSet:
             f"data of shape {tuple(source.shape)} can be one colour image or three grey ones: add the sample axis to "
             "the first (data[None]) or the channel axis to the others (data[:, None])"
         )
-    images, steps = _from_stack(source, _subset(len(source) if source.ndim else 0, limit, seed), "the array")
-    return ImageSet(images, None, "a tensor" if isinstance(source, torch.Tensor) else "an array", steps)
+    total = len(source) if source.ndim else 0
+    rows = _subset(total, limit, seed)
+    images, steps = _from_stack(source, rows, "the array")
+    return ImageSet(images, None, "a tensor" if isinstance(source, torch.Tensor) else "an array", steps, rows, total)
 
 
 def _from_stack(stack: torch.Tensor | np.ndarray, keep: np.ndarray, name: str) -> tuple[torch.Tensor, list[str]]:
@@ -206,7 +216,7 @@ def _from_npz(path: Path, split: str, limit: int | None, seed: int) -> ImageSet:
         raise InputError(f"{path} has arrays {names}, none of them named {', '.join(ARRAY_KEYS[split])}")
     keep = _subset(len(array) if array.ndim else 0, limit, seed)
     images, steps = _from_stack(array, keep, f"array {key!r} of {path}")
-    found = ImageSet(images, None, f"{path.name}:{key}", steps)
+    found = ImageSet(images, None, f"{path.name}:{key}", steps, keep, len(array))
     if labels is not None and labels.size == len(array) and np.issubdtype(labels.dtype, np.integer):
         found.labels = torch.from_numpy(labels.reshape(-1)[keep].astype(np.int64))
     return found
@@ -217,8 +227,10 @@ def _from_folder(
 ) -> ImageSet:
     """A folder of images; when all of them lie in its direct subfolders, those are the classes."""
     files, skipped = _image_files(path)
-    keep = [files[i] for i in _subset(len(files), limit, seed)]
+    rows = _subset(len(files), limit, seed)
+    keep = [files[i] for i in rows]
     found = _from_files(keep, path.name, size, channels)
+    found.rows, found.total = rows, len(files)
     found.steps += skipped
     classes = sorted({p.parent for p in files})
     if len(classes) > 1 and all(p.parent == path for p in classes):
@@ -342,7 +354,8 @@ def _from_torchvision(
     dataset = _torchvision_dataset(name, split, download, Path(root) if root else None)
     kind = type(dataset).__name__
     decoded, targets = [], []
-    for index in _subset(len(dataset), limit, seed):
+    rows = _subset(len(dataset), limit, seed)
+    for index in rows:
         try:
             picture, target, *_ = dataset[int(index)]
             image = to_tensor(picture)[None]
@@ -351,6 +364,7 @@ def _from_torchvision(
         decoded.append(fit(image, size, channels))
         targets.append(target)
     found = _stacked(decoded, f"torchvision {kind} ({split})")
+    found.rows, found.total = rows, len(dataset)
     if targets and all(isinstance(y, (int, np.integer)) for y in targets):
         found.labels = torch.tensor([int(y) for y in targets])
     return found

@@ -1,12 +1,14 @@
 """Dataclasses of numbers to JSON and back, without loss and without pickle.
 
-``pack`` writes NaN and infinity as null; ``unpack`` follows the type hints of the dataclass to
-bring arrays, dataclasses, tuples and NaN back. It knows nothing about what it stores.
+``pack`` writes NaN as null, and infinity as ``"inf"`` or ``"-inf"`` in fields that are hinted to hold
+floats; ``unpack`` follows the same type hints to bring arrays, dataclasses, tuples, NaN and infinity
+back. Files with null for infinity are read as well. It knows nothing about what it stores.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -20,6 +22,7 @@ from genkernel.errors import InputError
 T = TypeVar("T")
 
 KIND = "@"  # key under which a dataclass names itself, so that unions can be told apart
+INFINITE = {math.inf: "inf", -math.inf: "-inf"}  # how JSON holds them; float() reads both words
 
 
 def pack(value: Any) -> Any:
@@ -28,27 +31,48 @@ def pack(value: Any) -> Any:
 
 
 def json_ready(value: Any) -> Any:
-    """The same for other readers: dataclasses become plain dicts that do not name themselves."""
+    """The same for other readers: dataclasses become plain dicts that do not name themselves, infinity is null."""
     return _packed(value, named=False)
 
 
-def _packed(value: Any, named: bool) -> Any:
+def _packed(value: Any, named: bool, floats: bool = False) -> Any:
+    """``value`` in JSON types.
+
+    Args:
+        named: dataclasses name themselves, for :func:`unpack`.
+        floats: ``value`` is of a field whose hint speaks of floats, so that a word for infinity can be told from text.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: _packed(getattr(value, f.name), named) for f in dataclasses.fields(value) if f.repr}
+        hinted = _with_floats(type(value)) if named else frozenset()
+        stored = [f.name for f in dataclasses.fields(value) if f.repr]
+        fields = {name: _packed(getattr(value, name), named, name in hinted) for name in stored}
         return {KIND: type(value).__name__, **fields} if named else fields
     if isinstance(value, Mapping):
-        return {str(key): _packed(item, named) for key, item in value.items()}
+        return {str(key): _packed(item, named, floats) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_packed(item, named) for item in value]
+        return [_packed(item, named, floats) for item in value]
     if isinstance(value, np.ndarray):
-        return _packed(value.tolist(), named)
+        return _packed(value.tolist(), named, floats)
     if isinstance(value, np.generic):
-        return _packed(value.item(), named)
+        return _packed(value.item(), named, floats)
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        if math.isfinite(value):
+            return value
+        return INFINITE.get(value) if floats else None
     if value is None or isinstance(value, (str, bool, int)):
         return value
     return str(value)
+
+
+@functools.cache
+def _with_floats(cls: type) -> frozenset[str]:
+    """Fields of a dataclass whose hints speak of floats, by themselves or in a container."""
+    hints = typing.get_type_hints(cls)
+    return frozenset(name for name, hint in hints.items() if _speaks_of_floats(hint))
+
+
+def _speaks_of_floats(hint: Any) -> bool:
+    return hint in (float, np.float64) or any(map(_speaks_of_floats, get_args(hint)))
 
 
 def unpack(cls: type[T], data: Any) -> T:
@@ -76,7 +100,7 @@ def _as(hint: Any, data: Any) -> Any:
         return hint(**{name: _as(hints[name], data[name]) for name in stored})
     if origin is np.ndarray:
         kind = get_args(arguments[1])[0]
-        if kind is np.float64:  # null is NaN
+        if kind is np.float64:  # null is NaN, and words are infinite
             return np.array(data, dtype=object).astype(np.float64)
         return np.array(data, dtype=kind)
     if origin is tuple:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from genkernel.errors import InputError
 from genkernel.runs import Provenance
 from genkernel.runs.provenance import INDIFFERENT
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
@@ -17,7 +20,7 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 def check_counts(**counts: tuple[int, int]) -> None:
     for name, (value, least) in counts.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name} has to be a whole number of at least {least}, not {value!r}")
+            raise InputError(f"{name} has to be a whole number of at least {least}, not {shown(value)}")
 
 
 def check_memory(memory: str | int) -> None:
@@ -33,13 +36,76 @@ def as_dtype(dtype: Any) -> Any:
 
     if isinstance(dtype, torch.dtype):
         return dtype
-    if dtype not in DTYPES:
-        raise InputError(f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise InputError(f"dtype is one of {', '.join(DTYPES)}, not {shown(dtype)}")
     return getattr(torch, dtype)
 
 
+def check_device(device: Any) -> None:
+    """Raise InputError unless it names a device of this machine, or is None."""
+    import torch
+
+    from genkernel.workflows.factory import place
+
+    if device is None:
+        return
+    if isinstance(device, bool) or not isinstance(device, (str, int, torch.device)):
+        raise InputError(f"device is a name such as 'cpu' or 'cuda:1', not {shown(device)}")
+    place(device)  # type: ignore[arg-type]
+
+
+def stays_on(model: Any, device: Any) -> None:
+    """Raise InputError where a model that is in memory lies on another device than was asked for."""
+    import torch
+
+    if device is None:
+        return
+    wanted = torch.device(device)
+    if wanted.type != model.device.type or (wanted.index is not None and wanted.index != model.device.index):
+        raise InputError(f"the model is on {model.device} and is never moved: move it to {device} first")
+
+
+def whole_numbers(name: str, given: Any, count: int | None = None, of: str = "sample") -> Tensor:
+    """Labels from a tensor, an array or a list.
+
+    Args:
+        name: for messages: ``"real_labels"``.
+        count: how many there have to be; of: one for each what.
+
+    Returns:
+        ``[count]`` int64 on the CPU, none below 0.
+
+    Raises:
+        InputError: they are no such numbers.
+    """
+    import torch
+
+    want = f"{name} are whole numbers from 0 on, one for each {of}"
+    try:
+        found = torch.as_tensor(given).detach().cpu()
+    except Exception:  # words, ragged lists and objects each raise their own kind
+        raise InputError(f"{want}, not {shown(given)}") from None
+    if found.is_floating_point() or found.is_complex() or found.dtype == torch.bool or found.dim() != 1:
+        have = shown(given) if not found.numel() else f"{str(found.dtype)[6:]} of shape {tuple(found.shape)}"
+        raise InputError(f"{want}, not {have}")
+    if count is not None and len(found) != count:
+        raise InputError(f"{want}: there are {len(found)} for {count} {of}s")
+    if not len(found):
+        raise InputError(f"{want}, not {shown(given)}")
+    found = found.long()
+    if int(found.min()) < 0:
+        raise InputError(f"{want}: the smallest is {int(found.min())}")
+    return found
+
+
+def shown(value: Any) -> str:
+    """What was given, in one line and not too long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
 def described(given: Any) -> str | None:
-    """An argument for ``run.json``: names, and for a file the digest of what was in it."""
+    """An argument for ``run.json``: its name, and a digest of what decides the numbers: a file's, tensors', code's."""
     if given is None:
         return None
     if isinstance(given, (str, Path)):
@@ -47,7 +113,16 @@ def described(given: Any) -> str | None:
         if not path.is_file():
             return str(given)
         return f"{given} (sha256 {hashlib.sha256(path.read_bytes()).hexdigest()[:16]})"
-    return ", ".join(map(str, given)) if isinstance(given, Mapping) else type(given).__name__
+    from genkernel.tangent.fingerprint import fingerprint
+
+    name, content = type(given).__name__, given
+    if isinstance(given, Mapping):
+        name = ", ".join(map(str, given))
+        name = name if len(name) <= 30 else f"{len(given)} entries"  # the digest has to be in what a message shows
+    elif callable(getattr(given, "state_dict", None)):  # an optimizer, whose other attributes are hooks and caches
+        content = given.state_dict()
+    digest = given.fingerprint() if callable(getattr(given, "fingerprint", None)) else fingerprint(content)
+    return f"{name} (sha256 {digest[:16]})"
 
 
 def shared_by_ranks(provenance: Provenance) -> dict[str, Any]:

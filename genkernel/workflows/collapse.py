@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genkernel.errors import InputError
 from genkernel.runs import Provenance, RunFolder, Stopwatch, data_sha256, kernels_of
-from genkernel.workflows.arguments import as_dtype, check_counts, check_memory, described, say_nothing, shared_by_ranks
+from genkernel.workflows.arguments import (
+    as_dtype,
+    check_counts,
+    check_device,
+    check_memory,
+    described,
+    say_nothing,
+    shared_by_ranks,
+    shown,
+    stays_on,
+)
 from genkernel.workflows.files import read_optimizer
 from genkernel.workflows.report import GanReport
 from genkernel.workflows.resume import finished, leave, take_up
@@ -25,8 +35,6 @@ if TYPE_CHECKING:
     from genkernel.workflows.gan_inputs import RealSamples
 
 DEFAULT_LOSS = "non-saturating"
-# what of a generator decides its numbers beside its weights
-_SETTINGS = ("latent_shape", "space", "prior", "truncation", "classes", "batch_norm", "inputs", "parameters")
 _JUDGE = ("discriminator_factory", "discriminator_args")
 
 
@@ -83,8 +91,8 @@ def collapse(
             ``latents`` of them are used, because most comparisons are fair at equal numbers only.
         real_range: the values (black, white) of the generator's images. By default that of its last tanh or
             sigmoid, or what the values of its samples leave no doubt about; what was taken is said.
-        real_labels: classes ``[m]`` of the real samples, for conditional networks; by default those that come with
-            the images.
+        real_labels: classes ``[m]`` of all real samples that are given, for conditional networks; by default those
+            that come with the images. A folder has its images in the order of their paths.
         modes: known modes ``[M, *out]``: a tensor, an array, or a file of points.
         mode_std: standard deviation of the data around a mode, one or ``[M]``: samples within three count for it.
         classifier: ``classifier(samples) -> logits``, the folder of a digit classifier, or ``"mnist-classifier"``,
@@ -129,7 +137,7 @@ def collapse(
     say = say or say_nothing
     check_counts(latents=(latents, 8), jacobians=(jacobians, 1), probes=(probes, 1), fresh=(fresh, 0))
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError(f"seed has to be a whole number from 0 to 2^63 - 1, not {seed!r}")
+        raise InputError(f"seed has to be a whole number from 0 to 2^63 - 1, not {shown(seed)}")
     kind = as_dtype(dtype)
     check_memory(memory)
     if loss is not None:
@@ -141,9 +149,18 @@ def collapse(
             "labels= holds the classes of the latents; in which form a network takes them is said with "
             f"gk.wrap(module, labels={labels!r})"
         )
+    import torch
+
+    from genkernel.tangent import as_preconditioner
+    from genkernel.tangent.restore import random_state_kept
+
     watch = Stopwatch()
     folder: RunFolder | None = None
     assumed: list[str] = []  # what neither network says of itself
+    scope = ExitStack()
+    # factories draw the weights that a file then replaces, and some libraries draw when they are imported
+    scope.enter_context(random_state_kept())
+    scope.enter_context(torch.random.fork_rng(devices=[]))
     try:
         with current_workers() as workers:
             if not workers.is_leader:
@@ -156,14 +173,21 @@ def collapse(
 
             workers.lead(claim)
             with watch("load"):
-                from genkernel.workflows import gan_inputs
+                from genkernel.workflows import gan_arguments, gan_inputs
+                from genkernel.workflows.gan_identity import answers_of, clusters_of, function_of, game_of, settings_of
 
                 # whatever can be wrong without the model is found before the model is read
+                check_device(device)
+                clusters = gan_arguments.read_clusters(clusters, latents)
+                gan_arguments.check_game(game)
                 _check_source(real, split)
                 state = read_optimizer(optimizer_state, trust_pickle=trust_pickle)
                 if workers.world > 1 and isinstance(model, (str, Path)) and device in (None, "cuda"):
                     device = local_device()
                 gen, disc, names = _networks(model, discriminator, device, download, trust_pickle, options)
+                if disc is not None:
+                    gan_arguments.check_players(gen, disc)
+                    as_preconditioner(state if precondition is None else precondition, gen.tangent)  # for its errors
                 for note in [*gen.notes, *(disc.notes if disc is not None else [])]:
                     say(note)
                 if loss is None:
@@ -171,51 +195,62 @@ def collapse(
                     how = "as its training record says" if "loss" in names else "which was assumed (loss= says another)"
                     if disc is not None:
                         assumed.append(f"the generator's loss is the {loss} one, {how}")
+                gan_arguments.check_losses(loss, game, gen if disc is None else disc)
+                labels = gan_arguments.read_labels(labels, gen, latents)
             with watch("data"):
                 known = _mixture(names.get("data"), gen)
                 if modes is None and known is not None:
                     modes, mode_std = known.modes, known.std if mode_std is None else mode_std
                     assumed.append(f"the {len(modes)} modes of the {names['data']} that it was trained on are known")
                 centres = gan_inputs.read_modes(modes, gen)
-                if mode_std is not None and centres is None:
-                    raise InputError("mode_std= is the standard deviation around known modes: give modes= as well")
+                mode_std = gan_arguments.read_mode_std(mode_std, centres)
                 counting = gan_inputs.read_classifier(classifier, gen)
                 seen_in = gan_inputs.read_features(features, gen)
-                if real is None and known is not None:
+                if real is None and known is not None and real_labels is None:
                     found = _drawn(known, str(names["data"]), latents, seed)
                 else:
                     found = gan_inputs.read_real(
-                        real, gen, latents, real_range=real_range, split=split, seed=seed, download=download
-                    )
+                        real, gen, latents,
+                        real_range=real_range, labels=real_labels, split=split, seed=seed, download=download,
+                    )  # fmt: skip
                 if found.samples is not None:
                     assumed.append(found.description)
                 for sentence in assumed:
                     say(sentence)
-                if real_labels is None and gen.classes is not None:
-                    real_labels = found.labels_below(gen.classes)
+                gan_arguments.check_assign(clusters, found.samples)
+                if real_labels is None:
+                    real_labels = None if gen.classes is None else found.labels_below(gen.classes)
+                else:  # of those samples that were kept
+                    assert found.labels is not None
+                    real_labels = found.labels
+                    if gen.classes is not None:
+                        gan_arguments.below("real_labels", real_labels, gen.classes)
             provenance = _provenance(
                 gen, disc, names, found,
                 {
                     "latents": latents,
                     "jacobians": jacobians,
-                    "clusters": clusters if isinstance(clusters, (str, int)) else _digested(clusters.labels),
+                    "clusters": clusters_of(clusters),
                     "real": str(real) if isinstance(real, (str, Path)) else found.source or None,
+                    "real_labels": None if real_labels is None else _digested(real_labels),
                     "modes": None if centres is None else _digested(centres),
                     "mode_std": None if mode_std is None else _number(mode_std),
-                    "classifier": _function(classifier),
-                    "features": _function(features),
+                    "classifier": function_of(classifier),
+                    "features": function_of(features),
                     "labels": None if labels is None else _digested(labels),
-                    "loss": loss if isinstance(loss, str) else _function(loss),
+                    "loss": loss if isinstance(loss, str) else function_of(loss),
                     "preconditioner": described(optimizer_state if precondition is None else precondition),
                     "probes": probes,
                     "fresh": fresh,
                     "check": check,
-                    "game": game if isinstance(game, bool) else {str(k): str(v) for k, v in game.items()},
+                    "game": game_of(game),
                     "seed": seed,
                     "dtype": str(kind or gen.dtype).removeprefix("torch."),
                     "device": str(gen.device),
                     "memory": str(memory),
+                    **settings_of(gen, disc),
                 },
+                answers_of(gen, disc, classifier=counting, features=seen_in, loss=loss, game=game),
             )  # fmt: skip
             provenance.processes = workers.world
             workers.agree({**shared_by_ranks(provenance), "out": out is not None, "resume": resume})
@@ -275,6 +310,7 @@ def collapse(
             error.add_note(rest)
         raise
     finally:
+        scope.close()
         if folder is not None:
             folder.close()
 
@@ -304,7 +340,7 @@ def _networks(
         gen = model
     else:
         gen = wrap_generator(_module(model), options, {})
-    _stays(gen, device)
+    stays_on(gen, device)
     checkpoint = dict(gen.checkpoint)
     if discriminator is None:
         return gen, gen.discriminator, checkpoint
@@ -318,16 +354,6 @@ def _module(model: Any) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"collapse takes a generator, a network or a path, not {type(model).__name__}")
     return model
-
-
-def _stays(gen: Generator, device: Any) -> None:
-    if device is None:
-        return
-    import torch
-
-    wanted = torch.device(device)
-    if wanted.type != gen.device.type or (wanted.index is not None and wanted.index != gen.device.index):
-        raise InputError(f"the model is on {gen.device} and is never moved: move it to {device} first")
 
 
 # ------------------------------------------------------------------------------ data
@@ -369,13 +395,18 @@ def _drawn(mixture: Any, name: str, count: int, seed: int) -> RealSamples:
 
 
 def _provenance(
-    gen: Generator, disc: Discriminator | None, names: dict[str, Any], found: RealSamples, arguments: dict[str, Any]
+    gen: Generator,
+    disc: Discriminator | None,
+    names: dict[str, Any],
+    found: RealSamples,
+    arguments: dict[str, Any],
+    answers: dict[str, Any],
 ) -> Provenance:
-    about = gen.describe()
-    settings = {name: about[name] for name in _SETTINGS if about[name] not in (None, [])}
-    judge = None if disc is None else f"{disc.name} (sha256 of its weights {_weights(disc.module)[:16]})"
+    from genkernel.workflows.gan_identity import weights_of
+
+    judge = None if disc is None else f"{disc.name} (sha256 of its weights {weights_of(disc.module)})"
     name = names.get("name") or gen.name
-    checkpoint = {"name": name, "sha256": names.get("sha256")}
+    checkpoint = {"name": name, "sha256": names.get("sha256"), "answers": answers}
     if disc is not None:
         checkpoint["discriminator"] = names.get("discriminator") or {"name": disc.name, "sha256": None}
     data: dict[str, Any] = {}
@@ -388,21 +419,13 @@ def _provenance(
             "sha256": data_sha256(found.samples),
         }
     return Provenance(
-        arguments={"checkpoint": name, "data": arguments.pop("real"), "discriminator": judge, **arguments, **settings},
+        arguments={"checkpoint": name, "data": arguments.pop("real"), "discriminator": judge, **arguments},
         seed=arguments["seed"],
         device=arguments["device"],
         dtype=arguments["dtype"],
         checkpoint=checkpoint,
         data={"sha256": None, **data},
     )
-
-
-def _weights(module: nn.Module) -> str:
-    """One sha256 for all weights and buffers in memory."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {data_sha256(tensor.float() if tensor.is_floating_point() else tensor)}\n".encode())
-    return digest.hexdigest()
 
 
 def _digested(values: Any) -> str:
@@ -415,17 +438,3 @@ def _digested(values: Any) -> str:
 
 def _number(value: Any) -> Any:
     return float(value) if isinstance(value, (int, float)) else _digested(value)
-
-
-def _function(given: Any) -> str | None:
-    """A classifier, features or a loss: a file's digest, a network's, or a name."""
-    from torch import nn
-
-    if given is None:
-        return None
-    if isinstance(given, (str, Path)):
-        weights = Path(given).expanduser() / "model.safetensors"
-        return described(weights) if weights.is_file() else str(given)
-    if isinstance(given, nn.Module):
-        return f"{type(given).__name__} (sha256 of its weights {_weights(given)[:16]})"
-    return getattr(given, "__name__", type(given).__name__)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from genkernel.errors import GenkernelError, InputError, MissingError
+from genkernel.gan.answers import answers
+from genkernel.workflows.arguments import whole_numbers
 from genkernel.workflows.points import as_samples, read_points
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def read_real(
     limit: int,
     *,
     real_range: Sequence[float] | None = None,
+    labels: Any = None,
     split: str = "test",
     seed: int = 0,
     download: bool = False,
@@ -69,12 +72,18 @@ def read_real(
             ``[m, *out]`` or a file of points (see :func:`read_points`), which is taken as it is; None for none.
         limit: at most this many, drawn with ``seed`` when there are more.
         real_range: the values (black, white) of the generator's images; found by looking when it is not given.
+        labels: classes of all samples that were given, in their order, in place of those that come with them. A folder
+            has its images in the order of their paths.
 
     Raises:
         MissingError: there is nothing at a path.
-        InputError: shapes do not fit, fewer than two samples, or a range that is not clear.
+        InputError: shapes or labels do not fit, fewer than two samples, or a range that is not clear.
         NonFiniteError: a sample holds NaN or infinity.
     """
+    if labels is not None:  # however many there have to be
+        labels = whole_numbers("real_labels", labels, of="real sample")
+        if given is None:
+            raise InputError("real_labels= are the classes of real samples: give those with real=")
     if given is None:
         if real_range is not None:
             raise InputError("real_range= is the range that real images are brought to: give them with real=")
@@ -82,13 +91,15 @@ def read_real(
     if not is_image(generator):
         if real_range is not None:
             raise InputError("real_range= belongs to images; these samples are taken as they are")
-        return _read_points(given, generator, limit, seed)
+        return _read_points(given, generator, limit, seed, labels)
     from genkernel.data import load_images
 
     channels, height, width = generator.output_shape
     found = load_images(
         given, size=(height, width), channels=channels, limit=limit, split=split, seed=seed, download=download
     )
+    if labels is not None:
+        found.labels = _kept_labels(labels, found.total, found.rows)
     (low, high), why = (_given_range(real_range), "as asked") if real_range is not None else value_range(generator)
     images = found.images
     steps = list(found.steps)
@@ -102,7 +113,7 @@ def read_real(
     return RealSamples(images.to(torch.float32), found.source, description, steps, found.labels)
 
 
-def _read_points(given: Any, generator: Generator, limit: int, seed: int) -> RealSamples:
+def _read_points(given: Any, generator: Generator, limit: int, seed: int, labels: Tensor | None) -> RealSamples:
     import numpy as np
 
     if isinstance(given, (str, Path)):
@@ -115,11 +126,20 @@ def _read_points(given: Any, generator: Generator, limit: int, seed: int) -> Rea
         )
     if len(points) < 2:
         raise InputError("a comparison needs at least 2 real samples")
-    if len(points) > limit:
-        kept = np.sort(np.random.default_rng(seed).permutation(len(points))[:limit])
-        points = points[torch.from_numpy(kept)]
+    total = len(points)
+    rows = np.arange(total)
+    if total > limit:
+        rows = np.sort(np.random.default_rng(seed).permutation(total)[:limit])
+        points = points[torch.from_numpy(rows)]
+    if labels is not None:
+        labels = _kept_labels(labels, total, rows)
     description = f"{len(points)} real samples {_by(generator.output_shape)} from {source}, as they are"
-    return RealSamples(points, source, description)
+    return RealSamples(points, source, description, labels=labels)
+
+
+def _kept_labels(labels: Tensor, total: int | None, rows: Any) -> Tensor:
+    """The labels of the samples that were kept, from those of all."""
+    return whole_numbers("real_labels", labels, total, "real sample")[torch.from_numpy(rows)]
 
 
 def value_range(generator: Generator) -> tuple[tuple[float, float], str]:
@@ -192,7 +212,7 @@ def read_classifier(given: Any, generator: Generator) -> Any:
         raise InputError(
             f"a classifier is a function samples -> logits, or a folder with one, not {type(given).__name__}"
         )
-    _try("the classifier", given, generator)
+    _try("the classifier", given, generator, fewest=2)
     return given
 
 
@@ -230,12 +250,11 @@ def read_features(given: Any, generator: Generator) -> Any:
     return given
 
 
-def _try(what: str, function: Callable[[Any], Any], generator: Generator) -> None:
-    """Say in one sentence that a function does not take what the generator makes."""
+def _try(what: str, function: Callable[[Any], Any], generator: Generator, fewest: int = 1) -> None:
+    """Say in one sentence that a function does not take what the generator makes; it is left as it was."""
     samples = generator.images(generator.draw(2))
     try:
-        with torch.no_grad():
-            function(samples)
+        answers(function, samples, fewest=fewest)
     except GenkernelError:
         raise
     except Exception as error:  # of any kind: whatever the user's function says

@@ -47,7 +47,7 @@ def load(
         path: a diffusers pipeline or model folder, a hub id ``owner/name`` (from the local cache
             unless ``download``), a file of weights (then with ``factory``), or the folder of a reference GAN, as
             ``scripts/train_gan.py`` writes it, whose ``training.json`` says how both networks are built; or the name
-            of what is shipped: ``"ddpm-mnist"``, ``"dcgan-mnist"``.
+            of what is shipped: ``"ddpm-mnist"``, ``"dcgan-mnist"``, ``"dcgan-mnist-collapsed"``.
         kind: ``"diffusion"``, ``"gan"``, or ``None`` to find out: a generator is what ``latent_shape`` or a
             ``discriminator`` is given for, and what the folder of a GAN holds.
         factory: ``"package.module:Name"``, called with ``factory_args`` to build the network that

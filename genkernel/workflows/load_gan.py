@@ -27,6 +27,7 @@ _OURS = frozenset({"module", "name", "checkpoint", "notes", "discriminator"})
 RECORD, SNAPSHOTS = "training.json", "snapshots"
 _GENERATOR, _DISCRIMINATOR = "G.safetensors", "D.safetensors"
 _OF_OURS = re.compile(r"genkernel\.models\.\w+:\w+")
+_SNAPSHOT = re.compile(r"(\d+)\.G\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -54,27 +55,45 @@ class Training:
         found = self.record[name]
         return found["factory"], dict(found.get("arguments") or {})
 
+    @property
+    def step(self) -> int | None:
+        """Generator steps behind the weights of a snapshot; None for those at the end of the training."""
+        found = _SNAPSHOT.fullmatch(self.generator.name)
+        return int(found[1]) if found else None
+
     def facts(self) -> dict[str, str]:
-        """The generator's ``loss`` and the ``data``, by name, where the recipe says them."""
-        later = self.recipe.get("later")
-        found = {**self.recipe, **(later if isinstance(later, dict) else {})}
-        return {name: found[name] for name in ("loss", "data") if isinstance(found.get(name), str)}
+        """The generator's ``loss`` at these weights and the ``data``, by name, where the recipe says them."""
+        found = {"loss": self._loss(), "data": self.recipe.get("data")}
+        return {name: value for name, value in found.items() if isinstance(value, str)}
 
     def notes(self) -> list[str]:
         facts = self.facts()
-        found = []
-        if facts:
-            words = [facts["data"]] if "data" in facts else []
-            words += [f"with the {facts['loss']} loss"] if "loss" in facts else []
-            found.append(f"trained on {' '.join(words)}" if "data" in facts else f"trained {' '.join(words)}")
-        if self.recipe.get("ema"):
+        words = [f"on {facts['data']}"] if "data" in facts else []
+        words += [f"with the {facts['loss']} loss"] if "loss" in facts else []
+        words += [f"for {self.step} steps"] if self.step is not None else []
+        found = [f"trained {' '.join(words)}"] if words else []
+        # snapshots are of the generator that is trained, and not of its average
+        if self.recipe.get("ema") and self.generator.name == _GENERATOR:
             found.append("the weights are the running average of the trained generator")
         return found
 
+    def _loss(self) -> Any:
+        from genkernel.models.gans import GANRecipe
+
+        later = self.recipe.get("later")
+        changed = later.get("loss") if isinstance(later, dict) else None
+        if changed is None:
+            return self.recipe.get("loss")
+        try:
+            last = self.recipe["steps"] - 1  # the last step that was taken
+            return GANRecipe(**self.recipe).at(last if self.step is None else min(self.step, last)).loss
+        except (KeyError, TypeError, ValueError, GenkernelError):  # of another version, or written by hand
+            return changed if self.step is None else None  # of a snapshot it is not known
+
 
 def is_gan_folder(path: str | Path) -> bool:
-    """Whether a folder has a ``training.json`` that says how a generator and a discriminator are built."""
-    return Path(path).expanduser().is_dir() and training_of(path) is not None
+    """Whether a ``training.json`` says how the GAN in a folder, or one of its generator's files, is built."""
+    return training_of(path) is not None
 
 
 def training_of(path: str | Path) -> Training | None:

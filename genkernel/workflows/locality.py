@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from genkernel.errors import InputError
 from genkernel.runs import Provenance, RunFolder, Stopwatch, data_sha256, kernels_of
-from genkernel.workflows.arguments import as_dtype, check_counts, check_memory, described, say_nothing, shared_by_ranks
+from genkernel.workflows.arguments import (
+    as_dtype,
+    check_counts,
+    check_device,
+    check_memory,
+    described,
+    say_nothing,
+    shared_by_ranks,
+    shown,
+    stays_on,
+)
 from genkernel.workflows.files import read_conditioning, read_optimizer, read_schemes
 from genkernel.workflows.report import Report
 from genkernel.workflows.resume import finished, leave, take_up
@@ -19,6 +29,8 @@ if TYPE_CHECKING:
 
     from genkernel.data import ImageSet
     from genkernel.diffusion import Denoiser
+
+_NETWORK = ("factory", "factory_args", "key")
 
 
 def locality(
@@ -100,7 +112,7 @@ def locality(
     say = say or say_nothing
     check_counts(levels=(levels, 3), samples=(samples, 2), probes=(probes, 1), bootstrap=(bootstrap, 2))
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError(f"seed has to be a whole number from 0 to 2^63 - 1, not {seed!r}")
+        raise InputError(f"seed has to be a whole number from 0 to 2^63 - 1, not {shown(seed)}")
     kind = as_dtype(dtype)
     _check_times(timesteps)
     check_memory(memory)
@@ -119,6 +131,7 @@ def locality(
             workers.lead(claim)
             with watch("load"):
                 # whatever can be wrong without the model is found before the model is read
+                check_device(device)
                 if isinstance(data, (str, Path)):
                     check_source(data, split=split)
                 further = read_schemes(weights), read_schemes(samplers)
@@ -156,6 +169,8 @@ def locality(
                 "dtype": str(kind or den.dtype).removeprefix("torch."),
                 "device": str(den.device),
                 "memory": str(memory),
+                # what is made of a file, whose digest does not say so
+                "network": described({name: options[name] for name in _NETWORK if options.get(name)} or None),
             }
             provenance = Provenance(
                 arguments=arguments,
@@ -244,12 +259,7 @@ def _denoiser(model: Any, device: Any, download: bool, trust_pickle: bool, optio
         from genkernel.workflows.wrap import wrap
 
         den = wrap(model, **options)
-    if device is not None:
-        import torch
-
-        wanted = torch.device(device)
-        if wanted.type != den.device.type or (wanted.index is not None and wanted.index != den.device.index):
-            raise InputError(f"the model is on {den.device} and is never moved: move it to {device} first")
+    stays_on(den, device)
     return den
 
 

@@ -29,7 +29,7 @@ def finished(out: str | Path, provenance: Provenance) -> Any:
     out = Path(out).expanduser()
     if not finished_files(out):
         return None
-    _check(out, "", provenance.differences(read_json(out / PROVENANCE)))
+    _check(out, "", _differences(provenance, read_json(out / PROVENANCE)))
     return open_run(out)
 
 
@@ -47,7 +47,7 @@ def take_up(folder: RunFolder, provenance: Provenance) -> str:
     record = kernels / PROVENANCE
     if record.is_file():
         earlier = read_json(record)
-        _check(folder.out, "unfinished ", provenance.differences(earlier, weights=False))
+        _check(folder.out, "unfinished ", _differences(provenance, earlier, weights=False))
         memory = (earlier.get("arguments") or {}).get("memory")
         if memory != provenance.arguments["memory"] and folder.is_alone:
             for store in _stores(kernels):  # a kernel that was begun follows its plan, and so the old bound
@@ -79,6 +79,17 @@ def leave(folder: RunFolder) -> str | None:
     if folder.is_alone:
         shutil.rmtree(kernels_of(folder.out), ignore_errors=True)
     return None
+
+
+def _differences(provenance: Provenance, earlier: dict[str, Any], *, weights: bool = True) -> list[str]:
+    """Why the run of an earlier ``run.json`` is not this one, what its networks and functions answer included."""
+    found = provenance.differences(earlier, weights=weights)
+    mine = provenance.checkpoint.get("answers")
+    if mine is not None:
+        from genkernel.workflows.gan_identity import other_answers
+
+        found += other_answers(mine, (earlier.get("checkpoint") or {}).get("answers"))
+    return found
 
 
 def _check(out: Path, kind: str, differences: list[str]) -> None:

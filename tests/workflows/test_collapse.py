@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from genkernel.errors import (
     ZeroGradientError,
 )
 from genkernel.gan import Discriminator, Generator
+from genkernel.gan.clusters import Clusters
+from genkernel.gan.verdict import Evidence, Verdict
 from genkernel.runs import kernels_of, pack
 from tests.gan.fake_result import RING, STD, Critic, Images, planar_networks, planar_result
 from tests.gan.folders import ring_folder
@@ -69,6 +73,23 @@ class Pictures(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.last(self.net(z)).view(-1, self.channels, 8, 8)
+
+
+def given(labels: Any, assign: Any = None) -> Clusters:
+    """Two clusters with whatever labels."""
+    return Clusters(labels, ["a", "b"], "by hand", assign)
+
+
+def conditional() -> Discriminator:
+    class Judge(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.embed = nn.Linear(2, 3), nn.Embedding(3, 3)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return (self.net(x) * self.embed(y)).sum(1, keepdim=True)
+
+    return Discriminator(Judge(), (2,), classes=3)
 
 
 class Line(nn.Module):
@@ -275,6 +296,40 @@ def test_labels_of_real_images_come_along(calls: list[dict[str, Any]], tmp_path:
     assert calls[1]["real_labels"] is None
 
 
+@pytest.mark.parametrize("kind", ["array", "npz", "folder", "images"])
+def test_given_labels_stay_with_their_real_samples(calls: list[dict[str, Any]], tmp_path: Path, kind: str) -> None:
+    """More samples than are used: label k belongs to the sample of value k/100."""
+    labels = torch.arange(100)
+    values = labels[:, None, None].expand(-1, 8, 8).to(torch.uint8)
+    real: Any = values.numpy()
+    if kind == "npz":
+        np.savez(tmp_path / "x.npz", x=real, y=np.zeros(100, dtype=int))
+        real = tmp_path / "x.npz"
+    elif kind == "folder":
+        from PIL import Image
+
+        for k, picture in enumerate(real):
+            Image.fromarray(picture).save(tmp_path / f"{k:03d}.png")
+        real = tmp_path
+    elif kind == "images":
+        real = gk.load_images(real)
+    asked: dict[str, Any] = {"latent_shape": 5, "latents": 16, "real_range": (0, 255), "seed": 3}
+    gk.collapse(Pictures(), real=real, real_labels=labels.tolist(), **asked)
+    found = calls[0]["real_labels"]
+    assert len(found) == 16 and torch.equal(calls[0]["real"][:, 0, 0, 0].round().long(), found)
+    with pytest.raises(InputError, match=r"real_labels are whole numbers .*: there are 16 for 100 real samples"):
+        gk.collapse(Pictures(), real=real, real_labels=labels[:16], **asked)
+
+
+def test_given_labels_stay_with_their_points(calls: list[dict[str, Any]]) -> None:
+    labels = np.arange(50)
+    real = torch.stack([torch.from_numpy(labels), torch.zeros(50)], 1).float()
+    reports = [gk.collapse(named()[0], latents=16, real=real, real_labels=y) for y in (labels, labels[::-1].copy())]
+    assert torch.equal(calls[0]["real"][:, 0].long(), calls[0]["real_labels"]) and len(calls[0]["real"]) == 16
+    recorded = [report.provenance.arguments["real_labels"] for report in reports]
+    assert recorded[0] != recorded[1] and recorded[0].startswith("16 (sha256 ")
+
+
 @pytest.mark.parametrize("kind", ["csv", "npy", "npz"])
 def test_points_from_files(calls: list[dict[str, Any]], tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"points.{kind}"
@@ -337,12 +392,137 @@ def test_a_shipped_classifier_by_its_name(calls: list[dict[str, Any]]) -> None:
         ({"model": nn.Linear(2, 2), "latent_shape": 3}, "cannot be run on latents of shape 3"),
         ({"model": nn.Linear(2, 2), "scheduler": 1}, "'scheduler' is no option of a generator"),
         ({"model": Images(), "latent_shape": 6}, r"a conditional network needs classes="),
+        ({"device": "foo"}, "device 'foo' cannot be used here"),
+        ({"device": 1.5}, "device is a name such as 'cpu'"),
+        ({"dtype": [1]}, r"dtype is one of float32, .* not \[1\]"),
+        ({"game": 5}, "game is True, False, or a mapping with its options, not 5"),
+        ({"game": None}, "game is True, False, or a mapping with its options, not None"),
+        ({"game": {"r2": 1}}, "'r2' is no option of the game: there are discriminator_loss, r1, rates"),
+        ({"game": {"loss": "wgan"}}, "'loss' is no option of the game"),
+        ({"game": {"real_labels": [1]}}, "'real_labels' is no option of the game"),
+        ({"game": {"rates": 3}}, "rates of the game are two positive numbers"),
+        ({"game": {"rates": (1, "b")}}, "rates of the game are two positive numbers"),
+        ({"game": {"rates": (1, 0)}}, "rates of the game are two positive numbers"),
+        ({"game": {"r1": "a"}}, "r1 of the game is a penalty from 0 on, not 'a'"),
+        ({"game": {"r1": math.nan}}, "r1 of the game is a penalty from 0 on, not nan"),
+        ({"game": {"discriminator_loss": torch.neg}}, "discriminator_loss of the game is two functions"),
+        ({"game": {"discriminator_loss": (torch.neg, torch.sum)}}, r"entry by entry: it gave \(\) for shape \(2,\)"),
+        ({"clusters": 2.5}, "clusters is 'auto', a number of clusters, or Clusters, not 2.5"),
+        ({"clusters": None}, "clusters is 'auto', a number of clusters, or Clusters, not None"),
+        ({"clusters": "two"}, "clusters is 'auto'"),
+        ({"clusters": 0}, "clusters is 'auto'"),
+        ({"clusters": True}, "clusters is 'auto'"),
+        ({"clusters": 17}, "16 latents cannot be put into 17 clusters"),
+        ({"clusters": given([0, 2] * 8)}, "labels of clusters reach 2, and there are names for 2 clusters"),
+        ({"clusters": given([0, -1] * 8)}, "labels of clusters are whole numbers from 0 on.*: the smallest is -1"),
+        ({"clusters": given(torch.zeros(16))}, r"labels of clusters are .* not float32 of shape \(16,\)"),
+        ({"clusters": given(np.zeros(15, dtype=int))}, "labels of clusters are .*: there are 15 for 16 latents"),
+        ({"clusters": given(None)}, "labels of clusters are .* not None"),
+        ({"clusters": Clusters(np.zeros(16, dtype=int), 3, "by hand")}, "names of clusters are a list of words, not 3"),
+        (
+            {"clusters": given([0] * 16, lambda x: x / 0.0), "real": RING},
+            r"clusters that assign gives are .* not float32 of shape \(2, 2\)",
+        ),
+        ({"clusters": given([0] * 16, lambda x: x.no()), "real": RING}, "assign of clusters cannot be run on real"),
+        (
+            {"clusters": given([0] * 16, lambda x: [0, 2]), "real": RING},
+            "assign of clusters answers 2, and",
+        ),
+        ({"labels": [0] * 16}, "labels= were given, but the generator is not conditional"),
+        ({"real_labels": ["a"] * 8, "real": RING}, "real_labels are whole numbers .* not \\['a', 'a'"),
+        ({"real_labels": "abc", "real": RING}, "real_labels are whole numbers .* not 'abc'"),
+        ({"real_labels": [], "real": RING}, r"real_labels are whole numbers .* not \[\]"),
+        ({"real_labels": [0.5] * 8, "real": RING}, r"real_labels are whole numbers .* not float32 of shape \(8,\)"),
+        ({"real_labels": [0, 1]}, "real_labels= are the classes of real samples: give those with real="),
+        ({"modes": RING, "mode_std": "a"}, "mode_std is .* a positive number, or 8, one for each, not 'a'"),
+        ({"modes": RING, "mode_std": math.nan}, "mode_std is .* not nan"),
+        ({"modes": RING, "mode_std": -0.1}, "mode_std is .* not -0.1"),
+        ({"modes": RING, "mode_std": [0.1, 0.2]}, r"mode_std is .* not \[0.1, 0.2\]"),
+        ({"loss": lambda logit: 1 / 0}, "the generator's loss cannot be run on two logits: ZeroDivisionError"),
+        ({"loss": lambda logit: logit.sum()}, r"a loss is a function of the logit, entry by entry: it gave \(\)"),
+        ({"loss": lambda logit: torch.ones(2)}, "the loss does not depend on the logit"),
+        (
+            {"discriminator": Discriminator(nn.Linear(3, 1), (3,))},
+            "the generator makes samples 2, the discriminator takes 3",
+        ),
+        ({"discriminator": conditional()}, "the discriminator is conditional, the generator is not"),
+        (
+            {"discriminator": nn.Linear(2, 1).double(), "precondition": {"no": torch.ones(1)}},
+            "the preconditioner names 'no', which is not among the selected parameters",
+        ),
+        ({"discriminator": nn.Linear(2, 1).double(), "optimizer_state": 3}, "a preconditioner is .* not int"),
     ],
 )
 def test_wrong_arguments(calls: list[dict[str, Any]], tmp_path: Path, change: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
-        gk.collapse(**({"model": named()[0], "out": tmp_path / "a" / "b"} | change))
+        gk.collapse(**({"model": named()[0], "latents": 16, "out": tmp_path / "a" / "b"} | change))
     assert "\n" not in str(caught.value) and not calls and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"labels": ["a"] * 16}, r"labels are whole numbers .* not \['a'"),
+        ({"labels": [0] * 15}, "labels are whole numbers .*: there are 15 for 16 latents"),
+        ({"labels": [4] * 16}, r"labels lie in 0 … 3, the classes of the generator: the largest is 4"),
+        ({"real": torch.rand(9, 1, 8, 8), "real_labels": [4] * 9}, "real_labels lie in 0 … 3"),
+        ({"classes": 5}, "the generator has 5 classes, the discriminator 4"),
+    ],
+)
+def test_wrong_labels_of_conditional_networks(calls: list[dict[str, Any]], change: dict[str, Any], words: str) -> None:
+    if change.get("classes") == 5:
+        network: nn.Module = Images()
+        network.embed = nn.Embedding(5, 6)
+        change = {**change, "discriminator": Discriminator(Critic(), (1, 8, 8), classes=4)}
+    else:
+        network = Images()
+    with pytest.raises(InputError, match=words):
+        gk.collapse(**({"model": network, "latent_shape": 6, "classes": 4, "latents": 16} | change))
+    assert not calls
+
+
+def test_a_loss_that_is_not_finite() -> None:
+    with pytest.raises(NonFiniteError, match="the generator's loss is NaN or infinite"):
+        gk.collapse(named()[0], loss=lambda logit: logit.sqrt())
+
+
+def test_arguments_that_are_brought_to_what_the_analysis_takes(calls: list[dict[str, Any]]) -> None:
+    own = given([0, 1] * 8)
+    for labels in (own.labels, torch.tensor(own.labels), np.array(own.labels, dtype=np.uint8)):
+        gk.collapse(named()[0], latents=16, clusters=given(labels), modes=RING, mode_std=[0.1] * 8)
+        asked = calls[-1]["clusters"].labels
+        assert isinstance(asked, np.ndarray) and asked.dtype == np.int64 and asked.tolist() == own.labels
+        assert calls[-1]["mode_std"].tolist() == [0.1] * 8
+    assert own.labels == [0, 1] * 8
+    game = {"r1": 0.2, "rates": [1, 0.5], "discriminator_loss": (torch.neg, torch.abs)}
+    gk.collapse(named()[0], latents=16, clusters=np.int64(3), game=game, mode_std=np.float64(0.1), modes=RING)
+    assert calls[-1]["clusters"] == 3 and calls[-1]["game"] == game and calls[-1]["mode_std"] == 0.1
+
+
+def test_what_is_given_is_left_as_it_was(calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = [nn.Sequential(nn.BatchNorm1d(2), nn.Dropout(), nn.Linear(2, 3)).double().train() for _ in range(2)]
+    before = [{k: v.clone() for k, v in network.state_dict().items()} for network in networks]
+
+    def noisy(logit: Tensor) -> Tensor:
+        random.random(), np.random.rand(), torch.rand(1)
+        return -logit
+
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state()
+    monkeypatch.setattr("genkernel.gan.analysis.analyze", lambda *a, **k: (random.random(), torch.rand(1)) and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        gk.collapse(named()[0], classifier=networks[0], features=networks[1], loss=noisy)
+    assert random.getstate() == states[0] and np.random.get_state()[1].tolist() == states[1]
+    assert torch.equal(torch.random.get_rng_state(), states[2])
+    for network, state in zip(networks, before, strict=True):
+        assert all(m.training for m in network.modules())
+        assert all(torch.equal(state[k], v) for k, v in network.state_dict().items())
+
+
+def test_a_path_leaves_the_random_numbers_alone(calls: list[dict[str, Any]], tmp_path: Path) -> None:
+    folder = ring_folder(tmp_path / "ring")
+    state = torch.random.get_rng_state()
+    gk.collapse(folder)
+    assert torch.equal(state, torch.random.get_rng_state())
 
 
 @pytest.mark.parametrize(
@@ -449,6 +629,161 @@ def test_a_finished_run_is_used_again(calls: list[dict[str, Any]], tmp_path: Pat
             with pytest.raises(InputError, match=f"cannot be resumed.*{words}"):
                 gk.collapse(**{**asked, **change})
     assert len(calls) == 1
+
+
+ASKED: dict[str, Any] = {"latents": 16, "resume": True, "loss": "hinge"}
+
+
+def softer(logit: Tensor) -> Tensor:
+    return torch.nn.functional.softplus(-logit)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "words"),
+    [
+        ({"key": "g"}, {"key": "g_ema"}, "generator_weights was .*, now .*; the generator now answers"),
+        (
+            {"factory_args": {"width": 16, "activation": "relu"}},
+            {"factory_args": {"width": 16, "activation": "tanh"}},
+            "another one: the generator now answers the same latents in another way",
+        ),
+        ({"classifier": lambda x: x}, {"classifier": lambda x: -x}, "another one: the classifier now answers"),
+        ({"features": lambda x: x}, {"features": lambda x: 1.01 * x}, "another one: the function of features now"),
+        ({"loss": lambda logit: -logit}, {"loss": lambda logit: -1.1 * logit}, "another one: the loss now answers"),
+        ({"loss": softer}, {"loss": lambda logit: -logit}, "loss was softer, now <lambda>"),
+        ({"discriminator": "plain"}, {"discriminator": "logit"}, "discriminator_output was probability, now logit"),
+        ({"optimizer_state": "a"}, {"optimizer_state": "b"}, r"preconditioner was state, param_groups \(sha256 "),
+        ({"precondition": "a"}, {"precondition": "b"}, r"preconditioner was Preconditioner \(sha256 .*, now "),
+        ({"real_labels": [0, 1] * 4}, {"real_labels": [1, 0] * 4}, r"real_labels was 8 \(sha256 .*, now 8 "),
+        ({"clusters": given([0, 1] * 8)}, {"clusters": given([1, 0] * 8)}, "clusters was 2 clusters of 16 latents"),
+        ({"inputs": {"scale": torch.ones(1)}}, {"inputs": {"scale": torch.zeros(1)}}, "inputs was scale .* answers"),
+        ({"params": "layers.0.*"}, {"params": "layers.2.*"}, "parameter_names was"),
+        (
+            {"game": {"discriminator_loss": (softer, softer)}}, {"game": {"discriminator_loss": (softer, torch.neg)}},
+            "game was",
+        ),
+        (
+            {"game": {"discriminator_loss": (softer, lambda x: x)}},
+            {"game": {"discriminator_loss": (softer, lambda x: 2 * x)}},
+            "another one: the discriminator_loss of generated samples now answers",
+        ),
+    ],
+)  # fmt: skip
+def test_a_run_with_something_else_is_not_used_again(
+    calls: list[dict[str, Any]], tmp_path: Path, first: dict[str, Any], then: dict[str, Any], words: str
+) -> None:
+    """The same with the same is; and with another, it is said which."""
+    states = networks_in(tmp_path)
+    asked = {"model": tmp_path / "G.pt", "key": "g", "real": RING, "out": tmp_path / "run", **ASKED}
+    asked |= {"factory": "genkernel.models.gans:MLPGenerator", "factory_args": {"width": 16}}
+    if "inputs" in first:
+        asked |= {"call": lambda module, batch: module(batch["z"]) * (1 + batch["scale"][:, None])}
+
+    def options(given: dict[str, Any]) -> dict[str, Any]:
+        given = dict(given)
+        if "discriminator" in given:
+            judge = nn.Sequential(nn.Linear(2, 1), nn.Sigmoid())
+            judge.load_state_dict(states["D"])
+            output = "logit" if given["discriminator"] == "logit" else None
+            given["discriminator"] = Discriminator(judge, (2,), output=output)
+        if "optimizer_state" in given:
+            given["optimizer_state"] = states[given["optimizer_state"]]
+        if "precondition" in given:
+            given["precondition"] = gk.Preconditioner.diagonal(
+                {name: value.square() for name, value in states["g" + given["precondition"]].items()}
+            )
+        return asked | given
+
+    gk.collapse(**options(first))
+    assert gk.collapse(**options(first)).reused and len(calls) == 1
+    with pytest.raises(InputError, match=f"cannot be resumed.*{words}"):
+        gk.collapse(**options(then))
+    assert len(calls) == 1
+
+
+def networks_in(folder: Path) -> dict[str, dict[str, Any]]:
+    """A file with two generators, and states of optimizers and of a discriminator."""
+    from genkernel.models.gans import MLPGenerator
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        networks = [MLPGenerator(width=16) for _ in range(2)]
+        judge = nn.Sequential(nn.Linear(2, 1), nn.Sigmoid())
+    states = {"D": judge.state_dict(), "ga": networks[0].state_dict(), "gb": networks[1].state_dict()}
+    torch.save({"g": states["ga"], "g_ema": states["gb"]}, folder / "G.pt")
+    for name, factor in (("a", 1.0), ("b", 2.0)):
+        optimizer = torch.optim.Adam(networks[0].parameters())
+        for p in networks[0].parameters():
+            p.grad = torch.full_like(p, factor)
+        before = {k: v.clone() for k, v in networks[0].state_dict().items()}
+        optimizer.step()
+        networks[0].load_state_dict(before)
+        states[name] = optimizer.state_dict()
+    return states
+
+
+def test_last_bits_do_not_make_another_run(calls: list[dict[str, Any]], tmp_path: Path) -> None:
+    """As those that another number of threads moves."""
+    generator, discriminator = named()
+    noise = {"size": 0.0}
+
+    class Shaken(nn.Module):
+        def __init__(self, module: nn.Module):
+            super().__init__()
+            self.module = module
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.module(x) * (1 + noise["size"])
+
+    shaken = Generator(Shaken(generator.module), (2,), checkpoint=generator.checkpoint)
+    asked: dict[str, Any] = {
+        "model": shaken, "discriminator": Discriminator(Shaken(discriminator), (2,)), "out": tmp_path, **ASKED,
+        **{name: lambda x: -x * (1 + noise["size"]) for name in ("classifier", "features", "loss")},
+    }  # fmt: skip
+    gk.collapse(**asked)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for noise["size"] in (1e-5, -1e-5):
+            assert gk.collapse(**asked).reused
+        noise["size"] = 0.02
+        with pytest.raises(InputError, match=r"the generator now.*the discriminator now.*the loss now"):
+            gk.collapse(**asked)
+    finally:
+        torch.set_num_threads(threads)
+    assert len(calls) == 1
+
+
+def test_functions_that_draw_random_numbers_can_be_resumed(calls: list[dict[str, Any]], tmp_path: Path) -> None:
+    asked = {"model": named()[0], "features": lambda x: x @ torch.randn(2, 3).to(x), "out": tmp_path, **ASKED}
+    gk.collapse(**asked)
+    torch.rand(3)
+    assert gk.collapse(**asked).reused
+
+
+def test_runs_that_recorded_no_answers_are_not_used_again(calls: list[dict[str, Any]], tmp_path: Path) -> None:
+    asked = {"model": named()[0], "out": tmp_path, **ASKED}
+    gk.collapse(**asked)
+    record = json.loads((tmp_path / "run.json").read_text())
+    del record["checkpoint"]["answers"]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(InputError, match="what its networks answer was not recorded"):
+        gk.collapse(**asked)
+
+
+def test_infinite_numbers_are_read_back(
+    calls: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = planar_result()
+    evidence = Evidence("condition", "c", "geometry", math.inf, (-math.inf, 9.0), math.nan, 1, "watch", True, "here")
+    monkeypatch.setattr(
+        "genkernel.gan.analysis.analyze",
+        lambda *a, **k: (replace(result, verdict=Verdict("watch", [], [evidence])), None),
+    )
+    gk.collapse(named()[0], out=tmp_path)
+    found = gk.open_run(tmp_path, "gan").evidence[0]
+    assert found.value == math.inf and found.healthy == (-math.inf, 9.0) and math.isnan(found.alarm)
+    assert json.loads((tmp_path / "summary.json").read_text())["evidence"][0]["value"] is None
 
 
 def test_a_stopped_run_keeps_its_kernel(tmp_path: Path, plain_page: None) -> None:

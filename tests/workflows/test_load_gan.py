@@ -12,6 +12,8 @@ from torch import nn
 import genkernel as gk
 from genkernel.errors import InputError, MissingError, NonFiniteError
 from genkernel.gan import Discriminator, Generator
+from genkernel.workflows.load_gan import training_of
+from tests.gan.folders import ring_folder
 
 CODE = """
 import torch
@@ -112,6 +114,35 @@ def test_wrapped_modules(saved: Path) -> None:
         gk.wrap(g, scheduler="there", latent_shape=6)
     with pytest.raises(InputError, match="'latent' is no option of a generator"):
         gk.wrap(g, latent=6)
+
+
+def test_snapshots_say_when_they_were_taken(tmp_path: Path) -> None:
+    recipe = {"data": "ring", "loss": "non-saturating", "later": {"loss": "hinge"}, "ema": 0.9, "steps": 60}
+    folder = ring_folder(tmp_path / "ring", snapshot=True, recipe=recipe)
+    early = folder / "snapshots" / "000020.G.safetensors"
+    for name in "GD":
+        (early.parent / f"000500.{name}.safetensors").rename(early.parent / f"000020.{name}.safetensors")
+    gen = gk.load(early)  # without kind=
+    assert isinstance(gen, Generator) and gen.discriminator is not None
+    assert gen.notes[1] == "trained on ring with the non-saturating loss for 20 steps"
+    assert gen.checkpoint["loss"] == "non-saturating" and not any("running average" in note for note in gen.notes)
+    for path in (folder, folder / "G.safetensors"):
+        gen = gk.load(path)
+        assert gen.notes[1] == "trained on ring with the hinge loss" and gen.checkpoint["loss"] == "hinge"
+        assert "the weights are the running average of the trained generator" in gen.notes
+    for step, loss in ((29, "non-saturating"), (30, "hinge"), (60, "hinge")):
+        training = training_of(early.rename(early.with_name(f"{step:06d}.G.safetensors")))
+        early = training.generator
+        assert training.step == step and training.facts()["loss"] == loss
+
+
+def test_recipes_of_another_version(tmp_path: Path) -> None:
+    recipe = {"data": "spiral", "loss": "non-saturating", "later": {"loss": "hinge"}, "new": 1}
+    folder = ring_folder(tmp_path / "ring", snapshot=True, recipe=recipe)
+    assert training_of(folder).facts() == {"data": "spiral", "loss": "hinge"}
+    assert training_of(folder / "snapshots" / "000500.G.safetensors").facts() == {"data": "spiral"}
+    folder = ring_folder(tmp_path / "none", recipe=None)
+    assert training_of(folder).facts() == {} and training_of(folder).notes() == []
 
 
 def test_broken_weights(saved: Path) -> None:

@@ -130,6 +130,8 @@ def test_a_module_is_wrapped_with_its_scheduler(calls: list[dict[str, Any]]) -> 
         ({"timesteps": [1, 2, float("nan")]}, "at least 3 finite, different times"),
         ({"dtype": "int8"}, "dtype is one of float32"),
         ({"device": "meta"}, "is never moved"),
+        ({"device": "foo"}, "device 'foo' cannot be used here"),
+        ({"device": {}}, "device is a name such as 'cpu'"),
     ],
 )
 def test_wrong_arguments(calls: list[dict[str, Any]], tmp_path: Path, change: dict[str, Any], words: str) -> None:
@@ -228,6 +230,28 @@ def test_another_run_is_not_replaced_by_resuming_and_it_is_said_why(
         gk.locality(**(asked | change), resume=True)
     assert len(calls) == 1
     assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+
+
+def optimizer(value: float) -> dict[str, Any]:
+    return {"state": {0: {"exp_avg_sq": torch.full((2,), value)}}, "param_groups": [{"params": [0]}]}
+
+
+@pytest.mark.parametrize(
+    ("option", "one", "other"),
+    [
+        ("optimizer_state", optimizer(1), optimizer(2)),
+        ("weights", {"late": lambda t, log_snr: t}, {"late": lambda t, log_snr: 1 + t}),
+        ("samplers", {"even": np.ones(3)}, {"even": np.zeros(3)}),
+    ],
+)
+def test_what_is_in_an_argument_decides_a_resumed_run(
+    calls: list[dict[str, Any]], tmp_path: Path, option: str, one: Any, other: Any
+) -> None:
+    asked: dict[str, Any] = {"model": named(), "data": tiny_images(4), "out": tmp_path, "resume": True}
+    gk.locality(**asked, **{option: one})
+    assert gk.locality(**asked, **{option: one}).reused and len(calls) == 1
+    with pytest.raises(InputError, match=rf"cannot be resumed.*{option} was .* \(sha256 .*, now"):
+        gk.locality(**asked, **{option: other})
 
 
 def test_an_unfinished_run_is_not_used(calls: list[dict[str, Any]], tmp_path: Path) -> None:
