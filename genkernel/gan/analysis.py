@@ -153,7 +153,7 @@ def analyze(
         found = find_clusters(generator, batch, samples, clusters, modes, classifier, features, seed, missing)
     with stage("coverage"):
         pair = compared(samples, true, features)
-        covered = cover(samples, pair, modes, mode_std, classifier, missing)
+        covered = cover(samples, pair, modes, mode_std, classifier, missing, true)
     with stage("kernel"):
         kernel = kernels.latent_kernel(
             generator, batch, count=probes, seed=seed, dtype=dtype, memory=memory, store=store, progress=False

@@ -145,6 +145,8 @@ def k_means(
             silhouette_score(points[seen], fit.labels_[seen]) if len(set(fit.labels_[seen])) > 1 else -1.0
             for fit in fits
         ]
+        if max(scores) == -1.0:
+            raise OneClusterError("all samples are the same but for single ones, so there is one cluster only")
         fit = fits[int(np.argmax(scores))]
         how = f"k-means, {len(fit.cluster_centers_)} clusters (the largest mean silhouette, {max(scores):.2f})"
     else:

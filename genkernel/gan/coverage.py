@@ -79,6 +79,7 @@ class Neighbours:
         coverage: share of real balls with a generated sample in them (the same).
         k: the neighbour that balls reach to.
         real, generated: numbers of samples. Figures are comparable at equal numbers and equal k only.
+        recall_stderr: standard error of the recall over draws of real samples.
     """
 
     precision: float
@@ -88,6 +89,7 @@ class Neighbours:
     k: int
     real: int
     generated: int
+    recall_stderr: float = math.nan
 
 
 @dataclass
@@ -98,11 +100,13 @@ class Diversity:
         distance: mean Euclidean distance over pairs of generated samples.
         real: the same for real ones; NaN without any.
         relative: distance/real, which is 1 for samples as diverse as the data.
+        relative_stderr: its standard error over draws of both kinds of samples.
     """
 
     distance: float
     real: float
     relative: float
+    relative_stderr: float = math.nan
 
 
 def mode_coverage(
@@ -207,7 +211,14 @@ def neighbours(real: Tensor, generated: Tensor, k: int = 5) -> Neighbours:
     with contextlib.redirect_stdout(io.StringIO()):  # it prints the numbers of samples
         found = package.compute_prdc(one, other, nearest_k=k)
     names = "precision", "recall", "density", "coverage"
-    return Neighbours(**{name: float(found[name]) for name in names}, k=k, real=len(one), generated=len(other))
+    share = float(found["recall"])
+    return Neighbours(
+        **{name: float(found[name]) for name in names},
+        k=k,
+        real=len(one),
+        generated=len(other),
+        recall_stderr=math.sqrt(max(share * (1 - share), 1 / len(one)) / len(one)),
+    )
 
 
 def diversity(generated: Tensor, real: Tensor | None = None) -> Diversity:
@@ -222,9 +233,15 @@ def diversity(generated: Tensor, real: Tensor | None = None) -> Diversity:
         NonFiniteError: a feature is NaN or infinite.
     """
     if real is None:
-        return Diversity(_mean_distance(_features(generated, "generated")), math.nan, math.nan)
-    one, other = (_mean_distance(points) for points in _pair(generated, real, "generated", "real"))
-    return Diversity(one, other, one / other if other else math.nan)
+        return Diversity(float(_mean_distances(_features(generated, "generated")).mean()), math.nan, math.nan)
+    means, parts = [], []
+    for points in _pair(generated, real, "generated", "real"):
+        found = _mean_distances(points)
+        means.append(float(found.mean()))
+        # of a mean over pairs: twice that of the means over partners
+        parts.append(2 * float(found.std()) / math.sqrt(len(found)) / max(means[-1], 1e-300))
+    relative = means[0] / means[1] if means[1] else math.nan
+    return Diversity(means[0], means[1], relative, relative * math.hypot(*parts))
 
 
 def frechet_distance(generated: Tensor, real: Tensor) -> float:
@@ -313,11 +330,11 @@ def _pair(x: Tensor, y: Tensor, name_x: str, name_y: str, fewest: int = 2) -> tu
     return one, other
 
 
-def _mean_distance(points: Array) -> float:
-    """Over pairs of different rows; from differences, so that close pairs keep their digits."""
+def _mean_distances(points: Array) -> Array:
+    """Of every row to the others ``[n]``; from differences, so that close pairs keep their digits."""
     from scipy.spatial.distance import cdist
 
     n = len(points)
     together = max(1, _ENTRIES // n)
-    total = sum(float(cdist(points[s : s + together], points).sum()) for s in range(0, n, together))
-    return total / (n * (n - 1))
+    sums = [cdist(points[s : s + together], points).sum(1) for s in range(0, n, together)]
+    return np.concatenate(sums) / (n - 1)

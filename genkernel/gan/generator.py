@@ -328,7 +328,7 @@ class Generator:
                     failures.append(error)
                     continue
                 if given is None:
-                    self.notes.append(f"the latent shape {shape} was found by trying")
+                    self.notes.append(f"the latent shape {shape} was found by trying{_beside(self.classes, form)}")
                 if self.classes and labels is None:
                     self.notes.append(f"class labels are given as {form}")
                 return candidate, tuple(out.shape[1:])
@@ -436,6 +436,13 @@ def call_plain(module: nn.Module, batch: dict[str, Any], sample: str) -> Any:
     return module(batch[sample], **further)
 
 
+def _beside(classes: int | None, form: str | None) -> str:
+    """What a latent shape that was found depends on: labels that are joined to it leave the rest to latents."""
+    if classes is None or form != "one-hot":
+        return ""
+    return f", beside one-hot labels of {classes} classes: give latent_shape= and classes= where these are others"
+
+
 def spanned(module: nn.Module, params: Any, notes: list[str], within: str = "") -> Any:
     """``params``, or a filter for those that require gradients in a part of the network: all where none does.
 
@@ -448,6 +455,8 @@ def spanned(module: nn.Module, params: Any, notes: list[str], within: str = "") 
     if inside and not chosen:
         notes.append("no parameter requires gradients (a frozen or averaged copy): all of them are taken")
         chosen = set(inside)
+    if 0 < (frozen := len(inside) - len(chosen)) < len(inside):
+        notes.append(f"{frozen} of {len(inside)} parameters require no gradient and are left out of the kernel")
     if not chosen:
         raise InputError(f"{within.rstrip('.') or type(module).__name__} has no parameters to take gradients in")
     return chosen.__contains__

@@ -131,3 +131,17 @@ INDICATORS: dict[str, Indicator] = {
 def indicators(result: GanResult) -> dict[str, float]:
     """Every indicator of a result, NaN where what it needs is missing."""
     return {name: indicator.read(result) for name, indicator in INDICATORS.items()}
+
+
+def errors(result: GanResult) -> dict[str, float]:
+    """Standard errors, over draws of samples and probes, of the indicators that a verdict can lean on; no NaN."""
+    values = result.kernel.normalized
+    means = (values.sum(1) - np.diag(values)) / max(1, len(values) - 1)
+    # of a mean over pairs: twice that of the means over partners
+    latents = 2 * float(means.std()) / math.sqrt(len(means))
+    found = {
+        "kernel_mean": math.hypot(latents, np.nan_to_num(result.kernel.mean_off_diagonal_stderr)),
+        "relative_diversity": result.coverage.diversity.relative_stderr,
+        "recall": math.nan if result.coverage.neighbours is None else result.coverage.neighbours.recall_stderr,
+    }
+    return {name: value for name, value in found.items() if math.isfinite(value)}

@@ -8,16 +8,17 @@ how latents are tied together (the kernel, which sees no data), and what the sam
 known modes or a classifier, and no network but the generator). All others are shown beside: the study found that they
 repeat the occupancy of the clusters, say nothing, or do not carry over to other networks. In this order:
 
-1. *collapsing* where samples are all the same, or differ from one another by less than a twentieth
-   (:data:`NARROW`) of what real samples do.
+1. *collapsing* where samples are all the same; where they differ from one another by less than a twentieth of what
+   real samples do (:data:`NARROW`); or by less than half (:data:`HALF`), and recall is beyond its threshold as well.
 2. *collapsing* where known modes, or a classifier's classes, are counted, at most half of them are there, and samples
    do not spread over the others either. (Samples that spread over all modes and miss them are bad, not collapsed.)
 3. *unknown* where one of the views could not be taken, or the study has no ranges for such samples.
 4. *collapsing* where one view is beyond its threshold and the other at least outside of its healthy range.
-5. *ok* where both are within their healthy ranges.
+5. *ok* where both are within their healthy ranges, and precision and recall are not both nearly zero.
 6. *watch* otherwise.
 
-Ranges are used only where they mean the same: the rank of a kernel of 64 latents is not compared with that of 512.
+Ranges are used only where they mean the same: the rank of a kernel of 64 latents is not compared with that of 512. With
+fewer latents than in the study values are noisier: two standard errors are allowed for what is noisier about them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from genkernel.gan.indicators import INDICATORS, Indicator, indicators
+from genkernel.gan.indicators import INDICATORS, Indicator, errors, indicators
 from genkernel.gan.results import GanResult
 from genkernel.gan.stages import AS_THEY_ARE
 from genkernel.gan.verdict import Evidence, Label, Verdict
@@ -44,9 +45,11 @@ VIEWS = {
     "kernel": "the kernel over latents",
     "coverage": "what the samples cover",
 }
+UNLIKE = "not compared: "
 LOST = 0.5  # share of the modes that makes a collapse when no more are there
 SPREAD = 0.75  # share of the modes that samples are effectively nearest to, from which they are not collapsed
-NARROW = 0.05  # diversity relative to the data below which there is nothing left to judge
+NARROW, HALF = 0.05, 0.5  # diversity relative to the data: below the first there is nothing left to judge
+NOTHING = 0.1  # precision and recall below which samples and data have nothing in common
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,8 @@ def judge(result: GanResult) -> Verdict:
         clusters=result.clusters.kind,
         features=covered.features != AS_THEY_ARE,
     )
+    if result.modes is not None and result.mode_std is None:
+        lack.append("mode_std, the width of the modes")
     if setting.features and covered.modes is None:
         lack.append("a classifier or known modes (ranges are for samples as they are, not in features)")
     return judge_values(
@@ -102,6 +107,7 @@ def judge(result: GanResult) -> Verdict:
         _counted(result),
         lack,
         setting=setting,
+        errors=errors(result),
         same=result.clusters.kind == "one",
     )
 
@@ -113,6 +119,7 @@ def judge_values(
     lack: Sequence[str] = (),
     *,
     setting: Setting | None = None,
+    errors: Mapping[str, float] | None = None,
     same: bool = False,
 ) -> Verdict:
     """The same from the values of the indicators.
@@ -123,10 +130,12 @@ def judge_values(
         counted: modes that were counted.
         lack: what was not given, in words.
         setting: how they were made; as in the study by default.
+        errors: standard errors, by name.
         same: all samples are the same.
     """
     ranges = reference_ranges().get(kind or "", {})
-    evidence = [_evidence(name, values.get(name, math.nan), ranges, setting) for name in INDICATORS]
+    noise = _noise(errors or {}, setting, ranges)
+    evidence = [_evidence(name, values.get(name, math.nan), ranges, setting, noise) for name in INDICATORS]
     if counted is not None:
         evidence.append(counted)
     views = _views(evidence)
@@ -136,6 +145,11 @@ def judge_values(
     if (spread := values.get("relative_diversity", math.nan)) < NARROW:
         words = f"samples differ by {spread:.2g} of what real ones do, and below {NARROW:g} that is a collapse"
         return Verdict("collapsing", [f"All samples are nearly the same: {words}.", *others], evidence)
+    recall = next(e for e in evidence if e.name == "recall")
+    if spread < HALF and recall.says == "collapsing":
+        words = f"Samples reach little of the data: {_said(recall)}"
+        more = f"They differ from one another by {spread:.2g} of what real ones do."
+        return Verdict("collapsing", [words, more, *others], evidence)
     if counted is not None and counted.says == "collapsing":
         return Verdict("collapsing", [f"Modes are missing: {_said(counted)}", *others], evidence)
     if kind is None and len(views) < 2:
@@ -147,20 +161,49 @@ def judge_values(
     fine = [view for view, said in views.items() if said[0].says == "ok"]
     reasons = _sentences(views)
     if bad and not fine:
-        return Verdict("collapsing", reasons, evidence)
-    if len(fine) == len(views):
+        return Verdict("collapsing", [*reasons, *_left_out(evidence)], evidence)
+    alien = max(values.get("precision", 1.0), values.get("recall", 1.0)) < NOTHING
+    if alien:
+        reasons.append(
+            f"Precision {values['precision']:.2f} and recall {values['recall']:.2f}: samples and data have hardly "
+            "anything in common. Are these the data of this generator, in its range of values?"
+        )
+    reasons += _left_out(evidence)
+    if len(fine) == len(views) and not alien:
         return Verdict("ok", reasons, evidence)
     if bad:
-        reasons.append("The other view does not confirm it: look again later in training.")
+        reasons.append(_UNCONFIRMED[bad[0]])
     return Verdict("watch", reasons, evidence)
 
 
-def _evidence(name: str, value: float, ranges: dict[str, Any], setting: Setting | None) -> Evidence:
+_UNCONFIRMED = {
+    "coverage": "The kernel does not confirm it, so this is no clear collapse: but parts of the data are not reached.",
+    "kernel": "The samples do not confirm it: other networks than those of the study can have such a kernel in health.",
+}
+
+
+def _left_out(evidence: list[Evidence]) -> list[str]:
+    """Sentences on indicators that would count, had they been made as in the study."""
+    found = [e for e in evidence if e.name in COUNTING and e.source.startswith(UNLIKE) and not math.isnan(e.value)]
+    return [f"{e.label[0].upper()}{e.label[1:]} {e.value:.3g} is {e.source}." for e in found]
+
+
+def _noise(errors: Mapping[str, float], setting: Setting | None, ranges: dict[str, Any]) -> dict[str, float]:
+    """Two standard errors of what is noisier than in the study, where the number of latents is what made it so."""
+    if setting is None or not ranges:
+        return {}
+    more = max(0.0, 1 - setting.latents / ranges["setting"]["latents"])
+    return {name: 2 * error * math.sqrt(more) for name, error in errors.items()}
+
+
+def _evidence(
+    name: str, value: float, ranges: dict[str, Any], setting: Setting | None, noise: Mapping[str, float]
+) -> Evidence:
     indicator = INDICATORS[name]
     known = ranges.get("indicators", {}).get(name)
     source = ranges["source"] if known is not None else "no range for samples of this kind"
     if known is not None and setting is not None and (unlike := _unlike(indicator, setting, ranges["setting"])):
-        known, source = None, f"not compared: {unlike}"
+        known, source = None, f"{UNLIKE}{unlike}"
     low, high, alarm = (math.nan, math.nan, math.nan)
     if known is not None:
         low, high = known["healthy"]
@@ -173,7 +216,7 @@ def _evidence(name: str, value: float, ranges: dict[str, Any], setting: Setting 
         healthy=(low, high),
         alarm=alarm,
         worse=indicator.worse,
-        says=_says(value, (low, high), alarm, indicator.worse),
+        says=_says(value - indicator.worse * noise.get(name, 0.0), (low, high), alarm, indicator.worse),
         counts=name in COUNTING and math.isfinite(alarm),
         source=source,
     )
@@ -247,7 +290,12 @@ def _sentences(views: dict[str, list[Evidence]]) -> list[str]:
 
 
 def _said(e: Evidence) -> str:
+    edge = e.healthy[1] if e.worse > 0 else e.healthy[0]
     words = {"ok": "in the range of healthy runs", "watch": "between healthy runs and the threshold"}
+    if e.says == "ok" and e.worse * e.value > e.worse * edge:
+        words["ok"] = "within its noise of healthy runs: take more latents"
+    elif e.says == "watch" and e.worse * e.value > e.worse * e.alarm:
+        words["watch"] = f"within its noise of the threshold of {e.alarm:.3g}: take more latents"
     if e.name == "modes_covered" and e.says == "watch":
         words["watch"] = "fewer than in healthy runs" if e.value > LOST else "though samples spread over more"
     beyond = "above" if e.worse > 0 else "at or below" if e.name == "modes_covered" else "below"

@@ -198,11 +198,19 @@ def cover(
     mode_std: float | Tensor | None,
     classifier: Features | None,
     missing: list[str],
+    real: Real | None = None,
 ) -> Coverage:
-    """What the samples cover, with sentences in ``missing`` on what cannot be known."""
+    """What the samples cover, with sentences in ``missing`` on what cannot be known.
+
+    Args:
+        real: real samples with their labels, by which the classifier is tried.
+    """
     counted = None
+    doubt = "" if classifier is None or real is None else _doubt(classifier, real)
     if modes is not None and mode_std is not None:
         counted = covering.mode_coverage(samples, modes, mode_std, at_least=_enough(len(samples), len(modes)))
+    elif doubt:
+        missing.append(f"{doubt}: the classes of its samples are not counted")
     elif classifier is not None:
         classes = answers(classifier, samples[:1], fewest=2).shape[1]
         counted = covering.class_coverage(samples, classifier, at_least=_enough(len(samples), classes))
@@ -225,3 +233,16 @@ def cover(
 def _enough(samples: int, modes: int) -> int:
     """Samples that make a mode covered: a part of its fair share, so that single strays do not count."""
     return max(1, math.ceil(FAIR * samples / modes))
+
+
+def _doubt(classifier: Features, real: Real) -> str:
+    """Why a classifier does not know these data; empty where it does, or where that cannot be told."""
+    if real.labels is None:
+        return ""
+    logits = answers(classifier, real.samples, fewest=2)
+    labels = real.labels.cpu()
+    if int(labels.max()) >= logits.shape[1]:
+        return f"the real samples have classes up to {int(labels.max())}, the classifier {logits.shape[1]} of them"
+    right = float((logits.argmax(1) == labels).double().mean())
+    chance = float(torch.bincount(labels).max()) / len(labels)
+    return f"the classifier is right on {right:.0%} of the real samples" if right < max(0.5, 1.5 * chance) else ""

@@ -74,9 +74,9 @@ def kernel_numbers(result: GanResult) -> list[Number]:
     if moved is not None:
         found += [
             Number("Driving dominance", fixed(moved.driving_dominance, 3),
-                   f"occupancy dominance {fixed(moved.occupancy_dominance, 3)}: beyond that it is the kernel’s"),
+                   f"beside occupancy dominance {fixed(moved.occupancy_dominance, 3)}, which it repeated in the study"),
             Number("Score: dominance × coherence", fixed(moved.score, 3),
-                   f"beside occupancy dominance {fixed(moved.occupancy_dominance, 3)}; mostly occupancy"),
+                   f"beside occupancy dominance {fixed(moved.occupancy_dominance, 3)}, which it repeated in the study"),
             Number("Axial coherence of updates", fixed(moved.axial_coherence, 3),
                    f"{fixed(moved.axial_null, 3)} for random directions"),
             Number("Coherence of the drive", fixed(moved.raw_coherence, 3),

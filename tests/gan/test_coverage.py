@@ -276,3 +276,10 @@ def test_baselines_refuse_what_has_no_spread(measure) -> None:  # type: ignore[n
         measure(normal(4, 2), torch.tensor([[0.0, 0], [1, 1], [math.nan, 0]]))
     with pytest.raises(InputError, match=r"the generated samples are a tensor \[n, f\], not \(4,\)"):
         measure(torch.rand(4), normal(4, 2))
+
+
+def test_errors_of_diversity_and_recall_are_those_over_draws() -> None:
+    draw = torch.Generator().manual_seed(0)
+    found = [diversity(torch.randn(60, 2, generator=draw), torch.randn(60, 2, generator=draw)) for _ in range(200)]
+    spread = float(np.std([f.relative for f in found]))
+    assert np.mean([f.relative_stderr for f in found]) == pytest.approx(spread, rel=0.2)

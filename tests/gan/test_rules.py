@@ -12,7 +12,7 @@ from genkernel.gan import Generator, rules
 from genkernel.gan.analysis import analyze
 from genkernel.gan.indicators import INDICATORS
 from genkernel.gan.rules import COUNTING, NARROW, VIEWS, Setting, judge, judge_values, kind_of, reference_ranges
-from genkernel.gan.stages import compared, cover
+from genkernel.gan.stages import Real, compared, cover
 from tests.gan.fake_result import RING, collapsed_result, planar_networks, planar_result
 
 KINDS = ["points", "images"]
@@ -177,3 +177,56 @@ def test_what_is_made_otherwise_is_not_compared(setting: Setting, name: str, why
 def test_what_is_made_alike_is_compared() -> None:
     found = judge_values(values("points"), "points", setting=STUDY)
     assert found.label == "ok" and {e.name for e in found.evidence if e.counts} == set(COUNTING)
+
+
+def test_few_samples_of_the_data_themselves_are_no_collapse() -> None:
+    """A generator that is as good as possible: what it makes differs from the data by chance alone."""
+    net = nn.Linear(2, 2, bias=False).double()
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([[1.0, 0.8], [0.0, 0.5]]))
+    for seed in range(6):
+        z = torch.randn(96, 2, generator=torch.Generator().manual_seed(100 + seed)).double()
+        result = analyze(Generator(net, (2,)), latents=96, jacobians=4, real=z @ net.weight.T.detach(), seed=seed)[0]
+        by_name = {e.name: e.says for e in judge(result).evidence}
+        assert by_name["relative_diversity"] != "collapsing"
+
+
+def test_noise_is_allowed_for_where_there_are_fewer_latents_than_in_the_study() -> None:
+    known = reference_ranges()["points"]["indicators"]["relative_diversity"]
+    given = {**values("points"), "relative_diversity": known["alarm"] - 0.01}
+    few = {"setting": Setting(300, 2, "modes"), "errors": {"relative_diversity": 0.03}}
+    said = {e.name: e for e in judge_values(given, "points", **few).evidence}["relative_diversity"]
+    assert said.says != "collapsing"
+    assert any("take more latents" in reason for reason in judge_values(given, "points", **few).reasons)
+    many = {"setting": STUDY, "errors": {"relative_diversity": 0.03}}
+    said = {e.name: e for e in judge_values(given, "points", **many).evidence}["relative_diversity"]
+    assert said.says == "collapsing"
+
+
+def test_little_diversity_and_little_recall_are_a_collapse_by_themselves() -> None:
+    given = {**values("points"), "relative_diversity": 0.4, "recall": 0.1}
+    found = judge_values(given, "points")
+    assert found.label == "collapsing" and "reach little of the data" in found.reasons[0]
+    assert judge_values({**given, "recall": math.nan}, "points").label == "watch"
+
+
+def test_other_data_are_never_ok() -> None:
+    given = {**values("points"), "recall": 0.0, "precision": 0.0, "relative_diversity": 1.3}
+    found = judge_values(given, "points", setting=Setting(64, 2, "modes"))
+    assert found.label == "watch"
+    assert any("hardly anything in common" in reason for reason in found.reasons)
+    assert any(reason.startswith("Recall of the data 0 is not compared") for reason in found.reasons)
+
+
+def test_modes_without_a_width_are_said_to_need_one() -> None:
+    found = analyze(planar_networks()[0], latents=16, jacobians=4, modes=RING)[0]
+    assert found.verdict is not None and found.verdict.label == "unknown" and "mode_std" in found.verdict.reasons[0]
+
+
+def test_a_classifier_that_does_not_know_the_data_counts_nothing() -> None:
+    real = Real(RING.repeat(4, 1), torch.arange(8).repeat(4))
+    missing: list[str] = []
+    knows = cover(RING, compared(RING, real, None), None, None, lambda x: 20 * x @ RING.T, missing, real)
+    assert knows.modes is not None and knows.modes.covered == 8
+    other = cover(RING, compared(RING, real, None), None, None, lambda x: -20 * x @ RING.T, missing, real)
+    assert other.modes is None and "right on 0% of the real samples" in missing[-1]
