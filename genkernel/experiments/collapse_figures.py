@@ -179,7 +179,7 @@ def courses(runs: Sequence[Run], names: Sequence[str] = COURSES) -> Figure:
     every[-1][0].set_xlabel("generator step")
     every[-1][1].set_xlabel("steps from the drop")
     style.footer(figure, {}, f"medians and quartiles over runs; left: {data}, without planted faults; right: all runs "
-                 "that lose half of the modes they held")  # fmt: skip
+                 "that lose half of the modes they held; gaps: −∞")  # fmt: skip
     return figure
 
 
