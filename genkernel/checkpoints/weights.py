@@ -23,7 +23,13 @@ _PREFIXES = ("module.", "_orig_mod.")
 _NESTED = ("ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model", "module", "net", "params")
 
 
-def read_state_dict(path: str | Path, *, trust_pickle: bool = False, key: str | None = None) -> dict[str, Tensor]:
+# how torch.save began its files before they were zip archives: its magic number, pickled
+_OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+
+
+def read_state_dict(
+    path: str | Path, *, trust_pickle: bool = False, key: str | None = None, option: str = "key="
+) -> dict[str, Tensor]:
     """Tensors by name from one file, on the CPU, in the dtypes they were stored in.
 
     Args:
@@ -32,6 +38,7 @@ def read_state_dict(path: str | Path, *, trust_pickle: bool = False, key: str | 
         key: which entry of a nested checkpoint holds the weights (``"ema"``, ``"state_dict"``).
             By default the file itself, or its only entry with tensors, or the first of
             ``ema``, ``state_dict``, ``model`` and the like.
+        option: for messages: what the caller gives ``key`` with.
 
     Raises:
         MissingError: there is no such file.
@@ -42,11 +49,34 @@ def read_state_dict(path: str | Path, *, trust_pickle: bool = False, key: str | 
     if not path.is_file():
         raise MissingError(f"no weights at {str(path)!r}: the file does not exist")
     loaded = _safetensors(path) if path.suffix == ".safetensors" else _pickle(path, trust_pickle)
-    state = _find_state(loaded, path, key)
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return _unwrapped(_find_state(loaded, path, key, option))
+
+
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same without the prefixes that wrappers left, in whatever order they were nested."""
+    while state and (prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None)):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
+
+
+def a(value: Any) -> str:
+    """The type of a value with its article, for messages: ``"an int"``."""
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def is_torch_file(path: Path) -> bool:
+    """Whether a file is in either of the formats of ``torch.save``; runs nothing."""
+    import zipfile
+
+    with path.open("rb") as stream:
+        if stream.read(len(_OLD_FORMAT)) == _OLD_FORMAT:
+            return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
 
 
 def unsafe_globals(path: str | Path) -> list[str]:
@@ -66,7 +96,7 @@ def unsafe_globals(path: str | Path) -> list[str]:
     except Exception as error:
         if named := _globals_in(error):
             return named
-        raise InputError(f"{path} cannot be read as a torch checkpoint: {_first_line(error)}") from error
+        raise _unreadable(path, error) from error
     return []
 
 
@@ -116,16 +146,28 @@ def _pickle(path: Path, trust: bool) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=not trust)
     except Exception as error:
-        raise InputError(f"{path} cannot be read as a torch checkpoint: {_first_line(error)}") from error
+        raise _unreadable(path, error) from error
 
 
-def _find_state(loaded: Any, path: Path, key: str | None) -> dict[str, Tensor]:
+def _unreadable(path: Path | str, error: Exception) -> InputError:
+    """What is wrong with a file that torch does not read; for files that are not its own, torch says little."""
+    path = Path(path)
+    if path.is_file() and not is_torch_file(path):
+        kind = "is empty" if not path.stat().st_size else "is not a file that torch.save wrote"
+        return InputError(
+            f"{path} cannot be read as a torch checkpoint, because it {kind}: give a .safetensors file, or one written "
+            "with torch.save(network.state_dict(), path)"
+        )
+    return InputError(f"{path} cannot be read as a torch checkpoint: {_first_line(error)}")
+
+
+def _find_state(loaded: Any, path: Path, key: str | None, option: str) -> dict[str, Tensor]:
     import torch
 
     if isinstance(loaded, torch.nn.Module):  # only ever from a trusted pickle
         loaded = loaded.state_dict()
     if not isinstance(loaded, Mapping):
-        raise InputError(f"{path} holds a {type(loaded).__name__}, not a dictionary of tensors")
+        raise InputError(f"{path} holds {a(loaded)}, not a dictionary of tensors")
     if key is not None:
         if key not in loaded:
             raise InputError(f"{path} has no entry {key!r}; it has {_names(loaded)}")
@@ -138,7 +180,7 @@ def _find_state(loaded: Any, path: Path, key: str | None) -> dict[str, Tensor]:
         chosen = next((name for name in _NESTED if name in nested), None)
         chosen = chosen or (next(iter(nested)) if len(nested) == 1 else None)
         if chosen is None:
-            raise InputError(f"{path} holds several sets of weights ({_names(nested)}): say which with key=")
+            raise InputError(f"{path} holds several sets of weights ({_names(nested)}): say which with {option}")
         return {str(k): v for k, v in nested[chosen].items()}
     if not tensors:
         raise InputError(f"{path} holds no tensors (its entries are {_names(loaded)})")

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Annotated, NoReturn
@@ -90,7 +91,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run the program and return its exit status; errors a user can act on become one sentence on stderr."""
     ranks = Ranks()
-    with _termination() as asked, ranks.silent():
+    with _termination() as asked, ranks.silent(), warnings.catch_warnings():
+        # torch itself compiles decompositions with it when forward derivatives are first asked for
+        warnings.filterwarnings("ignore", message=r"`torch\.jit\.script` is deprecated")
         status = _run(arguments, ranks)
     return 143 if asked and status == 130 else status
 

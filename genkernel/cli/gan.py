@@ -49,6 +49,10 @@ def gan(
         str | None, _network("Its class; by default the factory's name with Discriminator for Generator.")
     ] = None,
     discriminator_args: Annotated[str | None, _network("What that is called with, as JSON.")] = None,
+    discriminator_key: Annotated[
+        str | None,
+        _network("Entry of the discriminator's file, such as d; it may be the file of the generator."),
+    ] = None,
     latent_shape: Annotated[
         str | None, _network("Of one latent: 100,1,1 or 100. By default it is found by trying.")
     ] = None,
@@ -59,7 +63,10 @@ def gan(
     batch_norm: Annotated[
         str | None, _network("frozen for generators that are sampled with the statistics of a batch; else eval.")
     ] = None,
-    key: Annotated[str | None, _network("Entry of a nested file of weights, such as g_ema.")] = None,
+    key: Annotated[str | None, _network("Entry of the generator's file of weights, such as g_ema.")] = None,
+    inputs: Annotated[
+        str | None, _network('Further arguments of the generator, as JSON: {"noise_mode": "const"}.')
+    ] = None,
     loss: Annotated[
         str | None,
         _network(
@@ -71,7 +78,8 @@ def gan(
         str | None,
         typer.Option(
             help="Real samples, which the generated ones are compared with. Images: a folder, an .npz or a torchvision "
-            "data set such as MNIST, brought to the generator's size, channels and range. Points: an .npz or .csv.",
+            "data set such as MNIST, brought to the generator's size, channels and range. Points: an .npz, .npy or "
+            ".csv with one per row, as they are.",
             rich_help_panel=READING,
             show_default=False,
         ),
@@ -95,7 +103,9 @@ def gan(
     ] = None,
     modes: Annotated[
         Path | None,
-        typer.Option(help="Known modes, one per row of an .npz or .csv.", rich_help_panel=READING, show_default=False),
+        typer.Option(
+            help="Known modes, one per row of an .npz, .npy or .csv.", rich_help_panel=READING, show_default=False
+        ),
     ] = None,
     mode_std: Annotated[
         float | None,
@@ -168,6 +178,7 @@ def gan(
         "factory_args": as_mapping(factory_args, "--factory-args"),
         "discriminator_factory": discriminator_factory,
         "discriminator_args": as_mapping(discriminator_args, "--discriminator-args"),
+        "discriminator_key": discriminator_key,
         "latent_shape": None if latent_shape is None else numbers(latent_shape, int, "--latent-shape"),
         "classes": classes,
         "space": space,
@@ -175,6 +186,7 @@ def gan(
         "prior": prior,
         "batch_norm": batch_norm,
         "key": key,
+        "inputs": as_mapping(inputs, "--inputs"),
     }
     arguments: dict[str, Any] = {
         "discriminator": discriminator,
@@ -234,7 +246,7 @@ def show(report: GanReport, as_json: bool) -> None:
     console, label = results(), report.verdict
     console.print()
     console.print(Text(f"{MARKS[label]} verdict: {label}", STYLES[label]), Text(f"({MEANINGS[label]})"), sep=" ")
-    for reason in report.result.verdict.reasons if report.result.verdict is not None else []:
+    for reason in report.reasons:
         console.print(f"  {reason}", markup=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("The verdict leans on", style="bold", min_width=26)

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-# what a message names, what the command line has for it, and which names then need no word of their own
+import re
+
+# what a message names, what the command line has for it; the first that is named counts
 _FLAGS = (
     (
         "'module:Class' and a scheduler",
         "a file of weights without a configuration needs the Python function gk.load(path, factory=…)",
     ),
     ("discriminator_factory=", "--discriminator-factory MODULE:CLASS"),
+    ("discriminator_args=", '--discriminator-args JSON, such as {"width": 64}'),
+    ("discriminator_key=", "--discriminator-key NAME, and the file with --discriminator"),
     ("factory=", "--factory MODULE:CLASS, the generator's class"),
+    ("factory_args=", '--factory-args JSON, such as {"width": 64}'),
     ("latent_shape=", "--latent-shape 100,1,1"),
     ("classes=", "--classes N, the number of classes"),
     ("batch_norm='frozen'", "the flag is --batch-norm frozen"),
     ("with real=", "the flag is --data"),
     ("real_range=", "--real-range -1,1"),
-    ("inputs=", "this needs the Python function gk.wrap(module, inputs=…)"),
+    ("inputs=", '--inputs JSON, such as {"noise_mode": "const"}'),
     ("modes=", "--modes FILE, with one mode per row"),
+    ("mode_std=", "--mode-std NUMBER"),
+    ("loss=", "--loss NAME"),
     ("sample_shape=", "this needs the Python function gk.load(path, sample_shape=…)"),
     ("conditioning=", "--conditioning zeros, or --conditioning FILE with one array per argument"),
     ("scheduler=", "--scheduler FOLDER, with its scheduler_config.json"),
@@ -24,13 +31,14 @@ _FLAGS = (
     ("store=", "leave out --resume to begin again, or give another --out"),
     ("without resume", "leave out --resume to replace it, or give another --out"),
     ("allow the download", "the flag is --download"),
+    ("key=", "--key NAME"),
 )
 
 
 def hint(message: str) -> str | None:
     """How to do on the command line what an error's sentence asks for; None when it says so itself."""
     for name, advice in _FLAGS:
-        if name in message:
+        if re.search(rf"(?<!\w){re.escape(name)}", message):
             flag = next((word for word in advice.split() if word.startswith("--")), None)
             return None if flag is not None and flag.rstrip(",") in message else advice
     return None

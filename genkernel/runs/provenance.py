@@ -16,6 +16,9 @@ from typing import Any
 
 PACKAGES = ("torch", "torchvision", "diffusers", "numpy", "safetensors", "matplotlib")
 
+# the argument that holds a digest of the weights in memory, where a run records one: it is compared like the others
+WEIGHTS = "generator_weights"
+
 # arguments that change how a run is computed but not what comes out
 INDIFFERENT = frozenset({"memory", "out", "progress", "resume"})
 
@@ -66,7 +69,7 @@ class Provenance:
         found = []
         mine, theirs = self.checkpoint.get("sha256"), (earlier.get("checkpoint") or {}).get("sha256")
         if mine is None or theirs is None:
-            if weights:
+            if weights and WEIGHTS not in self.arguments:
                 found.append("the model was given in memory, so the weights cannot be compared")
         elif mine != theirs:
             found.append("the checkpoint has changed")

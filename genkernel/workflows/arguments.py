@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ from genkernel.runs.provenance import INDIFFERENT
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: float64 matrices latents × latents that a GAN run holds at a time: the kernel and its parts, distances, copies
+#: (measured: the peak of a run with a discriminator and real samples grows by 92 bytes per pair of latents)
+MATRICES = 12
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
@@ -27,6 +31,28 @@ def check_memory(memory: str | int) -> None:
     from genkernel.tangent.plan import parse_memory
 
     parse_memory(memory)
+
+
+def check_latents(latents: int, memory: str | int) -> None:
+    """Raise InputError where the matrices of so many latents exceed the bound, or what the machine can give."""
+    from genkernel.tangent.heap import available
+    from genkernel.tangent.plan import parse_memory
+
+    bound, free = parse_memory(memory), available()
+    room, which = bound, f"memory={shown(memory)} allows"
+    if free is not None and free < bound:
+        room, which = free, f"the {_gib(free)} allow that are free on this machine"
+    need = MATRICES * 8 * latents**2
+    if need > room:
+        most = math.isqrt(room // (MATRICES * 8))
+        raise InputError(
+            f"{latents} latents need about {_gib(need)} for matrices of {latents} × {latents} numbers, more "
+            f"than {which}: at most {most} latents fit"
+        )
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:,.0f} GiB" if size >= 10 * 2**30 else f"{size / 2**30:.2g} GiB"
 
 
 def as_dtype(dtype: Any) -> Any:

@@ -14,6 +14,7 @@ from genkernel.workflows.arguments import (
     as_dtype,
     check_counts,
     check_device,
+    check_latents,
     check_memory,
     described,
     say_nothing,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from genkernel.workflows.gan_inputs import RealSamples
 
 DEFAULT_LOSS = "non-saturating"
-_JUDGE = ("discriminator_factory", "discriminator_args")
+_JUDGE = ("discriminator_factory", "discriminator_args", "discriminator_key")
 
 
 def collapse(
@@ -80,19 +81,23 @@ def collapse(
             :func:`genkernel.wrap` takes); or a path for :func:`genkernel.load`: a file of weights with ``factory=``,
             or the folder of a reference GAN, whose discriminator, loss, modes and real samples are then known.
         discriminator: a module, a :class:`~genkernel.gan.Discriminator`, or a file of weights (then with
-            ``discriminator_factory=`` and ``discriminator_args=`` in ``options``). Without one the kernel, the
-            latent geometry and the coverage are analysed, and what drives the generator is missing.
+            ``discriminator_factory=`` and ``discriminator_args=`` in ``options``, and ``discriminator_key=`` where the
+            file holds several sets of weights). Without one the kernel, the latent geometry and the coverage are
+            analysed, and what drives the generator is missing.
         latents: n, drawn with ``seed``; at least 8.
         jacobians: latents whose ∂G/∂z is computed.
         clusters: ``"auto"`` (known modes, else the labels of a conditional generator, else the classes of a
             classifier, else k-means), a number of k-means clusters, or :class:`~genkernel.gan.clusters.Clusters`.
         real: real samples: for images anything :func:`genkernel.load_images` reads, brought to the generator's size,
-            channels and range of values; for other samples a tensor ``[m, *out]`` or a file of points. At most
-            ``latents`` of them are used, because most comparisons are fair at equal numbers only.
+            channels and range of values; for other samples a tensor ``[m, *out]`` or a file of points (an
+            ``.npz``, ``.npy`` or ``.csv``); or, for both, a torch ``Dataset`` or ``DataLoader`` of samples or of
+            (samples, labels). At most ``latents`` of them are used, because most comparisons are fair at equal numbers
+            only.
         real_range: the values (black, white) of the generator's images. By default that of its last tanh or
             sigmoid, or what the values of its samples leave no doubt about; what was taken is said.
         real_labels: classes ``[m]`` of all real samples that are given, for conditional networks; by default those
-            that come with the images. A folder has its images in the order of their paths.
+            that come with images, an ``.npz`` (``y`` or ``labels``) or a data set. A folder has its images in the order
+            of their paths.
         modes: known modes ``[M, *out]``: a tensor, an array, or a file of points.
         mode_std: standard deviation of the data around a mode, one or ``[M]``: samples within three count for it.
         classifier: ``classifier(samples) -> logits``, the folder of a digit classifier, or ``"mnist-classifier"``,
@@ -140,6 +145,7 @@ def collapse(
         raise InputError(f"seed has to be a whole number from 0 to 2^63 - 1, not {shown(seed)}")
     kind = as_dtype(dtype)
     check_memory(memory)
+    check_latents(latents, memory)
     if loss is not None:
         loss_of(loss)
     if precondition is not None and optimizer_state is not None:
@@ -323,7 +329,7 @@ def _networks(
 ) -> tuple[Generator, Discriminator | None, dict[str, Any]]:
     """Generator, discriminator, and what is known of their checkpoint; what was given is never moved or changed."""
     from genkernel.gan import Generator
-    from genkernel.workflows.load_gan import judge, judged, wrap_generator
+    from genkernel.workflows.load_gan import check_discriminator_key, judge, judged, wrap_generator
 
     if isinstance(model, (str, Path)):
         from genkernel.workflows.load import load
@@ -331,7 +337,8 @@ def _networks(
         given = {"kind": "gan", "discriminator": discriminator, **options}
         gen = load(model, device=device, download=download, trust_pickle=trust_pickle, **given)
         return gen, gen.discriminator, dict(gen.checkpoint)
-    factory, arguments = (options.pop(name, None) for name in _JUDGE)
+    factory, arguments, key = (options.pop(name, None) for name in _JUDGE)
+    check_discriminator_key(key, discriminator)
     if isinstance(model, Generator):
         if options:
             raise InputError(
@@ -344,8 +351,8 @@ def _networks(
     checkpoint = dict(gen.checkpoint)
     if discriminator is None:
         return gen, gen.discriminator, checkpoint
-    disc = judge(discriminator, gen, factory, arguments, trust_pickle=trust_pickle)
-    return gen, disc, {**checkpoint, "discriminator": judged(discriminator, disc)}
+    disc = judge(discriminator, gen, factory, arguments, key=key, trust_pickle=trust_pickle)
+    return gen, disc, {**checkpoint, "discriminator": judged(discriminator, disc, key)}
 
 
 def _module(model: Any) -> nn.Module:

@@ -12,9 +12,6 @@ from genkernel.errors import InputError, MissingError, UnsafeCheckpointError
 # names under which training states keep their optimizer
 _OPTIMIZER_KEYS = ("optimizer", "optimizer_state_dict", "optimizer_state")
 
-# how torch.save began its files before they were zip archives: its magic number, pickled
-_OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-
 
 def read_schemes(given: Mapping[str, Any] | str | Path | None) -> Mapping[str, Any] | None:
     """Loss weightings or samplers: a mapping as it is, or a JSON file.
@@ -67,7 +64,9 @@ def read_optimizer(given: Any, *, trust_pickle: bool = False) -> Any:
 
     import torch
 
-    if not _is_torch_file(path):
+    from genkernel.checkpoints.weights import is_torch_file
+
+    if not is_torch_file(path):
         raise InputError(
             f"{path} is not a file that torch wrote: give one written with torch.save(optimizer.state_dict(), path)"
         )
@@ -87,20 +86,6 @@ def read_optimizer(given: Any, *, trust_pickle: bool = False) -> Any:
         if isinstance(content, dict) and key in content:
             return content[key]
     return content
-
-
-def _is_torch_file(path: Path) -> bool:
-    """Whether the file is in either of the formats of ``torch.save``; runs nothing."""
-    import zipfile
-
-    with path.open("rb") as stream:
-        if stream.read(len(_OLD_FORMAT)) == _OLD_FORMAT:
-            return True
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/data.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
-        return False
 
 
 def read_conditioning(given: Any) -> Any:

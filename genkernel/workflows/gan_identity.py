@@ -21,6 +21,7 @@ from genkernel.gan.answers import answers
 from genkernel.gan.clusters import Clusters
 from genkernel.gan.losses import Loss, generator_losses
 from genkernel.gan.stages import labels_for
+from genkernel.runs.provenance import WEIGHTS
 from genkernel.tangent.fingerprint import fingerprint
 from genkernel.tangent.restore import random_state_kept
 from genkernel.workflows.arguments import described
@@ -80,7 +81,7 @@ def settings_of(generator: Generator, discriminator: Discriminator | None) -> di
         "label_form": about["labels"],
         "inputs": described(generator.inputs) if generator.inputs else None,
         "parameter_names": None if set(names) == set(every) else fingerprint(names)[:16],
-        "generator_weights": weights_of(generator.module),
+        WEIGHTS: weights_of(generator.module),
     }
     if discriminator is not None:
         judge = discriminator.describe()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ from torch.overrides import TorchFunctionMode
 from genkernel.errors import GenkernelError, InputError, MissingError
 from genkernel.gan.answers import answers
 from genkernel.workflows.arguments import whole_numbers
-from genkernel.workflows.points import as_samples, read_points
+from genkernel.workflows.loaders import gather, is_loader
+from genkernel.workflows.points import as_samples, read_labels, read_points
 
 if TYPE_CHECKING:
     from genkernel.gan import Generator
@@ -69,7 +70,8 @@ def read_real(
 
     Args:
         given: for images anything that :func:`genkernel.load_images` reads; for other samples a tensor or array
-            ``[m, *out]`` or a file of points (see :func:`read_points`), which is taken as it is; None for none.
+            ``[m, *out]`` or a file of points (see :func:`read_points`), which is taken as it is; or, for both, a torch
+            data set or a loader of one (see :func:`~genkernel.workflows.loaders.gather`); None for none.
         limit: at most this many, drawn with ``seed`` when there are more.
         real_range: the values (black, white) of the generator's images; found by looking when it is not given.
         labels: classes of all samples that were given, in their order, in place of those that come with them. A folder
@@ -88,6 +90,11 @@ def read_real(
         if real_range is not None:
             raise InputError("real_range= is the range that real images are brought to: give them with real=")
         return RealSamples()
+    if is_loader(given):
+        given, labels, source = gather(given, limit, labels=labels, seed=seed)
+        inner = read_real(given, generator, limit, real_range=real_range, labels=labels, seed=seed)
+        description = inner.description.replace(f"from {inner.source}", f"from {source}", 1)
+        return replace(inner, source=source, description=description)
     if not is_image(generator):
         if real_range is not None:
             raise InputError("real_range= belongs to images; these samples are taken as they are")
@@ -118,6 +125,8 @@ def _read_points(given: Any, generator: Generator, limit: int, seed: int, labels
 
     if isinstance(given, (str, Path)):
         points, source = read_points(given, "real samples"), Path(given).name
+        if labels is None:
+            labels = read_labels(given, len(points))
     else:
         points, source = as_samples(given, "the real samples"), f"a {type(given).__name__.lower()}"
     if tuple(points.shape[1:]) != generator.output_shape:
@@ -133,7 +142,7 @@ def _read_points(given: Any, generator: Generator, limit: int, seed: int, labels
         points = points[torch.from_numpy(rows)]
     if labels is not None:
         labels = _kept_labels(labels, total, rows)
-    description = f"{len(points)} real samples {_by(generator.output_shape)} from {source}, as they are"
+    description = f"{len(points)} real samples of {_values(generator.output_shape)} from {source}, as they are"
     return RealSamples(points, source, description, labels=labels)
 
 
@@ -302,6 +311,10 @@ class _Squashed(TorchFunctionMode):
             if out.numel() == images.numel() and torch.equal(out.flatten(), images.flatten()):
                 return name
         return None
+
+
+def _values(shape: Sequence[int]) -> str:
+    return f"shape {_by(shape)}" if len(shape) != 1 else "1 value" if shape[0] == 1 else f"{shape[0]} values"
 
 
 def _by(shape: Sequence[int]) -> str:

@@ -59,8 +59,9 @@ def load(
         trust_pickle: allow a pickle to run code (``--trust-pickle``).
 
         generator: for GANs, ``discriminator=`` (a file of weights, a module, or a
-            :class:`~genkernel.gan.Discriminator`), ``discriminator_factory=``, ``discriminator_args=``, and the options
-            of :class:`~genkernel.gan.Generator` (``latent_shape``, ``classes``, ``space``, ``truncation``, …).
+            :class:`~genkernel.gan.Discriminator`), ``discriminator_factory=``, ``discriminator_args=``,
+            ``discriminator_key=`` (the entry of its file), and the options of :class:`~genkernel.gan.Generator`
+            (``latent_shape``, ``classes``, ``space``, ``truncation``, …).
 
     The remaining arguments are those of :func:`genkernel.wrap`, for diffusion models.
 

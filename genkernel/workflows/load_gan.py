@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genkernel.errors import GenkernelError, InputError, MissingError
+from genkernel.errors import GenkernelError, InputError, MissingError, NonFiniteError
 
 if TYPE_CHECKING:
     import torch
@@ -157,6 +157,7 @@ def load_generator(
     discriminator: str | Path | nn.Module | Discriminator | None = None,
     discriminator_factory: str | None = None,
     discriminator_args: Mapping[str, Any] | None = None,
+    discriminator_key: str | None = None,
     name: str | None = None,
     key: str | None = None,
     trust_pickle: bool = False,
@@ -171,6 +172,8 @@ def load_generator(
         discriminator: a file of weights, a module, or a :class:`Discriminator`.
         discriminator_factory: its class; by default the factory's name with Discriminator for Generator.
         discriminator_args: what that is called with.
+        discriminator_key: entry of the discriminator's file, where it holds several sets of weights. Both networks may
+            come from the same file.
         key: entry of a nested weights file, such as ``"g_ema"``; of the generator's alone.
         options: those of :class:`Generator` (``latent_shape``, ``classes``, ``space``, ``truncation``, …).
 
@@ -199,6 +202,7 @@ def load_generator(
                 training, "discriminator", discriminator_factory, discriminator_args
             )
         name = name or training.name
+    check_discriminator_key(discriminator_key, discriminator)
     if factory is None:
         raise InputError(f"{path} does not say what network it belongs to: pass factory='module:Class'")
     target = place(device)
@@ -220,10 +224,19 @@ def load_generator(
             found,
             discriminator_factory or _counterpart(factory),
             discriminator_args,
+            key=discriminator_key,
             trust_pickle=trust_pickle,
         )
-        found.checkpoint["discriminator"] = judged(discriminator, found.discriminator)
+        found.checkpoint["discriminator"] = judged(discriminator, found.discriminator, discriminator_key)
     return found
+
+
+def check_discriminator_key(key: str | None, discriminator: Any) -> None:
+    """Raise InputError where an entry of the discriminator's file is named, but no file."""
+    if key is not None and not isinstance(discriminator, (str, Path)):
+        raise InputError(
+            "discriminator_key= names an entry of the discriminator's file: give that file with discriminator="
+        )
 
 
 def _recorded(
@@ -254,12 +267,17 @@ def _is_ours(factory: str) -> bool:
     return isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == home
 
 
-def judged(given: Any, discriminator: Discriminator) -> dict[str, Any]:
-    """Name and sha256 of the discriminator, for provenance; the digest is None for one in memory."""
+def judged(given: Any, discriminator: Discriminator, key: str | None = None) -> dict[str, Any]:
+    """Name and sha256 of the discriminator, for provenance; the digest is None for one in memory.
+
+    Args:
+        key: entry of the file that its weights are, where it was named.
+    """
     from genkernel.checkpoints import resolve, sha256
 
     if isinstance(given, (str, Path)):
-        return {"name": str(given), "sha256": sha256(resolve(given))}
+        found: dict[str, Any] = {"name": str(given), "sha256": sha256(resolve(given))}
+        return found if key is None else {**found, "key": key}
     return {"name": discriminator.name, "sha256": None}
 
 
@@ -269,12 +287,14 @@ def judge(
     factory: str | None = None,
     arguments: Mapping[str, Any] | None = None,
     *,
+    key: str | None = None,
     trust_pickle: bool = False,
 ) -> Discriminator:
     """The discriminator of a generator's samples.
 
     Args:
         given: a :class:`Discriminator`, a module, or a file of weights (then with ``factory`` and its ``arguments``).
+        key: entry of a file that holds several sets of weights.
 
     Raises:
         MissingError, UnsafeCheckpointError: from reading a file.
@@ -302,7 +322,7 @@ def judge(
                 "discriminator_factory='module:Class'"
             )
         where = resolve(given)
-        module, notes = from_factory(factory, arguments, where, trust_pickle, None)
+        module, notes = from_factory(factory, arguments, where, trust_pickle, key, "discriminator_key=")
         module, name = module.to(generator.device), where.stem
     return for_generator(module, generator, name=name, notes=notes)
 
@@ -312,11 +332,15 @@ def for_generator(module: nn.Module, generator: Generator, **options: Any) -> Di
 
     Raises:
         InputError: it cannot judge these samples.
+        NonFiniteError: its weights hold NaN or infinity.
     """
     from genkernel.gan import Discriminator
 
     try:
         found = Discriminator(module, generator.output_shape, **options)
+    except NonFiniteError as error:  # which of two networks it is, their names of weights do not say
+        text = str(error)
+        raise NonFiniteError(text if "discriminator" in text.lower() else f"the discriminator: {text}") from error
     except GenkernelError:
         if generator.classes is None:
             raise

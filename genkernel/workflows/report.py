@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar, overload
 
@@ -208,6 +209,11 @@ class GanReport(BaseReport["GanResult"]):
         """Every indicator with its value, its range in healthy runs, and what it says."""
         return [] if self.result.verdict is None else self.result.verdict.evidence
 
+    @property
+    def reasons(self) -> list[str]:
+        """Sentences on what the verdict follows from; empty where there is none."""
+        return [] if self.result.verdict is None else list(self.result.verdict.reasons)
+
     @classmethod
     def _stored(cls) -> tuple[type[GanResult], int]:
         from genkernel.gan.results import SCHEMA_VERSION, GanResult
@@ -228,6 +234,31 @@ class GanReport(BaseReport["GanResult"]):
         table = self.result.clusters
         size = f"{len(table.labels)} latents, {len(table.names)} clusters"
         return f"GanReport(verdict {self.verdict!r}, {size}{self._where()})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the verdict, its reasons, and a table of the evidence that it leans on."""
+        from genkernel.report.gan import MARKS, MEANINGS
+        from genkernel.report.gan_tables import evidence_rows
+
+        label = self.verdict
+        reasons = "".join(f"<li>{escape(reason)}</li>" for reason in self.reasons)
+        rows = "".join(
+            "<tr>"
+            + "".join(
+                f"<td>{escape(str(cell))}</td>"
+                for cell in (row.label, row.value, row.healthy, row.threshold, f"{MARKS[row.says]} {row.says}")
+            )
+            + "</tr>"
+            for _, group in evidence_rows([evidence for evidence in self.evidence if evidence.counts])
+            for row in group
+        )
+        heads = ("evidence", "value", "healthy", "collapse", "says")
+        table = f"<tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{rows}"
+        return (
+            f"<p><strong>{MARKS[label]} verdict: {escape(label)}</strong> ({escape(MEANINGS[label])})</p>"
+            + (f"<ul>{reasons}</ul>" if reasons else "")
+            + (f"<table>{table}</table>" if rows else "")
+        )
 
 
 KINDS: dict[str, type[Report] | type[GanReport]] = {report.kind: report for report in (Report, GanReport)}

@@ -71,7 +71,9 @@ def test_a_bare_pickle_is_refused(tmp_path):
     assert not trap.exists()
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "_orig_mod.module.module."]
+)
 def test_wrappers_leave_no_prefix(tmp_path, prefix):
     save_file({prefix + k: v for k, v in STATE.items()}, tmp_path / "w.safetensors")
     assert_state(read_state_dict(tmp_path / "w.safetensors"))
@@ -136,3 +138,12 @@ def test_digest(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingError, match="no weights"):
         sha256(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"e1 garbage", "not a file that torch.save wrote"), (b"", "is empty")])
+def test_what_is_no_file_of_torch_is_said(tmp_path, content, words):
+    path = tmp_path / "garbage.pt"
+    path.write_bytes(content)
+    for read in (read_state_dict, unsafe_globals):
+        with pytest.raises(InputError, match=rf"cannot be read as a torch checkpoint, because .*{words}"):
+            read(path)

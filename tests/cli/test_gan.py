@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from genkernel.cli.app import run
+from genkernel.cli.hints import hint
 from genkernel.errors import NonFiniteError
 from genkernel.gan.verdict import Evidence, Verdict
 from genkernel.runs import Provenance
@@ -33,6 +35,11 @@ class MyGenerator(nn.Module):
         self.net = nn.Linear(size, 2)
     def forward(self, z, *y):
         return self.net(z if self.embed is None else z * self.embed(*y))
+
+class Noisy(MyGenerator):
+    def forward(self, z, noise_mode="random"):
+        x = super().forward(z)
+        return x if noise_mode == "const" else x + x.new_empty(x.shape).normal_()
 
 class MyDiscriminator(nn.Linear):
     def __init__(self, inputs=2):
@@ -54,6 +61,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", os.getcwd())])
     ring_folder(Path("ring"))
     Path("usernets.py").write_text(CODE)
+    Path("boomnets.py").write_text("raise RuntimeError('boom')")
     np.savez("modes.npz", modes=RING.numpy())
     scope: dict[str, Any] = {}
     exec(CODE, scope)
@@ -65,6 +73,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         }  # fmt: skip
     for name, network in networks.items():
         save_file({key: value.clone() for key, value in network.state_dict().items()}, f"{name}.safetensors")
+    torch.save({"g": networks["G"].state_dict(), "d": networks["D"].state_dict()}, "both.pt")
     broken = {key: value.clone() for key, value in networks["G"].state_dict().items()}
     broken["net.weight"][0, 0] = float("nan")
     save_file(broken, "nan.safetensors")
@@ -150,6 +159,48 @@ def test_what_is_shipped_is_known_by_its_name(calls: Calls) -> None:
     assert calls[1]["classifier"] is None  # never assumed
 
 
+def test_both_networks_in_one_file_and_further_inputs(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["gan", "both.pt", "--key", "g", "--factory", "usernets:Noisy", "--discriminator", "both.pt"]
+    command += ["--discriminator-factory", "usernets:MyDiscriminator", "--discriminator-key", "d", "--resume"]
+    assert run([*command, "--inputs", '{"noise_mode": "const"}', "--out", "run"]) == 0
+    assert calls[0]["generator"].inputs == {"noise_mode": "const"} and calls[0]["discriminator"].name == "both"
+    assert json.loads(Path("run/run.json").read_text())["checkpoint"]["discriminator"]["key"] == "d"
+    capsys.readouterr()
+    assert run(command) == 1
+    said = capsys.readouterr().err
+    assert "returns different outputs" in said and "hint: --inputs JSON" in said
+
+
+def test_torch_does_not_talk_of_itself_between_the_stages(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def analyze(*args: Any, **kwargs: Any) -> tuple[Any, None]:
+        for text in ("`torch.jit.script` is deprecated. Please switch", "of the user's code"):
+            warnings.warn(text, FutureWarning, stacklevel=1)
+        return planar_result(), None
+
+    monkeypatch.setattr("genkernel.gan.analysis.analyze", analyze)
+    monkeypatch.setattr("genkernel.plots.gan_figures", lambda result: {})
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert run(["gan", "ring"]) == 0
+    assert [str(w.message) for w in seen if w.category is FutureWarning] == ["of the user's code"]
+
+
+@pytest.mark.parametrize(
+    ("message", "advice"),
+    [
+        ("say which with key=", "--key NAME"),
+        ("say which with discriminator_key=", "--discriminator-key NAME, and the file with --discriminator"),
+        ("it needs discriminator_args={}", '--discriminator-args JSON, such as {"width": 64}'),
+        ("pass real_range=(black, white)", "--real-range -1,1"),
+        ("mode_std= is the deviation around known modes: give modes= as well", "--modes FILE, with one mode per row"),
+        ("discriminator_loss= is no loss", None),
+        ("--key says so itself: key=", None),
+    ],
+)
+def test_hints_name_the_flag(message: str, advice: str | None) -> None:
+    assert hint(message) == advice
+
+
 def test_resume(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["gan", "ring", "--resume"]
     assert run(command) == 0 and run(command) == 0 and len(calls) == 1
@@ -166,6 +217,16 @@ def test_resume(calls: Calls, capsys: pytest.CaptureFixture[str]) -> None:
         ("gan G.safetensors", "does not say what network it belongs to", "--factory MODULE:CLASS"),
         ("gan G.safetensors --factory usernets:No", "cannot be imported", ""),
         ("gan G.safetensors --factory nowhere:No", "cannot be imported", ""),
+        ("gan G.safetensors --factory boomnets:G", "cannot be imported: RuntimeError: boom", ""),
+        ("gan both.pt --factory usernets:MyGenerator", "say which with key=", "--key NAME"),
+        (
+            "gan both.pt --factory usernets:MyGenerator --key g --discriminator both.pt",
+            "say which with discriminator_key=",
+            "--discriminator-key NAME",
+        ),
+        (f"{MINE} --inputs 3", "--inputs takes JSON", ""),
+        (f"{MINE} --latents 200000 --memory 1MiB", "memory='1MiB' allows: at most 104 latents fit", "--memory"),
+        ("gan ring --mode-std 0", "mode_std is the standard deviation", ""),
         ("gan G.safetensors --factory usernets", "factory is 'package.module:Name'", ""),
         ("gan D3.safetensors --factory usernets:MyGenerator", "do not fit", ""),
         ("gan nan.safetensors --factory usernets:MyGenerator", "NaN", ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import random
@@ -117,7 +118,7 @@ def test_the_whole_walk(tmp_path: Path) -> None:
     after = {k: v for net in (generator.module, discriminator) for k, v in net.state_dict().items()}
     assert all(torch.equal(before[k], v) for k, v in after.items()) and generator.discriminator is None
     assert torch.equal(state, torch.random.get_rng_state())
-    assert any("16 real samples 2 from a tensor, as they are" in sentence for sentence in said)
+    assert any("16 real samples of 2 values from a tensor, as they are" in sentence for sentence in said)
     summary = report.summary()
     assert summary["kind"] == "gan" and summary["verdict"] == report.verdict in ("ok", "watch", "collapsing", "unknown")
     assert len(summary["amplification"]["matrix"]) == 8 and summary["coverage"]["modes"]["samples"] == 16
@@ -132,7 +133,7 @@ def test_the_whole_walk(tmp_path: Path) -> None:
     assert len(record["data"]["sha256"]) == 64 and "sha256 of its weights" in record["arguments"]["discriminator"]
     assert (tmp_path / "run" / "figures" / "amplification.png").is_file()
     page = (tmp_path / "run" / "index.html").read_text()
-    assert "parameter uses captured and compared with autograd" in page and "16 real samples 2 from a tensor" in page
+    assert "parameter uses captured and compared with autograd" in page and "16 real samples of 2 values from a" in page
     assert repr(back).startswith("GanReport(verdict ")
 
 
@@ -536,6 +537,10 @@ def test_a_path_leaves_the_random_numbers_alone(calls: list[dict[str, Any]], tmp
         ({"real": "no.csv"}, MissingError, "there are no real samples at 'no.csv'"),
         ({"real": "no/images"}, MissingError, "no images at"),
         ({"real": "ragged.csv"}, InputError, "cannot be read as real samples.* rows differ"),
+        ({"real": "semicolons.csv"}, InputError, "separated by semicolons, and have to be by commas"),
+        ({"real": "words.csv"}, InputError, "numbers separated by commas, not 'a,b'"),
+        ({"latents": 200_000}, InputError, r"memory='8GiB' allows|GiB allow that are free.*: at most \d+ latents fit"),
+        ({"discriminator_key": "d"}, InputError, "discriminator_key= names an entry of the discriminator's file"),
         ({"real": "nan.csv"}, NonFiniteError, "hold NaN or infinity"),
         ({"modes": "no.npz"}, MissingError, "there are no modes at"),
         ({"modes": "two.npz"}, InputError, r"has arrays \['a', 'b'\]"),
@@ -558,6 +563,8 @@ def test_wrong_files(
     Path("ring/G.safetensors").rename("G.safetensors")
     Path("ragged.csv").write_text("1,2\n3\n")
     Path("nan.csv").write_text("1,2\nnan,3\n")
+    Path("semicolons.csv").write_text("x;y\n1;2\n3;4\n")
+    Path("words.csv").write_text("x,y\na,b\n")
     np.savez("two.npz", a=np.ones((2, 2)), b=np.ones((2, 2)))
     torch.save({"optimizer": Path}, "unsafe.pt")
     asked = {
@@ -607,6 +614,17 @@ def test_places_that_cannot_be_written(calls: list[dict[str, Any]], tmp_path: Pa
 # ------------------------------------------------------------------------ resume
 
 
+def test_a_run_in_memory_is_used_again_with_the_same_weights(calls: list[dict[str, Any]], tmp_path: Path) -> None:
+    generator, discriminator = (network.module for network in planar_networks())
+    asked = {"latent_shape": 2, "discriminator": discriminator, "out": tmp_path, "resume": True}
+    gk.collapse(generator, **asked)
+    assert gk.collapse(copy.deepcopy(generator), **asked).reused and len(calls) == 1
+    with torch.no_grad():
+        next(generator.parameters())[0] += 1e-3
+    with pytest.raises(InputError, match=r"cannot be resumed.*generator_weights was"):
+        gk.collapse(generator, **asked)
+
+
 def test_a_finished_run_is_used_again(calls: list[dict[str, Any]], tmp_path: Path) -> None:
     generator, discriminator = named()
     asked = {"model": generator, "discriminator": discriminator, "out": tmp_path, "resume": True}
@@ -623,7 +641,6 @@ def test_a_finished_run_is_used_again(calls: list[dict[str, Any]], tmp_path: Pat
         ({"real": RING}, "the images have changed"),
         ({"modes": RING}, "modes was unset, now 8×2"),
         ({"model": named(1)[0]}, "the checkpoint has changed"),
-        ({"model": planar_networks()[0]}, "given in memory"),
     ):
         if words is not None:
             with pytest.raises(InputError, match=f"cannot be resumed.*{words}"):
@@ -699,6 +716,21 @@ def test_a_run_with_something_else_is_not_used_again(
     with pytest.raises(InputError, match=f"cannot be resumed.*{words}"):
         gk.collapse(**options(then))
     assert len(calls) == 1
+
+
+def test_entries_of_one_file_are_told_apart(calls: list[dict[str, Any]], tmp_path: Path) -> None:
+    judges = [nn.Linear(2, 1).state_dict() for _ in range(2)]
+    torch.save({"d": judges[0], "d_old": judges[1]}, tmp_path / "D.pt")
+    (tmp_path / "judges.py").write_text("from torch import nn\ndef Judge(): return nn.Linear(2, 1)\n")
+    generator = planar_networks()[0].module.float()
+    asked = {"discriminator": tmp_path / "D.pt", "discriminator_factory": "judges:Judge", "latent_shape": 2, **ASKED}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        gk.collapse(generator, **asked, discriminator_key="d", out=tmp_path / "run")
+        assert gk.collapse(generator, **asked, discriminator_key="d", out=tmp_path / "run").reused
+        with pytest.raises(InputError, match=r"discriminator was D \(sha256 of its weights .*, now D \(sha256"):
+            gk.collapse(generator, **asked, discriminator_key="d_old", out=tmp_path / "run")
+        assert calls[0]["discriminator"].module.weight.equal(judges[0]["weight"])
 
 
 def networks_in(folder: Path) -> dict[str, dict[str, Any]]:

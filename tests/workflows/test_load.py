@@ -166,9 +166,19 @@ def test_a_file_of_weights_with_its_factory(tmp_path, monkeypatch):
         "        self.conv = torch.nn.Conv2d(channels, channels, 3, padding=1)\n"
         "    def forward(self, x, t):\n"
         "        return self.conv(x) + 0.001 * t.view(-1, 1, 1, 1)\n"
+        "class Other(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.net = torch.nn.Linear(2, 2)\n"
         "def nothing():\n"
         "    return 3\n"
+        "def boom():\n"
+        "    raise RuntimeError('no such GPU\\n  at all')\n"
+        "def leave():\n"
+        "    raise SystemExit(2)\n"
     )
+    (tmp_path / "mybroken.py").write_text("raise RuntimeError('boom')\n")
+    (tmp_path / "mysyntax.py").write_text("x = 1\ndef f(:\n")
     monkeypatch.syspath_prepend(tmp_path)
     weights = {"conv.weight": torch.ones(2, 2, 3, 3), "conv.bias": torch.zeros(2)}
     save_file(weights, tmp_path / "w.safetensors")
@@ -181,7 +191,12 @@ def test_a_file_of_weights_with_its_factory(tmp_path, monkeypatch):
         ("mymodels:Missing", {}, "cannot be imported"),
         ("nowhere:Net", {}, "cannot be imported"),
         ("mymodels", {}, r"factory is 'package\.module:Name'"),
-        ("mymodels:nothing", {}, "built a int"),
+        ("mymodels:nothing", {}, "built an int, not"),
+        ("mymodels:boom", {}, "fails when it is called with {}: RuntimeError: no such GPU"),
+        ("mymodels:leave", {}, "ends the program"),
+        ("mybroken:Net", {}, "cannot be imported: RuntimeError: boom"),
+        ("mysyntax:Net", {}, r"cannot be imported: SyntaxError: .* \(mysyntax.py, line 2\)"),
+        ("mymodels:Other", {}, "the file lacks net.weight, net.bias, and it has conv.bias, conv.weight that"),
     ]:
         with pytest.raises(InputError, match=sentence) as caught:
             gk.load(tmp_path / "w.safetensors", factory=factory, factory_args=arguments, **options)

@@ -153,3 +153,28 @@ def test_broken_weights(saved: Path) -> None:
     save_file(state, saved / "G.safetensors")
     with pytest.raises(NonFiniteError, match=r"net\.0\.weight"):
         gk.load(saved / "G.safetensors", factory="ganmodels:Generator", kind="gan")
+
+
+def test_both_networks_in_one_file(saved: Path) -> None:
+    import ganmodels  # type: ignore[import-not-found]
+
+    g, d = ganmodels.Generator(), ganmodels.Discriminator()
+    torch.save({"g": g.state_dict(), "d": d.state_dict(), "d2": d.state_dict(), "step": 3}, saved / "both.pt")
+    asked = {"factory": "ganmodels:Generator", "key": "g", "discriminator": saved / "both.pt"}
+    gen = gk.load(saved / "both.pt", **asked, discriminator_key="d")
+    assert torch.equal(gen.discriminator.module.head.weight, d.head.weight)
+    assert gen.checkpoint["discriminator"]["key"] == "d" and gen.checkpoint["discriminator"]["sha256"]
+    with pytest.raises(InputError, match="say which with discriminator_key="):
+        gk.load(saved / "both.pt", **asked)
+    with pytest.raises(InputError, match="give that file with discriminator="):
+        gk.load(saved / "both.pt", **{**asked, "discriminator": d}, discriminator_key="d")
+
+
+def test_broken_weights_of_a_discriminator_are_its_own(saved: Path) -> None:
+    import ganmodels  # type: ignore[import-not-found]
+
+    state = {key: value.clone() for key, value in ganmodels.Discriminator().state_dict().items()}
+    state["head.weight"][0, 0] = float("nan")
+    save_file(state, saved / "D.safetensors")
+    with pytest.raises(NonFiniteError, match=r"discriminator.*head\.weight"):
+        gk.load(saved / "G.safetensors", factory="ganmodels:Generator", discriminator=saved / "D.safetensors")

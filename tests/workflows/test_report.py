@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,12 @@ import pytest
 import torch
 
 from genkernel.errors import InputError, MissingError, OutputError
+from genkernel.gan.verdict import Evidence, Verdict
 from genkernel.runs import Provenance, pack
 from genkernel.tangent import Kernel
-from genkernel.workflows import Report, open_run
+from genkernel.workflows import GanReport, Report, open_run
 from tests.diffusion.fake_result import fake_result
+from tests.gan.fake_result import planar_result
 
 pytestmark = pytest.mark.usefixtures("fast_figures")
 
@@ -39,6 +42,18 @@ def some_kernel() -> Kernel:
 
 def record() -> Provenance:
     return Provenance(arguments={"levels": 12}, seed=0, checkpoint={"name": "c", "sha256": "1"}, data={"sha256": "2"})
+
+
+def test_a_verdict_in_a_notebook() -> None:
+    leant = Evidence("recall", "recall <of> data", "coverage", 0.31, (0.6, 0.9), 0.2, -1, "watch", True, "healthy runs")
+    other = replace(leant, name="other", label="not counted", counts=False)
+    report = GanReport(replace(planar_result(), verdict=Verdict("watch", ["Recall < 0.6."], [leant, other])))
+    assert report.reasons == ["Recall < 0.6."]
+    page = report._repr_html_()
+    assert "verdict: watch" in page and "<li>Recall &lt; 0.6.</li>" in page and "recall &lt;of&gt; data" in page
+    assert "not counted" not in page and page.count("<tr>") == 2
+    bare = GanReport(replace(planar_result(), verdict=None))
+    assert bare.reasons == [] and "unknown" in bare._repr_html_() and "<table" not in bare._repr_html_()
 
 
 def test_a_saved_run_is_complete_and_reads_back(tmp_path: Path) -> None:
