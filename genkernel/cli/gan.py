@@ -163,7 +163,7 @@ def gan(
     (**index.html**) with the verdict and the evidence for it, the numbers (summary.json), and where they come from
     (run.json). The exit status is 0 whatever the verdict.
 
-    The time grows with latents × probes. For a first look: `--latents 128 --jacobians 32 --probes 4 --no-check`.
+    The time grows with latents × probes. For a first look: `--latents 256 --jacobians 32 --probes 4 --no-check`.
 
     Examples:
 
