@@ -480,7 +480,7 @@ def look(model: TangentModel, batch: dict[str, Any]) -> tuple[Tensor, bool]:
             out, again, fewer = run(slice(None)), run(slice(None)), run(slice(0, 2))
         if not torch.isfinite(out).all():
             raise NonFiniteError(f"{type(model.module).__name__} answers ordinary inputs with NaN or infinity")
-        limit = tolerance(out.dtype, strict).coupling * float(out.abs().max())
+        limit = tolerance(out.dtype, strict).coupling * float(out.detach().abs().max())
         random, mixes = float((out - again).abs().max()) > limit, float((out[:2] - fewer).abs().max()) > limit
         if strict and (random or mixes):
             raise Doubt
