@@ -224,8 +224,10 @@ def collapse(
                 for sentence in assumed:
                     say(sentence)
                 gan_arguments.check_assign(clusters, found.samples)
-                if real_labels is None:
-                    real_labels = None if gen.classes is None else found.labels_below(gen.classes)
+                if real_labels is None and gen.classes is not None:
+                    real_labels = found.labels_below(gen.classes)
+                elif real_labels is None:  # by which a classifier is tried
+                    real_labels = None if counting is None else found.labels_below(2**31)
                 else:  # of those samples that were kept
                     assert found.labels is not None
                     real_labels = found.labels

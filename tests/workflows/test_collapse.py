@@ -166,6 +166,15 @@ def test_a_generator_alone_gives_a_report(tmp_path: Path) -> None:
     assert "What is missing" in page and "No discriminator was given" in page and "no discriminator" in page
 
 
+def test_labels_that_come_with_real_samples_try_the_classifier(calls: list[dict[str, Any]], tmp_path: Path) -> None:
+    points, labels = RING.repeat(3, 1), torch.arange(8).repeat(3)
+    np.savez(tmp_path / "x.npz", x=points.numpy(), y=labels.numpy())
+    gk.collapse(named()[0], real=tmp_path / "x.npz", classifier=lambda x: x @ RING.to(x).T, **SMALL)
+    gk.collapse(named()[0], real=tmp_path / "x.npz", **SMALL)
+    kept = calls[0]["real_labels"]
+    assert torch.equal(RING.double()[kept], calls[0]["real"].double()) and calls[1]["real_labels"] is None
+
+
 def test_a_constant_discriminator_is_left_out_of_the_drive_and_of_the_verdict(tmp_path: Path, plain_page: None) -> None:
     class Constant(nn.Module):
         def __init__(self) -> None:
