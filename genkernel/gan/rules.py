@@ -13,7 +13,8 @@ repeat the occupancy of the clusters, say nothing, or do not carry over to other
 2. *collapsing* where known modes, or a classifier's classes, are counted, at most half of them are there, and samples
    do not spread over the others either. (Samples that spread over all modes and miss them are bad, not collapsed.)
 3. *unknown* where one of the views could not be taken, or the study has no ranges for such samples.
-4. *collapsing* where one view is beyond its threshold and the other at least outside of its healthy range.
+4. *collapsing* where coverage is beyond its threshold and the kernel at least outside of its healthy range. Little
+   diversity alone is not beyond it where recall and counted modes are as in healthy runs.
 5. *ok* where both are within their healthy ranges, and precision and recall are not both nearly zero.
 6. *watch* otherwise.
 
@@ -157,10 +158,9 @@ def judge_values(
         return Verdict("unknown", [f"No verdict: {words}."], evidence)
     if len(views) < 2:
         return Verdict("unknown", [_too_little(views, lack)], evidence)
-    bad = [view for view, said in views.items() if said[0].says == "collapsing"]
-    fine = [view for view, said in views.items() if said[0].says == "ok"]
+    kernel, covered = views["kernel"][0].says, _covered(views["coverage"])
     reasons = _sentences(views)
-    if bad and not fine:
+    if covered == "collapsing" and kernel != "ok":
         return Verdict("collapsing", [*reasons, *_left_out(evidence)], evidence)
     alien = max(values.get("precision", 1.0), values.get("recall", 1.0)) < NOTHING
     if alien:
@@ -169,17 +169,26 @@ def judge_values(
             "anything in common. Are these the data of this generator, in its range of values?"
         )
     reasons += _left_out(evidence)
-    if len(fine) == len(views) and not alien:
+    if kernel == covered == "ok" and not alien:
         return Verdict("ok", reasons, evidence)
-    if bad:
-        reasons.append(_UNCONFIRMED[bad[0]])
+    if covered == "collapsing":
+        reasons.append(
+            "The kernel does not confirm it, so this is no clear collapse: but parts of the data are missed."
+        )
+    elif kernel == "collapsing":
+        reasons.append(
+            "The samples do not confirm it: other networks than the study's can have such a kernel in health."
+        )
     return Verdict("watch", reasons, evidence)
 
 
-_UNCONFIRMED = {
-    "coverage": "The kernel does not confirm it, so this is no clear collapse: but parts of the data are not reached.",
-    "kernel": "The samples do not confirm it: other networks than those of the study can have such a kernel in health.",
-}
+def _covered(said: list[Evidence]) -> Label:
+    """What the view on coverage says: samples that lie closer together, but reach all of the data, are no collapse."""
+    narrow = [e for e in said if e.name == "relative_diversity"]
+    reach = [e for e in said if e.name != "relative_diversity"]
+    if narrow and narrow[0].says == "collapsing" and reach and all(e.says == "ok" for e in reach):
+        return "watch"
+    return said[0].says
 
 
 def _left_out(evidence: list[Evidence]) -> list[str]:

@@ -63,6 +63,7 @@ def has_room(kind: str) -> bool:
         ({"kernel": "collapsing", "coverage": "collapsing"}, "collapsing"),
         ({"kernel": "watch", "coverage": "collapsing"}, "collapsing"),
         ({"kernel": "watch", "coverage": "watch"}, "watch"),
+        ({"kernel": "collapsing", "coverage": "watch"}, "watch"),
         ({"coverage": "missing"}, "unknown"),
         ({"kernel": "collapsing", "coverage": "missing"}, "unknown"),
         ({"kernel": "missing", "coverage": "collapsing"}, "unknown"),
@@ -230,3 +231,10 @@ def test_a_classifier_that_does_not_know_the_data_counts_nothing() -> None:
     assert knows.modes is not None and knows.modes.covered == 8
     other = cover(RING, compared(RING, real, None), None, None, lambda x: -20 * x @ RING.T, missing, real)
     assert other.modes is None and "right on 0% of the real samples" in missing[-1]
+
+
+def test_little_diversity_that_reaches_all_of_the_data_is_no_collapse() -> None:
+    bad = values("points", kernel="collapsing", coverage="collapsing")
+    assert judge_values(bad, "points").label == "collapsing"
+    found = judge_values({**bad, "recall": values("points")["recall"]}, "points")
+    assert found.label == "watch" and "do not confirm" in found.reasons[-1]
