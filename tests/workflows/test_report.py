@@ -174,8 +174,9 @@ FULL = textwrap.dedent(
 
 
 @pytest.mark.parametrize("limit", [0, 20_000, 150_000])
-def test_full_disk_leaves_nothing(tmp_path: Path, limit: int) -> None:
+def test_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """0: not a byte; 20 kB: a figure does not fit; 150 kB: the page does not."""
+    monkeypatch.setattr("genkernel.plots.diffusion_figures", lambda result: {})  # here; the other process draws them
     Report(fake_result(), None, record()).save(tmp_path / "a")
     command = [sys.executable, "-c", FULL, str(tmp_path / "a"), str(tmp_path / "b" / "c"), str(limit)]
     run = subprocess.run(command, capture_output=True, text=True)
