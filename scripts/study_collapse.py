@@ -7,7 +7,7 @@
     python scripts/study_collapse.py evaluate --runs benchmarks/collapse-study.json.gz
 
 ``train`` trains GANs with many recipes and seeds and analyses copies of each along the way; ``intervene`` changes the
-updates of collapsing runs; ``evaluate`` needs neither torch nor the networks, only what the two have written.
+updates of collapsing runs; ``evaluate`` trains nothing and needs no network, only what the two have written.
 """
 
 from __future__ import annotations

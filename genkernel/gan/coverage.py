@@ -21,6 +21,7 @@ from torch import Tensor
 from genkernel.errors import InputError, MissingError, NonFiniteError
 from genkernel.gan import measures
 from genkernel.gan.answers import Features, answers
+from genkernel.models.coverage import FAIR
 
 Array = NDArray[np.float64]
 
@@ -115,7 +116,7 @@ def mode_coverage(
     std: float | Tensor,
     *,
     sigmas: float = 3.0,
-    at_least: int = 1,
+    at_least: int | None = 1,
     weights: Any = None,
 ) -> ModeCoverage:
     """Counts at known isotropic modes (Srivastava et al. 2017: three standard deviations, one sample).
@@ -126,7 +127,8 @@ def mode_coverage(
         std: standard deviation of the data around a mode, in each dimension: one number or ``[M]``.
         sigmas: a sample within this many of them is of high quality. (In d dimensions the data themselves lie about
             √d away.)
-        at_least: high-quality samples that make a mode covered.
+        at_least: high-quality samples that make a mode covered; None for a tenth of the fair share of all samples, so
+            that single strays do not count.
         weights: ``[M]`` that the occupancy is compared with; equal by default.
 
     Raises:
@@ -155,7 +157,7 @@ def class_coverage(
     classifier: Features,
     *,
     threshold: float = 0.5,
-    at_least: int = 1,
+    at_least: int | None = 1,
     weights: Any = None,
     batch_size: int = 256,
 ) -> ModeCoverage:
@@ -166,7 +168,7 @@ def class_coverage(
         classifier: ``classifier(images) -> logits [n, M]``; a module is run in evaluation mode and left in its own.
         threshold: probability (softmax of the logits) from which an image counts for its class. At the default the
             class is more probable than all others together.
-        at_least: such images that make a class covered.
+        at_least: such images that make a class covered; None for a tenth of the fair share of all images.
         weights: ``[M]`` that the occupancy is compared with, such as the data's classes; equal by default.
 
     Raises:
@@ -270,10 +272,12 @@ def frechet_distance(generated: Tensor, real: Tensor) -> float:
 
 
 def _counted(
-    labels: NDArray[np.int64], good: NDArray[np.bool_], modes: int, at_least: int, weights: Any, rule: str
+    labels: NDArray[np.int64], good: NDArray[np.bool_], modes: int, at_least: int | None, weights: Any, rule: str
 ) -> ModeCoverage:
     from scipy.special import rel_entr
 
+    if at_least is None:
+        at_least = max(1, math.ceil(FAIR * len(labels) / modes))
     if isinstance(at_least, bool) or not isinstance(at_least, int) or at_least < 1:
         raise InputError(f"at_least is a whole number from 1 on, not {at_least!r}")
     w = np.ones(modes) if weights is None else np.asarray(weights, dtype=np.float64)

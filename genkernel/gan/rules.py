@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from genkernel.gan.indicators import INDICATORS, Indicator, errors, indicators
+from genkernel.gan.indicators import INDICATORS, Indicator, indicators, standard_errors
 from genkernel.gan.results import GanResult
 from genkernel.gan.stages import AS_THEY_ARE
 from genkernel.gan.verdict import Evidence, Label, Verdict
@@ -108,7 +108,7 @@ def judge(result: GanResult) -> Verdict:
         _counted(result),
         lack,
         setting=setting,
-        errors=errors(result),
+        errors=standard_errors(result),
         same=result.clusters.kind == "one",
     )
 

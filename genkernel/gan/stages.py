@@ -30,7 +30,6 @@ from genkernel.gan.discriminator import Discriminator
 from genkernel.gan.generator import Generator
 from genkernel.gan.latents import check_labels
 from genkernel.gan.results import Coverage
-from genkernel.models.coverage import FAIR
 
 Array = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]  # stage, number of stages done, number of stages
@@ -208,12 +207,11 @@ def cover(
     counted = None
     doubt = "" if classifier is None or real is None else _doubt(classifier, real)
     if modes is not None and mode_std is not None:
-        counted = covering.mode_coverage(samples, modes, mode_std, at_least=_enough(len(samples), len(modes)))
+        counted = covering.mode_coverage(samples, modes, mode_std, at_least=None)
     elif doubt:
         missing.append(f"{doubt}: the classes of its samples are not counted")
     elif classifier is not None:
-        classes = answers(classifier, samples[:1], fewest=2).shape[1]
-        counted = covering.class_coverage(samples, classifier, at_least=_enough(len(samples), classes))
+        counted = covering.class_coverage(samples, classifier, at_least=None)
     elif modes is not None:
         missing.append("modes were given without mode_std, how far a mode reaches: how many are covered is not known")
     else:
@@ -228,11 +226,6 @@ def cover(
         except MissingError as error:
             missing.append(str(error))
     return Coverage(counted, near, covering.diversity(pair.generated, pair.real), distance, pair.words)
-
-
-def _enough(samples: int, modes: int) -> int:
-    """Samples that make a mode covered: a part of its fair share, so that single strays do not count."""
-    return max(1, math.ceil(FAIR * samples / modes))
 
 
 def _doubt(classifier: Features, real: Real) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 
 import pytest
-import torch
 
 import genkernel as gk
 from genkernel import assets
@@ -55,4 +55,4 @@ def test_errors_of_the_first_order_fall_steadily(which: int) -> None:
     found = steps()[which]
     assert (found.ratios > 1.1).all(), found.ratios
     assert found.errors[-1] < found.errors[0] / 4
-    assert torch.isfinite(torch.tensor(found.buffers)) and found.buffers > 0
+    assert 0 < found.buffers < math.inf
