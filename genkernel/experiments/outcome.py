@@ -1,0 +1,110 @@
+"""What an experiment of the papers comes to: numbers, tables, figures, and what they say in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from genkernel.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns; numbers stay numbers until they are printed.
+
+    Attributes:
+        title: one line above it.
+        columns: names ``[c]``.
+        rows: ``c`` values each.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+    def markdown(self) -> str:
+        """As a Markdown table."""
+        lines = [" | ".join(self.columns), " | ".join("---" for _ in self.columns)]
+        lines += [" | ".join(said(value) for value in row) for row in self.rows]
+        return f"**{self.title}**\n\n" + "\n".join(f"| {line} |" for line in lines) + "\n"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement and what was measured about it.
+
+    Attributes:
+        claim: what is said, and where.
+        measured: our figures, in words.
+        holds: ``"yes"``, ``"no"``, ``"partly"`` or ``"undecided"``.
+    """
+
+    claim: str
+    measured: str
+    holds: str
+
+    def __post_init__(self) -> None:
+        if self.holds not in ("yes", "no", "partly", "undecided"):
+            raise InputError(f"a claim holds 'yes', 'no', 'partly' or 'undecided', not {self.holds!r}")
+
+
+@dataclass
+class Outcome:
+    """What one run of an experiment found.
+
+    Attributes:
+        name: of the experiment.
+        settings: everything that decides the numbers (seeds, widths, steps, …).
+        claims: what was put to the test.
+        tables: in the order of reading.
+        figures: file name without ending → figure.
+        numbers: every figure behind the tables, for ``summary.json``: plain numbers, lists and mappings.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    claims: list[Claim] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    figures: dict[str, Figure] = field(default_factory=dict)
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def markdown(self) -> str:
+        """Claims and tables, as they go into the docs."""
+        claims = Table("What was put to the test", ("claim", "measured", "holds"), [])
+        claims.rows.extend((one.claim, one.measured, one.holds) for one in self.claims)
+        return "\n".join(table.markdown() for table in ([claims] if self.claims else []) + self.tables)
+
+
+def said(value: Any) -> str:
+    """A table's entry in words: four significant digits, an en dash where there is none."""
+    if value is None or (isinstance(value, float) and value != value):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+# name → (module below genkernel.experiments, one line for the list). Each module has
+# run(*, quick: bool, seed: int, progress: bool) -> Outcome
+EXPERIMENTS: dict[str, tuple[str, str]] = {
+    "domingos": ("domingos", "the formula of path kernels: how exact, for which step sizes and widths"),
+    "optimizers": ("path_optimizers", "does every optimizer's path add up, and at which order of the step size"),
+    "weak-error": ("weak_error", "how far the stochastic differential equations are from the optimizers they model"),
+}
+
+
+def experiment(name: str) -> Callable[..., Outcome]:
+    """The function that runs an experiment.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if name not in EXPERIMENTS:
+        raise InputError(f"there is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}")
+    run: Callable[..., Outcome] = import_module(f"genkernel.experiments.{EXPERIMENTS[name][0]}").run
+    return run
