@@ -34,6 +34,8 @@ _HOMES = {
     "Sketch": "genkernel.tangent",
     "plan_sketch": "genkernel.tangent",
     "SketchForecast": "genkernel.tangent",
+    "record": "genkernel.paths",
+    "PathDecomposition": "genkernel.paths",
     "load_images": "genkernel.data",
     "Denoiser": "genkernel.diffusion",
     "NoiseSchedule": "genkernel.diffusion",
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from genkernel.data import load_images
     from genkernel.diffusion import Denoiser, NoiseSchedule
     from genkernel.errors import GenkernelError
+    from genkernel.paths import PathDecomposition, record
     from genkernel.tangent import (
         Forecast,
         Kernel,

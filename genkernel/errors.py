@@ -58,3 +58,11 @@ class CaptureError(GenkernelError):
 
 class ConvergenceError(GenkernelError):
     """An iteration did not reach the accuracy it was asked for."""
+
+
+class RecordingError(GenkernelError):
+    """A recording of a training run stopped before its end, or cannot say what it is asked."""
+
+
+class RecordingWarning(UserWarning):
+    """A recording stopped while the training went on."""

@@ -1,0 +1,65 @@
+"""The gradient that the optimizer saw against the sum over groups: at most one number lies between them.
+
+Loss scaling, the mean over accumulated micro-batches and clipping by the global norm all multiply the whole gradient
+by one number, which is measured here instead of being asked for. Clipping by value is elementwise; it is recognised
+because it gives exactly what clamping gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-3}
+COARSE = 5e-2  # for 16-bit weights
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How ``.grad`` follows from the groups.
+
+    Attributes:
+        factor: the number, or one per coordinate ``[P]`` with clipping by value.
+        error: ‖grad - factor · sum‖ / ‖grad‖.
+    """
+
+    factor: float | Tensor
+    error: float
+
+
+def compare(grad: Tensor, total: Tensor) -> Agreement:
+    """What lies between the optimizer's gradient and Σ of the groups, both ``[P]``."""
+    size = float(grad.double().norm())
+    if size == 0:
+        return Agreement(0.0, 0.0)
+    square = float(total.double().square().sum())
+    if not square:
+        return Agreement(0.0, 1.0)
+    factor = float(grad.double() @ total.double()) / square
+    error = float((grad.double() - factor * total.double()).norm()) / size
+    if error <= tolerance(grad.dtype):
+        return Agreement(factor, error)
+    clamped = _by_value(grad, total)
+    return clamped if clamped is not None and clamped.error < error else Agreement(factor, error)
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """The relative error that rounding explains."""
+    return TOLERANCE.get(dtype, COARSE)
+
+
+def _by_value(grad: Tensor, total: Tensor) -> Agreement | None:
+    """grad = clamp(s · total, ±limit) with the limit at the largest entry, or nothing."""
+    limit = grad.abs().max()
+    at_limit = grad.abs() >= limit * (1 - 1e-6)
+    inside = ~at_limit & (total != 0)
+    if not bool(at_limit.sum() > 1) or not bool(inside.any()):
+        return None
+    free, own = grad[inside].double(), total[inside].double()
+    scale = float(free @ own) / float(own.square().sum())
+    expected = (total.double() * scale).clamp(-float(limit), float(limit))
+    error = float((grad.double() - expected).norm()) / float(grad.double().norm())
+    ratio = torch.where(total != 0, expected / torch.where(total != 0, total, 1).double(), 0.0)
+    return Agreement(ratio.to(grad.dtype), error)

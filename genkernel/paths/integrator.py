@@ -1,0 +1,143 @@
+"""Contributions along a path of weights, step by step, by a quadrature rule.
+
+Running statistics and other buffers are no parameters, and outputs change with them without any Δθ. A step goes from
+(θ_k, b_k) to (θ_{k+1}, b_k), along the increments, and then to (θ_{k+1}, b_{k+1}): the second part is the source
+"buffers", exact whatever its size. While the buffers stay the same, the trapezoid's evaluation at the end of a step
+and at the start of the next are one and the same:
+
+    Σ_k ½ (J_k + J_{k+1}) Δθ_k = ½ J_0 Δθ_0 + Σ_k J_k ½ (Δθ_{k-1} + Δθ_k) + ½ J_N Δθ_{N-1}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from genkernel.paths.quadrature import Rule
+from genkernel.paths.queries import Queries
+from genkernel.paths.windows import Windows
+
+Buffers = Mapping[str, Tensor]
+Increments = Callable[[int], Tensor | None]
+
+
+class Integrator:
+    """Accumulates J̄_k Δθ_k^(a) for every source a.
+
+    Args:
+        queries: whose outputs are followed.
+        rule: for J̄.
+        windows: where contributions go.
+        theta, buffers: where the path starts.
+
+    Attributes:
+        step: steps done.
+        initial: f at the start ``[m, *out]``.
+    """
+
+    def __init__(self, queries: Queries, rule: Rule, windows: Windows, theta: Tensor, buffers: Buffers):
+        self._queries, self._rule, self.windows = queries, rule, windows
+        self._theta, self._buffers = theta, dict(buffers)
+        self._waiting: dict[int, Tensor] = {}  # half increments that still need J at the present weights
+        self._waiting_buffers: dict[str, Tensor] = self._buffers
+        self.step = 0
+        self.initial = queries.outputs(theta, buffers)
+
+    def advance(
+        self, theta: Tensor, buffers: Buffers, increments: Increments, sources: int, moved: Callable[[], int]
+    ) -> None:
+        """One step from the present weights.
+
+        Args:
+            theta: θ_{k+1} ``[P]``; not written to later.
+            buffers: b_{k+1}, of which copies are kept.
+            increments: source → Δθ_k^(a) ``[P]``, which becomes the integrator's, or None for zero.
+            sources: their number.
+            moved: gives the number of the source "buffers" when it is needed.
+        """
+        if self.windows.starts_at(self.step):
+            self._flush()
+            self.windows.open(self.step, self._queries.outputs(self._theta, self._buffers))
+        if self._rule.telescopes:
+            self._trapezoid(increments, sources)
+        else:
+            moves = {a: d for a in range(sources) if (d := increments(a)) is not None}
+            found: dict[int, Tensor] = {}
+            for node, weight in zip(self._rule.nodes, self._rule.weights, strict=True):
+                at = torch.lerp(self._theta, theta, node) if node else self._theta
+                for a, value in self._queries.derivatives(at, self._buffers, moves.items()):
+                    found[a] = found[a] + weight * value if a in found else weight * value
+            for a, value in found.items():  # after all nodes: the size of a contribution is that of the whole step
+                self.windows.add(a, value)
+        self._theta, self.step = theta, self.step + 1
+        self.set_buffers(buffers, moved)
+
+    def set_buffers(self, buffers: Buffers, moved: Callable[[], int]) -> None:
+        """Buffers change while the weights stay."""
+        changed = any(not torch.equal(value, self._buffers[name]) for name, value in buffers.items())
+        if not changed:
+            return
+        self._flush()
+        before = self._queries.outputs(self._theta, self._buffers)
+        self._buffers = {name: value.clone() for name, value in buffers.items()}
+        self._waiting_buffers = self._buffers
+        change = self._queries.outputs(self._theta, self._buffers) - before
+        value = torch.zeros(len(self._queries.layers), *change.shape, dtype=change.dtype)
+        value[-1] = change  # the entry of what belongs to no parameter, where layers are resolved
+        self.windows.add(moved(), value)
+
+    def finish(self) -> tuple[Windows, Tensor]:
+        """The windows with everything that is waiting, and f at the present weights. The path can go on afterwards."""
+        own, waiting = self.windows, self._waiting
+        self.windows = own.copy()
+        try:
+            self._flush()
+            return self.windows, self._queries.outputs(self._theta, self._buffers)
+        finally:
+            self.windows, self._waiting = own, waiting
+
+    def state(self) -> dict[str, Any]:
+        """Everything, for :meth:`restore`."""
+        return {
+            "theta": self._theta,
+            "buffers": self._buffers,
+            "waiting": {str(a): value for a, value in self._waiting.items()},
+            "waiting_buffers": self._waiting_buffers,
+            "step": self.step,
+            "initial": self.initial,
+            "windows": self.windows.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        device = self._theta.device
+        self._theta = state["theta"].to(device)
+        self._buffers = {name: value.to(device) for name, value in state["buffers"].items()}
+        self._waiting = {int(a): value.to(device) for a, value in state["waiting"].items()}
+        self._waiting_buffers = {name: value.to(device) for name, value in state["waiting_buffers"].items()}
+        self.step, self.initial = int(state["step"]), state["initial"]
+        self.windows.restore(state["windows"])
+
+    # --------------------------------------------------------------------------- private
+
+    def _trapezoid(self, increments: Increments, sources: int) -> None:
+        together, halves = self._waiting, {}
+        for a in range(sources):
+            d = increments(a)
+            if d is not None:
+                halves[a] = d.mul_(0.5)
+                together[a] = together[a].add_(halves[a]) if a in together else halves[a]
+        self._evaluate(self._theta, self._buffers, together)
+        self._waiting, self._waiting_buffers = halves, self._buffers
+
+    def _flush(self) -> None:
+        """Evaluate what is waiting for the present weights, under the buffers of its own step."""
+        waiting, self._waiting = self._waiting, {}
+        self._evaluate(self._theta, self._waiting_buffers, waiting)
+
+    def _evaluate(self, theta: Tensor, buffers: Buffers, directions: dict[int, Tensor]) -> None:
+        for a, value in self._queries.derivatives(theta, buffers, directions.items()):
+            self.windows.add(a, value)

@@ -1,0 +1,176 @@
+"""Gradients of the training loss by group of samples, at the weights and in the mode of training.
+
+The user's loss runs on detached aliases of the weights and clones of the buffers; random numbers, modes, buffers and
+``.grad`` are as they were afterwards. Where samples do not see each other in the forward pass, every group runs by
+itself, which costs as much as one ordinary backward pass in total. Where they do (batch normalisation in training
+mode) or where the loss draws random numbers (dropout), there is one forward pass of the whole batch, from the random
+state that the training's own forward pass will start from, and one backward pass per group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from genkernel.errors import InputError, NonFiniteError
+from genkernel.paths.coordinates import Coordinates
+from genkernel.tangent import TangentModel, batches
+from genkernel.tangent.restore import random_state_kept, restored
+
+LossFunction = Callable[[nn.Module, Any], Tensor]
+# how far losses of samples alone and in their batch may be apart, relative, per precision
+_SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
+_SAME_COARSE = 2e-2
+
+
+class Objective:
+    """The training loss of one network, sample by sample.
+
+    Args:
+        module: the network that trains.
+        loss: ``loss(module, batch) -> Tensor[b]``, one number per sample; deterministic given the batch, apart from
+            random numbers that it draws in the same order as the training's own forward pass.
+        coordinates: the parameters that train.
+        others: further modules that the loss runs (a discriminator); they are left as they are.
+
+    Attributes:
+        joint: samples see each other, or the loss is random; None until a batch has shown it.
+    """
+
+    def __init__(self, module: nn.Module, loss: LossFunction, coordinates: Coordinates, others: Sequence[nn.Module]):
+        if not callable(loss):
+            raise InputError("loss_fn is a function (model, batch) -> losses [b], one per sample")
+        self.model = TangentModel(module, loss, params=coordinates.names)
+        self.coordinates, self.others = coordinates, list(others)
+        self.joint: bool | None = None
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """The network as it trains; everything is put back on exit."""
+        device = self.model.device
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
+            stack.enter_context(random_state_kept())
+            stack.enter_context(restored(self.model.module))
+            for other in self.others:
+                stack.enter_context(restored(other))
+                stack.enter_context(_buffers_kept(other))
+            stack.enter_context(torch.enable_grad())
+            yield
+
+    def group_gradients(self, batch: Any, weights: Tensor, groups: Tensor, labels: Sequence[int]) -> dict[int, Tensor]:
+        """Σ over the samples of a group of weight × gradient of the loss.
+
+        Args:
+            batch: b samples.
+            weights: one per sample ``[b]``.
+            groups: the group of each sample ``[b]``.
+            labels: the groups that occur.
+
+        Returns:
+            group → gradient ``[P]``.
+
+        Raises:
+            InputError: the loss does not return one number per sample.
+            NonFiniteError: a loss is NaN or infinite.
+        """
+        with self.training():
+            batch = batches.move(batch, self.model.device)
+            weights = weights.to(self.model.device)
+            tensors = self.model.tensors()
+            if self.joint is None and len(groups) > 1:
+                self.joint = self._coupled() or self._measured(tensors, batch)
+            if self.joint or len(groups) == 1:
+                return self._jointly(tensors, batch, weights, groups, labels)
+            found = {}
+            for label in labels:
+                rows = (groups == label).nonzero().flatten()
+                part = batch if len(rows) == len(groups) else batches.take(batch, rows.to(self.model.device))
+                losses = self.losses(tensors, part)
+                found[label] = self._pull(tensors, losses, weights[rows.to(weights.device)])
+            return found
+
+    def losses(self, tensors: dict[str, Tensor], batch: Any) -> Tensor:
+        """Losses ``[b]`` with their graph."""
+        out = self.model.run(tensors, batch)
+        n = batches.size(batch)
+        if out.dim() != 1:
+            raise InputError(
+                f"loss_fn returned shape {tuple(out.shape)} for {n} samples: it returns one loss per sample, shape "
+                f"({n},), before any mean or sum over the batch"
+            )
+        bad = (~torch.isfinite(out.detach())).nonzero().flatten()
+        if len(bad):
+            raise NonFiniteError(f"the loss is NaN or infinite for sample {int(bad[0])} of the batch")
+        return out
+
+    # --------------------------------------------------------------------------- private
+
+    def _jointly(
+        self, tensors: dict[str, Tensor], batch: Any, weights: Tensor, groups: Tensor, labels: Sequence[int]
+    ) -> dict[int, Tensor]:
+        losses = self.losses(tensors, batch)
+        groups = groups.to(weights.device)
+        last = labels[-1]
+        return {
+            label: self._pull(tensors, losses, torch.where(groups == label, weights, 0.0), retain=label != last)
+            for label in labels
+        }
+
+    def _pull(self, tensors: dict[str, Tensor], losses: Tensor, weights: Tensor, retain: bool = False) -> Tensor:
+        names = self.coordinates.names
+        found: Sequence[Tensor | None] = [None] * len(names)
+        if losses.requires_grad:
+            leaves = [tensors[name] for name in names]
+            found = torch.autograd.grad(losses, leaves, weights.to(losses), retain_graph=retain, allow_unused=True)
+        return self.coordinates.flat(dict(zip(names, found, strict=True)))
+
+    def _coupled(self) -> bool:
+        """Batch normalisation in training mode, which may refuse parts of a batch."""
+        return any(module.training and isinstance(module, _BatchNorm) for module in self.model.module.modules())
+
+    def _measured(self, tensors: dict[str, Tensor], batch: Any) -> bool:
+        """Whether losses of half a batch differ from those in the whole batch, or need random numbers."""
+        device = self.model.device
+        before = _random_state(device)
+        whole = self.losses(tensors, batch).detach()
+        if not all(torch.equal(a, b) for a, b in zip(before, _random_state(device), strict=True)):
+            _set_random_state(device, before)
+            return True
+        near = _SAME.get(self.model.dtype, _SAME_COARSE) * (float(whole.double().abs().max()) or 1.0)
+        n = len(whole)
+        for rows in (slice(0, n // 2), slice(n // 2, n)):
+            alone = self.losses(tensors, batches.take(batch, rows)).detach()
+            if float((alone - whole[rows]).double().abs().max()) > near:
+                return True
+        return False
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return states + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+
+
+def _set_random_state(device: torch.device, states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Buffers that a forward pass in training mode writes to (running statistics, spectral norm's vectors)."""
+    held = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in held:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)

@@ -1,0 +1,151 @@
+"""What is asked of a path: outputs of the network at fixed inputs, and their derivatives along directions.
+
+Two ways to J·d for several directions d at the same weights, and the cheaper one is taken: a directional derivative
+per direction (:mod:`genkernel.tangent.jvp`), or the rows of J (one backward pass per scalar output) times all
+directions at once, which also gives every layer's part for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genkernel.errors import InputError
+from genkernel.paths.coordinates import Coordinates
+from genkernel.tangent import TangentModel, batches
+from genkernel.tangent.jvp import Route, backward, choose, require_finite
+from genkernel.tangent.model import Call
+from genkernel.tangent.passes import guarded
+
+# what a row of J costs against a directional derivative over the same samples: two thirds of its work, at the poor
+# efficiency of one sample at a time
+_ROW = 2.0
+
+
+class Queries:
+    """A network's outputs at m fixed inputs, at any weights.
+
+    Args:
+        module: the network; it runs in evaluation mode and is left as it is.
+        coordinates: the parameters that move.
+        batch: m inputs: a pytree of tensors with a leading sample axis.
+        call: ``call(module, batch) -> Tensor[m, *out]``; by default the module itself.
+        layers: resolve by layer.
+
+    Attributes:
+        count: m.
+        shape: of one output.
+        layers: names in the order of the coordinates, then ``"buffers"``; ``["all"]`` when they are not resolved.
+
+    Raises:
+        InputError: the queries do not fit the network.
+    """
+
+    def __init__(
+        self, module: nn.Module, coordinates: Coordinates, batch: Any, call: Call | None = None, layers: bool = False
+    ):
+        self.model = TangentModel(module, call, params=coordinates.names)
+        if self.model.parameter_names != coordinates.names:
+            raise InputError("the parameters of the queries are in another order than those of the optimizer")
+        self.coordinates = coordinates
+        self.batch = batches.move(batch, self.model.device)
+        self.count = batches.size(batch)
+        owners = [self.model.layer_of(name) if layers else "all" for name in coordinates.names]
+        # buffers belong to no parameter and have an entry of their own
+        self.layers = [*dict.fromkeys(owners), "buffers"] if layers else ["all"]
+        self._members: dict[int, list[int]] = {}  # number of a layer → numbers of its parameters
+        for k, owner in enumerate(owners):
+            self._members.setdefault(self.layers.index(owner), []).append(k)
+        self._route: Route | None = None
+        self.shape = tuple(self.outputs(coordinates.flat(self.model.parameters), None).shape[1:])
+
+    @property
+    def scalars(self) -> int:
+        """Scalar outputs of one query."""
+        return int(torch.Size(self.shape).numel())
+
+    def at(self, theta: Tensor, buffers: Mapping[str, Tensor] | None) -> TangentModel:
+        """The network at flat weights ``[P]`` and given buffers; the module's own where there are none."""
+        return self.model.at({**self.coordinates.views(theta), **(buffers or {})}, strict=False)
+
+    def outputs(self, theta: Tensor, buffers: Mapping[str, Tensor] | None) -> Tensor:
+        """f(θ) ``[m, *out]``, float64 on the CPU.
+
+        Raises:
+            NonFiniteError: an output is NaN or infinite.
+        """
+        model = self.at(theta, buffers)
+        with guarded(model), model.evaluating(), torch.no_grad():
+            out = model.run({name: t.detach() for name, t in model.tensors().items()}, self.batch)
+            require_finite(out)
+            return out.double().cpu()
+
+    def derivatives(
+        self, theta: Tensor, buffers: Mapping[str, Tensor] | None, directions: Iterable[tuple[int, Tensor]]
+    ) -> list[tuple[int, Tensor]]:
+        """J(θ) d for several directions.
+
+        Args:
+            theta: θ ``[P]``.
+            buffers: as for :meth:`at`.
+            directions: pairs of (a number, d ``[P]``).
+
+        Returns:
+            Pairs of (the number, J d ``[layers, m, *out]``), float64 on the CPU.
+        """
+        pairs = list(directions)
+        if not pairs:
+            return []
+        model = self.at(theta, buffers)
+        with guarded(model), model.evaluating():
+            tensors = model.tensors()
+            if _ROW * self.scalars < len(pairs) * len(self.layers):
+                return self._by_rows(model, tensors, pairs)
+            return self._by_directions(model, tensors, pairs)
+
+    def _by_directions(
+        self, model: TangentModel, tensors: dict[str, Tensor], pairs: list[tuple[int, Tensor]]
+    ) -> list[tuple[int, Tensor]]:
+        if self._route is None:
+            few = batches.take(self.batch, slice(0, 2))
+            self._route, _ = choose(model, tensors, few, model.dtype)
+        found = []
+        for number, d in pairs:
+            views = self.coordinates.views(d)
+            parts = torch.zeros(len(self.layers), self.count, *self.shape, dtype=torch.float64)
+            for layer, index in self._members.items():
+                own = {self.coordinates.names[i]: views[self.coordinates.names[i]] for i in index}
+                _, (product,) = self._route.products(model, tensors, self.batch, [own])
+                parts[layer] = product.double().cpu()
+            found.append((number, parts))
+        return found
+
+    def _by_rows(
+        self, model: TangentModel, tensors: dict[str, Tensor], pairs: list[tuple[int, Tensor]]
+    ) -> list[tuple[int, Tensor]]:
+        D = torch.stack([d for _, d in pairs], 1)  # [P, directions]
+        found = torch.zeros(len(pairs), len(self.layers), self.count, self.scalars, dtype=torch.float64)
+        for i, o, row in self.rows(model, tensors):
+            for layer, index in self._members.items():
+                for k in index:
+                    g = row[self.coordinates.names[k]].reshape(-1).to(D)
+                    found[:, layer, i, o] += (g @ D[self.coordinates.slices[k]]).double().cpu()
+        shape = (len(self.layers), self.count, *self.shape)
+        return [(number, found[k].view(shape)) for k, (number, _) in enumerate(pairs)]
+
+    def rows(self, model: TangentModel, tensors: dict[str, Tensor]) -> Iterable[tuple[int, int, dict[str, Tensor]]]:
+        """Rows of J one at a time, as (query, scalar output, gradient by name)."""
+        for i in range(self.count):
+            one = batches.take(self.batch, slice(i, i + 1))
+            with torch.enable_grad():
+                out = model.run(tensors, one)
+            for o in range(self.scalars):
+                w = torch.zeros_like(out)
+                w.view(-1)[o] = 1
+                yield i, o, backward(model, tensors, out, w, retain=o + 1 < self.scalars)
+
+
+QueryCall = Callable[[nn.Module, Any], Tensor]

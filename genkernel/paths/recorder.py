@@ -1,0 +1,663 @@
+"""``record()``: what every group of training samples did to chosen outputs, while a training loop runs unchanged.
+
+Hooks around ``optimizer.step()`` read what the optimizer is about to do and what it did. The gradient of each group
+(:mod:`genkernel.paths.objective`) goes through a buffer of its own (:mod:`genkernel.paths.grouped_state`), and the
+increments it makes are turned into changes of the outputs (:mod:`genkernel.paths.integrator`). Three things are
+verified in every step, and the recording stops, never the training, where one fails: the gradient that the optimizer
+saw is one number times the sum over the groups; the increments of the sources sum to what the step did to the
+weights; nothing else moved them in between.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from genkernel.errors import GenkernelError, InputError, OutputError, RecordingError, RecordingWarning
+from genkernel.paths import agreement
+from genkernel.paths.average import Average
+from genkernel.paths.clock import Clock
+from genkernel.paths.coordinates import Coordinates, optimized
+from genkernel.paths.decomposition import PathDecomposition
+from genkernel.paths.gathered import Gathered, Pending
+from genkernel.paths.grouped_state import GroupedState
+from genkernel.paths.integrator import Integrator
+from genkernel.paths.linear_step import Before, Steps
+from genkernel.paths.objective import LossFunction, Objective
+from genkernel.paths.quadrature import parse_rule
+from genkernel.paths.queries import Queries
+from genkernel.paths.sources import BEFORE, BUFFERS, DECAY, ROUNDING, Sources
+from genkernel.paths.windows import Windows
+from genkernel.runs import versions, write_atomic
+from genkernel.tangent import TangentModel, batches
+from genkernel.tangent.model import Call
+
+Groups = Callable[[Any, Any], Any]
+FILE = "recording.pt"
+
+
+def record(
+    model: Any,
+    optimizer: Any,
+    loss_fn: LossFunction,
+    *,
+    queries: Any,
+    groups: Groups | None = None,
+    query_call: Call | None = None,
+    ema: Any = None,
+    rule: str = "trapezoid",
+    windows: int | Sequence[int] = 32,
+    layers: bool = False,
+    modules: Sequence[nn.Module] = (),
+    store: str | Path | None = None,
+    verbose: bool = True,
+) -> Recording:
+    """Record a training loop that is not changed, apart from naming its batches.
+
+    The outputs of the network at the queries change along training by exactly Σ_a C_a, where C_a sums what the
+    gradients of source a did to them through the optimizer's momentum and preconditioner (the discrete, stochastic
+    form of Domingos' path kernel formula; Guo, He, Morel, theorems 3.4-3.7). A part is conditional on the path that
+    was taken and on the optimizer's second moments, which all samples share: it is **not** what deleting its samples
+    would change.
+
+    Args:
+        model: the network that trains (or a :class:`TangentModel`, a denoiser, a generator around it).
+        optimizer: SGD, RMSprop, Adam, AdamW or Adagrad of ``torch.optim``, with any parameter groups and schedulers.
+        loss_fn: ``loss_fn(module, batch) -> Tensor[b]``: the training objective sample by sample, in the mode the
+            network is in, deterministic given the batch (draw noise and timesteps outside, and put them into it).
+            Its scale does not matter.
+        queries: m inputs at which the outputs are followed, in evaluation mode.
+        groups: ``groups(ids, batch)`` gives a label per sample ``[b]`` (numbers or strings); one group by default.
+        query_call: ``query_call(module, queries) -> Tensor[m, *out]``, where the outputs are not the module's own: a
+            logit, a direction, a loss on held-out data. Few scalars per query are cheaper.
+        ema: averaged weights that the loop updates (``AveragedModel``, ``EMAModel``, …): then the outputs are those
+            of the average.
+        rule: ``"trapezoid"`` (second order, at the recorded weights), ``"midpoint"`` (second order, half the error;
+            cheaper with batch normalisation), ``"left"`` (the sum over kernels as in the literature, first order),
+            ``"gauss4"`` and the like (exact to rounding on smooth networks).
+        windows: into how many windows of time contributions are resolved at most, or the steps at which they start.
+        layers: resolve them by layer.
+        modules: other modules that ``loss_fn`` runs (a discriminator), which are put back as they were.
+        store: a folder for :meth:`Recording.save`; a recording that is there is continued.
+        verbose: say in one line at the end what was recorded, and what it cost.
+
+    Returns:
+        A context manager; in it, ``path.batch(batch, ids=ids)`` names what the coming step is made of.
+
+    Raises:
+        InputError: an optimizer that is not supported, queries that do not fit, a recording in ``store`` that belongs
+            to other weights.
+
+    Example:
+        >>> import torch, genkernel as gk
+        >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+        >>> optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+        >>> x, y, label = torch.randn(32, 2), torch.randn(32, 1), torch.arange(32) % 4
+        >>> def loss_fn(module, batch):
+        ...     return (module(batch[0]) - batch[1]).square().mean(1)
+        >>> with gk.record(net, optimizer, loss_fn, groups=lambda ids, batch: label[ids], queries=x[:3],
+        ...                verbose=False) as path:
+        ...     for step in range(10):
+        ...         ids = torch.randperm(32)[:8]
+        ...         path.batch((x[ids], y[ids]), ids=ids)
+        ...         optimizer.zero_grad()
+        ...         loss_fn(net, (x[ids], y[ids])).mean().backward()
+        ...         optimizer.step()
+        >>> parts = path.contributions()
+        >>> parts.sources, parts.values.shape, parts.gap_rel < 0.01
+        ([0, 1, 2, 3, 'rounding'], torch.Size([5, 3, 1]), True)
+    """
+    return Recording(
+        model,
+        optimizer,
+        loss_fn,
+        queries=queries,
+        groups=groups,
+        query_call=query_call,
+        ema=ema,
+        rule=rule,
+        windows=windows,
+        layers=layers,
+        modules=modules,
+        store=store,
+        verbose=verbose,
+    )
+
+
+class Recording:
+    """A recording in progress. Made by :func:`record`.
+
+    Attributes:
+        step: optimizer steps recorded.
+        stopped: why the recording ended before the training did; None while it goes on.
+        skipped: batches whose step was not taken (a gradient scaler's).
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: Any,
+        loss_fn: LossFunction,
+        *,
+        queries: Any,
+        groups: Groups | None,
+        query_call: Call | None,
+        ema: Any,
+        rule: str,
+        windows: int | Sequence[int],
+        layers: bool,
+        modules: Sequence[nn.Module],
+        store: str | Path | None,
+        verbose: bool,
+    ):
+        module, call = plain_module(model)
+        if groups is not None and not callable(groups):
+            raise InputError("groups is a function (ids, batch) -> labels [b]")
+        self._parameters = optimized(module, getattr(optimizer, "optimizer", optimizer))
+        self._coordinates = Coordinates(self._parameters)
+        self._steps = Steps(optimizer, self._parameters, self._coordinates)
+        self._module, self._groups, self._verbose = module, groups, verbose
+        self._rule = parse_rule(rule)
+        self._objective = Objective(module, loss_fn, self._coordinates, modules)
+        self._queries = Queries(module, self._coordinates, queries, query_call or call, layers)
+        self._state = GroupedState(self._coordinates)
+        self._sources = Sources()
+        self._theta = self._coordinates.flat(self._parameters)
+        self._average = Average(module, ema, self._coordinates, self._theta) if ema is not None else None
+        self._average_due = False
+        self._integrator = Integrator(
+            self._queries,
+            self._rule,
+            Windows(windows, len(self._queries.layers), self._queries.count, self._queries.shape),
+            self._average.theta if self._average else self._theta,
+            self._buffers(),
+        )
+        self._pending: Pending | None = None
+        self._before: tuple[Before, dict[int, Tensor]] | None = None
+        self._handles: list[Any] = []
+        self._store = Path(store) if store is not None else None
+        self.step, self.skipped = 0, 0
+        self.stopped: str | None = None
+        self._step_error = self._gradient_error = 0.0
+        self._clock = Clock(self._coordinates.device)
+        if self._store is not None and (self._store / FILE).is_file():
+            self._read_store(self._store / FILE)
+
+    # ------------------------------------------------------------------------ in the loop
+
+    def __enter__(self) -> Recording:
+        if self._handles:
+            raise RecordingError("this recording is in progress already")
+        if not self.step:
+            self._start()
+        optimizer = self._steps.optimizer
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+        self._clock.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        with self._clock.ours():
+            self._guarded(self._settle)
+        self._clock.close()
+        self._pending = self._before = None
+        if self._verbose and kind is None:
+            print(self.describe())
+
+    def batch(self, batch: Any, ids: Any = None, weight: float | Tensor | None = None) -> None:
+        """Name a batch, or a micro-batch, of the coming step, before its forward pass.
+
+        Args:
+            batch: what ``loss_fn`` takes: a pytree of tensors with a leading sample axis b.
+            ids: of the samples ``[b]``, for ``groups``; None where that does not need them.
+            weight: of this micro-batch's mean loss among those of the step (all alike by default), or of every sample
+                ``[b]``. Only ratios matter.
+
+        Raises:
+            InputError, NonFiniteError: before the first step only: the batch, the labels or the losses are not what
+                they have to be. Later on the recording stops instead.
+        """
+        if self.stopped is not None:
+            return
+        if not self._handles:
+            raise RecordingError("batches are named inside of the with-block of the recording")
+        with self._clock.ours():
+            if self.step == 0 and self._pending is None:
+                self._add_batch(batch, ids, weight)
+            else:
+                self._guarded(lambda: self._add_batch(batch, ids, weight))
+
+    def skip(self) -> None:
+        """Forget the batches of a step that will not be taken."""
+        if self._pending is not None:
+            self.skipped += 1
+        self._pending = None
+
+    # ------------------------------------------------------------------------- afterwards
+
+    def contributions(self, *, partial: bool = False) -> PathDecomposition:
+        """What every source did to the outputs so far.
+
+        Args:
+            partial: of a recording that stopped, the steps until then.
+
+        Raises:
+            RecordingError: nothing was recorded, or the recording stopped.
+        """
+        if self.stopped is not None and not partial:
+            raise RecordingError(
+                f"the recording stopped after {self.step} steps: {self.stopped}. contributions(partial=True) gives "
+                "what those steps did"
+            )
+        if not self.step:
+            raise RecordingError("no step was recorded: call path.batch(batch, ids=ids) before each optimizer.step()")
+        with self._clock.ours():
+            if self.stopped is None:
+                self._guarded(self._settle)
+            windows, final = self._integrator.finish()
+        net, gross = windows.stacked(len(self._sources))
+        order = self._sources.order()
+        found = PathDecomposition(
+            sources=[self._sources.names[i] for i in order],
+            net=net[:, order],
+            gross=gross[:, order],
+            layers=list(self._queries.layers),
+            edges=[*windows.edges, self._integrator.step],
+            outputs=torch.stack([*windows.outputs, final]),
+            samples=torch.tensor([self._sources.counts[i] for i in order]),
+            data=[self._sources.is_data(i) for i in order],
+            meta=self._meta(),
+        )
+        found.outputs[0] = self._integrator.initial
+        return found
+
+    @property
+    def overhead(self) -> float:
+        """Time of the recording relative to the loop's own, from the first batch on."""
+        return self._clock.overhead
+
+    def describe(self) -> str:
+        """One line: steps, sources, cost."""
+        groups = sum(self._sources.is_data(i) for i in range(len(self._sources)))
+        line = (
+            f"recorded {self.step} steps, {groups} groups, {self._queries.count} queries: "
+            f"the loop took {1 + self.overhead:.2f}× its own time"
+        )
+        return line + (f"; stopped: {self.stopped}" if self.stopped else "")
+
+    # ----------------------------------------------------------------------------- resume
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that continues the recording, beside the model's and the optimizer's own states."""
+        self._guarded(self._settle)
+        return {
+            "format": "genkernel.recording",
+            "coordinates": self._coordinates.describe(),
+            "kind": self._steps.kind,
+            "rule": self._rule.name,
+            "queries": [self._queries.count, list(self._queries.shape), list(self._queries.layers)],
+            "theta": self._theta,
+            "buffers": {str(a): b for a, b in enumerate(self._state.buffers) if b is not None},
+            "sources": self._sources.state(),
+            "integrator": self._integrator.state(),
+            "now": self._integrator.finish()[1],
+            "average": self._average.state() if self._average else None,
+            "step": self.step,
+            "skipped": self.skipped,
+            "stopped": self.stopped,
+            "errors": [self._step_error, self._gradient_error],
+            "joint": self._objective.joint,
+            "clock": self._clock.state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`, with model, average and optimizer as they were then.
+
+        Raises:
+            InputError: they are not, or the recording is of other queries or another rule.
+        """
+        if not isinstance(state, Mapping) or state.get("format") != "genkernel.recording":
+            raise InputError("this is not the state of a recording")
+        mine = self.state_dict()
+        for key, what in (
+            ("coordinates", "another model (names or shapes of its parameters differ)"),
+            ("kind", "another optimizer"),
+            ("rule", "another rule"),
+            ("queries", "other queries"),
+        ):
+            if state[key] != mine[key]:
+                raise InputError(f"the recording belongs to {what}")
+        if (state["average"] is None) != (self._average is None):
+            raise InputError("the recording was made with ema=, and this one is not, or the other way round")
+        theta = state["theta"].to(self._coordinates.device)
+        if not torch.equal(theta, self._theta):
+            raise InputError(
+                f"the recording was saved at step {state['step']} of a run with other weights: load the model's and "
+                "the optimizer's states of that step first, or record into another folder"
+            )
+        if not torch.allclose(state["now"], mine["now"], rtol=1e-4, atol=1e-6):
+            raise InputError("the recording belongs to other queries (the same weights give other outputs)")
+        self._sources.restore(state["sources"])
+        self._state.grow(len(self._sources))
+        for a, buffer in state["buffers"].items():
+            self._state.set_buffer(int(a), buffer.to(theta.device))
+        self._check_buffers()
+        self._integrator.restore(state["integrator"])
+        if self._average is not None:
+            self._average.restore(state["average"])
+        self.step, self.skipped, self.stopped = int(state["step"]), int(state["skipped"]), state["stopped"]
+        self._step_error, self._gradient_error = state["errors"]
+        self._objective.joint = state["joint"]
+        self._clock.restore(state["clock"])
+
+    def save(self) -> Path:
+        """Write the state into ``store``, atomically: beside every checkpoint of the training.
+
+        Raises:
+            RecordingError: the recording has no folder.
+            OutputError: it cannot be written.
+        """
+        if self._store is None:
+            raise RecordingError("give record(..., store='folder') to save the recording")
+        buffer = io.BytesIO()
+        torch.save(self.state_dict(), buffer)
+        try:
+            self._store.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"the folder {self._store} cannot be made: {error}") from error
+        write_atomic(self._store / FILE, buffer.getvalue())
+        return self._store / FILE
+
+    def _read_store(self, path: Path) -> None:
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+        except Exception as error:
+            raise InputError(f"{path} is not a recording: {error}") from error
+        try:
+            self.load_state_dict(state)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
+    # ------------------------------------------------------------------------------ hooks
+
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        with self._clock.ours():
+            self._guarded(lambda: self._look(args, kwargs))
+
+    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        with self._clock.ours():
+            self._guarded(self._take)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Run a part of the recording; what goes wrong there ends the recording and not the training."""
+        if self.stopped is not None:
+            return
+        try:
+            work()
+        except GenkernelError as error:
+            self._stop(str(error))
+        except Exception as error:  # whatever it is, the training goes on
+            self._stop(f"{type(error).__name__}: {error}")
+
+    def _stop(self, reason: str) -> None:
+        self.stopped = reason
+        self._pending = self._before = None
+        warnings.warn(
+            f"the recording stopped at step {self.step}, the training goes on: {reason}", RecordingWarning, stacklevel=3
+        )
+
+    # -------------------------------------------------------------------- parts of a step
+
+    def _start(self) -> None:
+        """Momentum that is there already belongs to what was before."""
+        held = self._steps.buffers()
+        if any(b is not None and bool(b.any()) for b in held.values()):
+            source = self._sources.extra(BEFORE)
+            self._state.grow(len(self._sources))
+            self._state.set_buffer(source, self._coordinates.flat(held))
+        if self._average is not None and self._average.apart is not None:
+            self._average.start(self._sources.extra(BEFORE))
+            self._state.grow(len(self._sources))
+
+    def _add_batch(self, batch: Any, ids: Any, weight: float | Tensor | None) -> None:
+        n = batches.size(batch)
+        numbers = self._sources.numbers(self._labels(batch, ids, n))
+        self._state.grow(len(self._sources))
+        weights = sample_weights(weight, n)
+        present = sorted(set(numbers.tolist()))
+        gradients = self._objective.group_gradients(batch, weights, numbers, present)
+        new = Gathered(gradients, {a: int((numbers == a).sum()) for a in present})
+        if self._pending is None:
+            self._pending = Pending(new)
+        else:
+            self._pending.add(new, self._gradients_gone())
+
+    def _labels(self, batch: Any, ids: Any, n: int) -> list[Hashable]:
+        if self._groups is None:
+            return ["data"] * n
+        given = self._groups(ids, batch)
+        if isinstance(given, (Tensor, np.ndarray)):
+            given = given.tolist()
+        labels = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else given
+        if not isinstance(labels, list) or len(labels) != n:
+            got = f"{len(labels)} labels" if isinstance(labels, list) else type(given).__name__
+            raise InputError(f"groups(ids, batch) gave {got} for a batch of {n} samples: it gives one label per sample")
+        return labels
+
+    def _gradients_gone(self) -> bool:
+        """The loop has thrown the gradients of the pending batches away: their step was skipped."""
+        return all(p.grad is None or not bool(p.grad.any()) for p in self._parameters.values())
+
+    def _look(self, args: Any, kwargs: Any) -> None:
+        """Before ``step()``: the gradient that it will use, against the groups."""
+        self._before = None
+        if len(args) > 1 or kwargs.get("closure") is not None:
+            # args[0] is the optimizer itself
+            raise RecordingError("step(closure) computes gradients inside of the step, where they cannot be recorded")
+        self._settle()
+        now = self._coordinates.flat(self._parameters)
+        if not torch.equal(now, self._theta):
+            raise RecordingError(self._moved_outside(now))
+        pending, self._pending = self._pending, None
+        if pending is None:
+            raise RecordingError(
+                "optimizer.step() was called without path.batch(batch, ids=ids) since the step before, so what its "
+                "gradient is made of is unknown"
+            )
+        grad = self._coordinates.flat({name: p.grad for name, p in self._parameters.items()})
+        scale = getattr(self._steps.optimizer, "grad_scale", None)
+        if scale is not None:  # fused optimizers divide by it inside of the step
+            grad = grad / scale.to(grad)
+        if not torch.isfinite(grad).all():
+            if getattr(self._steps.optimizer, "found_inf", None) is not None:
+                self.skipped += 1
+                return
+            raise RecordingError("the gradient holds NaN or infinite entries")
+        self._before = self._steps.before(), self._sourced(grad, pending)
+
+    def _sourced(self, grad: Tensor, pending: Pending) -> dict[int, Tensor]:
+        """Source → data gradient ``[P]``, so that they sum to the optimizer's."""
+        best: tuple[agreement.Agreement, Gathered, Tensor] | None = None
+        for choice in pending.choices():
+            total = torch.zeros_like(grad)
+            for g in choice.gradients.values():
+                total.add_(g)
+            found = agreement.compare(grad, total)
+            if best is None or found.error < best[0].error:
+                best = found, choice, total
+            if found.error <= agreement.tolerance(grad.dtype):
+                break
+        assert best is not None
+        found, chosen, total = best
+        if found.error > agreement.tolerance(grad.dtype):
+            raise RecordingError(
+                f"the optimizer's gradient is not a multiple of the sum over the groups (off by {found.error:.1%}): "
+                "loss_fn and the loss of the training differ by more than a factor, or loss_fn is not deterministic "
+                "given the batch (noise drawn inside of it), or the batch is not the one that was trained on"
+            )
+        self.skipped += chosen is not pending.total
+        self._gradient_error = max(self._gradient_error, found.error)
+        for a, count in chosen.counts.items():
+            self._sources.counts[a] += count
+        gradients = {a: g * found.factor for a, g in chosen.gradients.items()}
+        if grad.dtype != torch.float64:
+            # adaptive optimizers enlarge coordinates whose gradient is rounding alone
+            rest = grad - total * found.factor
+            if bool(rest.any()):
+                gradients[self._sources.extra(ROUNDING)] = rest
+        return gradients
+
+    def _take(self) -> None:
+        """After ``step()``: split it, and follow the outputs."""
+        if self._before is None:
+            return
+        (before, gradients), self._before = self._before, None
+        found_inf = getattr(self._steps.optimizer, "found_inf", None)
+        if found_inf is not None and float(found_inf):
+            self.skipped += 1
+            return
+        theta = self._coordinates.flat(self._parameters)
+        steps = self._steps.after(before)
+        decay = self._sources.extra(DECAY) if any(s.coupled or s.decoupled for s in steps) else None
+        self._state.grow(len(self._sources))
+        self._state.advance(steps, gradients, self._theta, decay)
+        del gradients
+        self._check_step(theta)
+        if self._average is None:
+            self._advance(theta, self._state.increment)
+        else:
+            for a in range(len(self._sources)):
+                increment = self._state.increment(a)
+                if increment is not None:
+                    self._average.displace(a, increment)
+            self._average_due = True
+        self._theta, self.step = theta, self.step + 1
+
+    def _advance(self, theta: Tensor, increments: Callable[[int], Tensor | None]) -> None:
+        sources = len(self._sources)
+        buffers = self._buffers()
+        self._integrator.advance(theta, buffers, increments, sources, lambda: self._sources.extra(BUFFERS))
+
+    def _settle(self) -> None:
+        """Look at what the loop does after a step: averages, and buffers."""
+        if self._average is not None and self._average_due:
+            self._average_due = False
+            theta = self._average.update(self._theta)
+            self._advance(theta, self._average.increment)
+        elif self.step:
+            self._integrator.set_buffers(self._buffers(), lambda: self._sources.extra(BUFFERS))
+
+    def _buffers(self) -> dict[str, Tensor]:
+        if self._average is not None:
+            return self._average.buffers()
+        return {name: b.detach() for name, b in self._module.named_buffers()}
+
+    # ----------------------------------------------------------------------------- checks
+
+    def _check_step(self, theta: Tensor) -> None:
+        moved = theta - self._theta
+        off = float((self._state.total_increment() - moved).abs().max())
+        eps = torch.finfo(moved.dtype).eps
+        share = 1e-9 if moved.dtype == torch.float64 else 1e-3
+        largest = float(moved.abs().max())
+        if not off <= 8 * eps * float(theta.abs().max()) + share * largest:
+            raise RecordingError(
+                f"the increments of the sources do not sum to what the step did (off by {off:.1e} of {largest:.1e}): "
+                "the optimizer's step is not that of its class, or something else moved the weights during it"
+            )
+        self._step_error = max(self._step_error, off)
+
+    def _check_buffers(self) -> None:
+        """The optimizer's momentum is the sum of the sources'."""
+        held = self._steps.buffers()
+        if any(b is None for b in held.values()):
+            if (
+                any(b is not None and bool(b.any()) for b in self._state.buffers)
+                and all(b is None for b in held.values())
+                and self._steps.kind == "adam"
+            ):
+                raise InputError("the optimizer has no state: load its state of the step the recording was saved at")
+            return
+        own = self._coordinates.flat(held)
+        off = float((self._state.total_buffer() - own).norm())
+        if off > 1e-2 * float(own.norm()):
+            raise InputError("the optimizer's momentum is not that of the recording: load its state of that step")
+
+    def _moved_outside(self, now: Tensor) -> str:
+        moved = (name for name, part in self._coordinates.parts() if not torch.equal(now[part], self._theta[part]))
+        return (
+            f"parameter {next(moved)!r} was changed outside of the optimizer between two steps (clipped, renormalised, loaded "
+            "or tied?): the increments no longer add up to the path"
+        )
+
+    def _meta(self) -> dict[str, Any]:
+        device = self._coordinates.device
+        return {
+            "optimizer": type(self._steps.optimizer).__name__,
+            "rule": self._rule.name,
+            "steps": self.step,
+            "skipped": self.skipped,
+            "stopped": self.stopped,
+            "parameters": self._coordinates.size,
+            "dtype": str(self._coordinates.dtype).removeprefix("torch."),
+            "device": str(device),
+            "average": self._average is not None,
+            "joint_batches": self._objective.joint,
+            "step_error": self._step_error,
+            "gradient_error": self._gradient_error,
+            "seconds": self._clock.spent,
+            "overhead": self.overhead,
+            "versions": versions(),
+        }
+
+
+def sample_weights(weight: float | Tensor | None, n: int) -> Tensor:
+    """What every sample's loss counts ``[n]``.
+
+    Raises:
+        InputError: neither a finite number nor one per sample.
+    """
+    if isinstance(weight, Tensor) and weight.dim():
+        if tuple(weight.shape) != (n,) or not torch.isfinite(weight).all():
+            raise InputError(f"weight is a number, or one finite number per sample [{n}], not {tuple(weight.shape)}")
+        return weight.detach().double()
+    number = 1.0 if weight is None else float(weight)
+    if not np.isfinite(number):
+        raise InputError(f"weight is a finite number, not {number}")
+    return torch.full((n,), number / n, dtype=torch.float64)
+
+
+def plain_module(model: Any) -> tuple[nn.Module, Call | None]:
+    """The module that trains, without what compiles or distributes it, and how to call it where that is known.
+
+    Raises:
+        InputError: there is none, or several processes train it.
+    """
+    if not isinstance(model, nn.Module):
+        tangent = model if isinstance(model, TangentModel) else getattr(model, "tangent", None)
+        if not isinstance(tangent, TangentModel):
+            raise InputError(f"a recording needs a torch.nn.Module, not {type(model).__name__}")
+        return tangent.module, tangent.call
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        if torch.distributed.get_world_size(model.process_group) > 1:
+            raise InputError(
+                "several processes train this model, and each sees the samples of its own batches only: record a run "
+                "of one process"
+            )
+        model = model.module
+    return getattr(model, "_orig_mod", model), None

@@ -1,0 +1,82 @@
+"""Recorded contributions against their definition, for every optimizer and every kind of loop."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+import genkernel as gk
+from tests.paths import naive
+from tests.paths.runs import train
+
+SGD, RMS, Adam, AdamW, Adagrad = (
+    torch.optim.SGD,
+    torch.optim.RMSprop,
+    torch.optim.Adam,
+    torch.optim.AdamW,
+    torch.optim.Adagrad,
+)
+CONFIGURATIONS = {
+    "sgd": partial(SGD, lr=0.1),
+    "sgd, decay": partial(SGD, lr=0.1, weight_decay=0.1),
+    "momentum": partial(SGD, lr=0.05, momentum=0.8),
+    "momentum, dampening, decay": partial(SGD, lr=0.1, momentum=0.8, dampening=0.3, weight_decay=0.1),
+    "nesterov, decay": partial(SGD, lr=0.05, momentum=0.8, nesterov=True, weight_decay=0.05),
+    "sgd, maximize, decay": partial(SGD, lr=0.02, momentum=0.5, maximize=True, weight_decay=0.1),
+    "rmsprop": partial(RMS, lr=0.001),
+    "rmsprop, centered, decay": partial(RMS, lr=0.001, centered=True, weight_decay=0.1),
+    "rmsprop, momentum": partial(RMS, lr=0.0005, momentum=0.7),
+    "rmsprop, maximize": partial(RMS, lr=0.0005, momentum=0.7, centered=True, maximize=True, weight_decay=0.1),
+    "adam": partial(Adam, lr=0.02),
+    "adam, amsgrad, decay": partial(Adam, lr=0.02, amsgrad=True, weight_decay=0.1),
+    "adam, maximize": partial(Adam, lr=0.01, maximize=True, weight_decay=0.1),
+    "adamw": partial(AdamW, lr=0.02, weight_decay=0.2),
+    "adamw, amsgrad": partial(AdamW, lr=0.02, weight_decay=0.2, amsgrad=True),
+    "adagrad": partial(Adagrad, lr=0.01, lr_decay=0.05, weight_decay=0.05),
+}
+
+
+@pytest.mark.parametrize("clip", [None, 0.05], ids=["", "clipped"])
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_optimizer_is_decomposed_as_the_definition_says(name, clip):
+    path, tape, q = train(CONFIGURATIONS[name], clip=clip, cosine=True, rule="gauss4")
+    parts = path.contributions()
+    expected = naive.contributions(tape, naive.outputs_of(tape.module, q))
+    assert set(parts.sources) == {a for a, c in expected.items() if bool(c.any())}
+    for a, source in enumerate(parts.sources):
+        torch.testing.assert_close(parts.values[a].reshape(-1), expected[source], rtol=1e-9, atol=1e-12)
+    assert parts.gap_rel < 1e-11
+    assert parts.meta["step_error"] < 1e-14
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_rules_converge_at_their_order(name):
+    gaps = {}
+    for rule in ("left", "trapezoid", "midpoint"):
+        halvings = [
+            train(CONFIGURATIONS[name], lr_scale=0.5**k, repeat=2**k, rule=rule)[0].contributions().gap_abs
+            for k in (1, 2, 3)
+        ]
+        gaps[rule] = halvings
+        ratios = [a / b for a, b in zip(halvings, halvings[1:], strict=False)]
+        low, high = (1.6, 2.6) if rule == "left" else (3.0, 5.5)
+        assert all(low < r < high for r in ratios), (rule, ratios)
+    assert 1.6 < gaps["trapezoid"][-1] / gaps["midpoint"][-1] < 2.5  # the midpoint's constant is half as large
+
+
+def test_a_linear_model_is_exact_with_the_left_rule():
+    net = nn.Linear(2, 3).double()
+    x, y = torch.randn(12, 2).double(), torch.randn(12, 3).double()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
+    with gk.record(
+        net, optimizer, lambda m, b: (m(b[0]) - b[1]).square().sum(1), queries=x, rule="left", verbose=False
+    ) as path:
+        for _ in range(10):
+            path.batch((x, y))
+            optimizer.zero_grad()
+            (net(x) - y).square().sum(1).mean().backward()
+            optimizer.step()
+    assert path.contributions().gap_abs < 1e-13
