@@ -40,7 +40,8 @@ class Integrator:
 
     def __init__(self, queries: Queries, rule: Rule, windows: Windows, theta: Tensor, buffers: Buffers):
         self._queries, self._rule, self.windows = queries, rule, windows
-        self._theta, self._buffers = theta, dict(buffers)
+        self._theta = theta
+        self._buffers = {name: value.clone() for name, value in buffers.items()}
         self._waiting: dict[int, Tensor] = {}  # half increments that still need J at the present weights
         self._waiting_buffers: dict[str, Tensor] = self._buffers
         self.step = 0

@@ -42,6 +42,7 @@ from genkernel.tangent.model import Call
 
 Groups = Callable[[Any, Any], Any]
 FILE = "recording.pt"
+_ROUNDING = 1e-12  # share of a step from which on rounding in its gradient is a source of its own
 
 
 def record(
@@ -181,7 +182,7 @@ class Recording:
             self._buffers(),
         )
         self._pending: Pending | None = None
-        self._before: tuple[Before, dict[int, Tensor]] | None = None
+        self._before: tuple[Before, dict[int, Tensor], Tensor] | None = None
         self._handles: list[Any] = []
         self._store = Path(store) if store is not None else None
         self.step, self.skipped = 0, 0
@@ -488,10 +489,10 @@ class Recording:
                 self.skipped += 1
                 return
             raise RecordingError("the gradient holds NaN or infinite entries")
-        self._before = self._steps.before(), self._sourced(grad, pending)
+        self._before = self._steps.before(), *self._sourced(grad, pending)
 
-    def _sourced(self, grad: Tensor, pending: Pending) -> dict[int, Tensor]:
-        """Source → data gradient ``[P]``, so that they sum to the optimizer's."""
+    def _sourced(self, grad: Tensor, pending: Pending) -> tuple[dict[int, Tensor], Tensor]:
+        """Source → data gradient ``[P]``, and what rounding leaves between their sum and the optimizer's ``[P]``."""
         best: tuple[agreement.Agreement, Gathered, Tensor] | None = None
         for choice in pending.choices():
             total = torch.zeros_like(grad)
@@ -514,19 +515,13 @@ class Recording:
         self._gradient_error = max(self._gradient_error, found.error)
         for a, count in chosen.counts.items():
             self._sources.counts[a] += count
-        gradients = {a: g * found.factor for a, g in chosen.gradients.items()}
-        if grad.dtype != torch.float64:
-            # adaptive optimizers enlarge coordinates whose gradient is rounding alone
-            rest = grad - total * found.factor
-            if bool(rest.any()):
-                gradients[self._sources.extra(ROUNDING)] = rest
-        return gradients
+        return {a: g * found.factor for a, g in chosen.gradients.items()}, grad - total * found.factor
 
     def _take(self) -> None:
         """After ``step()``: split it, and follow the outputs."""
         if self._before is None:
             return
-        (before, gradients), self._before = self._before, None
+        (before, gradients, rest), self._before = self._before, None
         found_inf = getattr(self._steps.optimizer, "found_inf", None)
         if found_inf is not None and float(found_inf):
             self.skipped += 1
@@ -534,9 +529,13 @@ class Recording:
         theta = self._coordinates.flat(self._parameters)
         steps = self._steps.after(before)
         decay = self._sources.extra(DECAY) if any(s.coupled or s.decoupled for s in steps) else None
+        # adaptive optimizers enlarge coordinates whose gradient is rounding alone (a bias before a normalisation)
+        enlarged = max((float((rest[s.part] * (s.p * s.rho + s.q)).abs().max()) for s in steps), default=0.0)
+        if enlarged > _ROUNDING * float((theta - self._theta).abs().max()):
+            gradients[self._sources.extra(ROUNDING)] = rest
         self._state.grow(len(self._sources))
         self._state.advance(steps, gradients, self._theta, decay)
-        del gradients
+        del gradients, rest
         self._check_step(theta)
         if self._average is None:
             self._advance(theta, self._state.increment)
@@ -601,8 +600,8 @@ class Recording:
     def _moved_outside(self, now: Tensor) -> str:
         moved = (name for name, part in self._coordinates.parts() if not torch.equal(now[part], self._theta[part]))
         return (
-            f"parameter {next(moved)!r} was changed outside of the optimizer between two steps (clipped, renormalised, loaded "
-            "or tied?): the increments no longer add up to the path"
+            f"parameter {next(moved)!r} was changed outside of the optimizer between two steps (clipped, "
+            "renormalised, loaded or tied?): the increments no longer add up to the path"
         )
 
     def _meta(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 
 import pytest
@@ -61,7 +62,7 @@ def test_rules_converge_at_their_order(name):
             for k in (1, 2, 3)
         ]
         gaps[rule] = halvings
-        ratios = [a / b for a, b in zip(halvings, halvings[1:], strict=False)]
+        ratios = [a / b for a, b in itertools.pairwise(halvings)]
         low, high = (1.6, 2.6) if rule == "left" else (3.0, 5.5)
         assert all(low < r < high for r in ratios), (rule, ratios)
     assert 1.6 < gaps["trapezoid"][-1] / gaps["midpoint"][-1] < 2.5  # the midpoint's constant is half as large
