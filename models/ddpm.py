@@ -74,6 +74,75 @@ def build_unet(recipe: DDPMRecipe) -> UNet2DModel:
     )
 
 
+class DDPMTraining:
+    """The parts of a training run, and its steps: what :func:`train_ddpm` and recordings of it are made of.
+
+    Args:
+        images: the training set ``[n, C, H, W]`` in ``[0, 1]``.
+        recipe: network, schedule and optimisation.
+        device: where to train.
+
+    Attributes:
+        unet, scheduler, average, optimizer: the network that trains (in training mode), its noise scheduler, its
+            averaged copy and its optimizer.
+        parts: everything that has a state, by name.
+    """
+
+    def __init__(self, images: torch.Tensor, recipe: DDPMRecipe, device: str = "cpu"):
+        import torch
+        from diffusers import DDPMScheduler
+        from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
+        from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+        self._recipe, self._device = recipe, device
+        self._data = (images * 2 - 1).to(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            self.unet = build_unet(recipe).to(device).train()
+        self.scheduler = DDPMScheduler(num_train_timesteps=recipe.timesteps, beta_schedule=recipe.beta_schedule)
+        self.average = AveragedModel(self.unet, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
+        self.optimizer = torch.optim.AdamW(self.unet.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
+        warmup = LinearLR(self.optimizer, 1e-2, total_iters=recipe.warmup)
+        cosine = CosineAnnealingLR(self.optimizer, max(1, recipe.steps - recipe.warmup))
+        self._schedule = SequentialLR(self.optimizer, [warmup, cosine], [recipe.warmup])
+        self.parts: dict[str, Any] = {
+            "unet": self.unet,
+            "average": self.average,
+            "optimizer": self.optimizer,
+            "schedule": self._schedule,
+        }
+
+    def batch(self, step: int) -> dict[str, torch.Tensor]:
+        """What a step trains on: ``x`` (x_t), ``t``, the ``target`` noise and the ``ids`` of the images ``[b]``."""
+        import torch
+
+        recipe = self._recipe
+        draw = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
+        ids = torch.randint(len(self._data), (recipe.batch,), generator=draw)
+        noise = torch.randn((recipe.batch, *self._data.shape[1:]), generator=draw).to(self._device)
+        t = torch.randint(recipe.timesteps, (recipe.batch,), generator=draw).to(self._device)
+        noisy = self.scheduler.add_noise(self._data[ids.to(self._device)], noise, t)
+        return {"x": noisy, "t": t, "target": noise, "ids": ids}
+
+    def descend(self, batch: dict[str, torch.Tensor]) -> float:
+        """One step on a batch; returns its loss."""
+        import torch
+
+        loss = ddpm_losses(self.unet, batch).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        self.optimizer.step()
+        self._schedule.step()
+        self.average.update_parameters(self.unet)
+        return float(loss.detach())
+
+
+def ddpm_losses(unet: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The ε-loss of every sample ``[b]``."""
+    return (unet(batch["x"], batch["t"]).sample - batch["target"]).square().flatten(1).mean(1)
+
+
 def train_ddpm(
     images: torch.Tensor,
     out: str | Path,
@@ -105,8 +174,7 @@ def train_ddpm(
         NonFiniteError: the loss diverged; nothing is saved as a pipeline.
     """
     import torch
-    from diffusers import DDPMPipeline, DDPMScheduler
-    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+    from diffusers import DDPMPipeline
     from tqdm.auto import trange
 
     recipe = recipe or DDPMRecipe()
@@ -125,55 +193,26 @@ def train_ddpm(
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(explain(error, out)) from error
-    data = (images * 2 - 1).to(device)
+    training = DDPMTraining(images, recipe, device)
+    start, losses = _resume(out, run, training.parts)
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        unet = build_unet(recipe).to(device)
-    scheduler = DDPMScheduler(num_train_timesteps=recipe.timesteps, beta_schedule=recipe.beta_schedule)
-    average = AveragedModel(unet, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
-    schedule = torch.optim.lr_scheduler.SequentialLR(
-        optimizer,
-        [
-            torch.optim.lr_scheduler.LinearLR(optimizer, 1e-2, total_iters=recipe.warmup),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, recipe.steps - recipe.warmup)),
-        ],
-        [recipe.warmup],
-    )
-    parts = {"unet": unet, "average": average, "optimizer": optimizer, "schedule": schedule}
-    start, losses = _resume(out, run, parts)
-
-    unet.train()
     bar = trange(start, recipe.steps, initial=start, total=recipe.steps, disable=not progress, desc="train")
     for step in bar:
-        draw = torch.Generator().manual_seed(recipe.seed * 1_000_003 + step)
-        index = torch.randint(len(data), (recipe.batch,), generator=draw)
-        noise = torch.randn((recipe.batch, *data.shape[1:]), generator=draw).to(device)
-        t = torch.randint(recipe.timesteps, (recipe.batch,), generator=draw).to(device)
-        noisy = scheduler.add_noise(data[index.to(device)], noise, t)
-        loss = (unet(noisy, t).sample - noise).square().mean()
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        average.update_parameters(unet)
-        losses.append(float(loss.detach()))
+        losses.append(training.descend(training.batch(step)))
         if step % 20 == 0:
             bar.set_postfix(loss=f"{sum(losses[-100:]) / len(losses[-100:]):.4f}")
         if (step + 1) % save_every == 0 and step + 1 < recipe.steps:
-            _save_state(out, run, parts, step + 1, losses)
+            _save_state(out, run, training.parts, step + 1, losses)
 
     if not math.isfinite(sum(losses[-500:])):
         raise NonFiniteError("the training diverged (its loss is not finite): lower the learning rate")
-    pipeline = DDPMPipeline(average.module.eval(), scheduler)
+    pipeline = DDPMPipeline(training.average.module.eval(), training.scheduler)
     pipeline.save_pretrained(out, safe_serialization=True)
     record = {
         "recipe": run.recipe,
         "images": len(images),
         "images_sha256": run.images,
-        "parameters": sum(p.numel() for p in unet.parameters()),
+        "parameters": sum(p.numel() for p in training.unet.parameters()),
         "loss_last_500": sum(losses[-500:]) / max(1, len(losses[-500:])),
         "torch": torch.__version__,
     }

@@ -199,7 +199,8 @@ def _weights(
 
 
 def _flat(model: TangentModel) -> Tensor:
-    return torch.cat([p.detach().double().reshape(-1) for p in model.parameters.values()])
+    tensors = model.tensors(torch.float64)
+    return torch.cat([tensors[name].detach().reshape(-1) for name in model.parameter_names])
 
 
 def _jackknife(raw: Tensor, left: Tensor, right: Tensor) -> Tensor:

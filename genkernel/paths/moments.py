@@ -114,13 +114,16 @@ def exact_moments(
     second = monomials.contraction(state.query, 2 * readout.power) if variance else None
     means, variances = [], []
     for k in range(steps + 1):
-        moments = moments if k == 0 else operator @ moments
+        with np.errstate(over="ignore", invalid="ignore"):  # said below
+            moments = moments if k == 0 else operator @ moments
         if not np.isfinite(moments).all():
             raise NonFiniteError(f"the moments diverge: infinity at step {k}; take a smaller eta")
         means.append(float(first @ moments))
         if second is not None:
             variances.append(max(float(second @ moments) - means[-1] ** 2, 0.0))
-    return Moments(eta * np.arange(steps + 1), np.array(means), np.array(variances) if variance else None)
+    return Moments(
+        eta * np.arange(steps + 1, dtype=np.float64), np.array(means), np.array(variances) if variance else None
+    )
 
 
 class _State:
@@ -260,21 +263,26 @@ class _Monomials:
     def power(self, batches: list[tuple[float, Array]] | None, mean: Array, noise: Array) -> Array:
         """E[M ⊗ … ⊗ M] ``[D, D]`` over batches; to second order their mean and covariance are enough."""
         basis = self._basis()
-        if batches is not None:
-            found = sum(chance * self._everywhere(basis, matrix) for chance, matrix in batches)
-            return self._matrix(np.asarray(found))
-        found = self._everywhere(basis, mean)
-        if self.order == 2:
-            found = found + sum(self._everywhere(basis, matrix) for matrix in noise)
-        return self._matrix(np.asarray(found))
+        found = np.zeros_like(basis)
+        if batches is None:
+            found += self._everywhere(basis, mean)
+            for matrix in noise if self.order == 2 else ():
+                found += self._everywhere(basis, matrix)
+        for chance, matrix in batches or ():
+            found += chance * self._everywhere(basis, matrix)
+        return self._matrix(found)
 
     def generator(self, drift: Array, noise: Array) -> Array:
         """d/dt of the moments ``[D, D]``: drift on every factor, noise on every pair of factors."""
         basis = self._basis()
-        found = sum(self._at(basis, drift, a) for a in range(self.order))
+        found = np.zeros_like(basis)
+        for a in range(self.order):
+            found += self._at(basis, drift, a)
         for a, b in itertools.combinations(range(self.order), 2):
-            found = found + sum(self._at(self._at(basis, matrix, a), matrix, b) for matrix in noise if matrix.any())
-        return self._matrix(np.asarray(found))
+            for matrix in noise:
+                if matrix.any():
+                    found += self._at(self._at(basis, matrix, a), matrix, b)
+        return self._matrix(found)
 
     def contraction(self, query: Array, power: int) -> Array:
         """The row ``[D]`` that takes the moments to E(q·u)^power; the last entry of u is 1 and fills up the order."""

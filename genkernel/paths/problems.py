@@ -72,8 +72,12 @@ class Problem:
     def hessian_product(self, theta: Tensor, vectors: Tensor) -> Tensor:
         """∇²L v per run ``[R, P]``, forward over reverse."""
 
+        def loss(t: Tensor) -> Tensor:
+            return self.losses(t, self.data).mean()
+
         def one(t: Tensor, v: Tensor) -> Tensor:
-            return jvp(grad(lambda p: self.losses(p, self.data).mean()), (t,), (v,))[1]
+            product: Tensor = jvp(grad(loss), (t,), (v,))[1]
+            return product
 
         return vmap(one)(theta, vectors)
 
@@ -95,7 +99,7 @@ class LinearRegression(Problem):
                 f"a linear regression takes inputs [n, P] and targets [n], not {tuple(x.shape)} and {tuple(y.shape)}"
             )
         self.x, self.y = x.detach().double(), y.detach().double()
-        super().__init__(lambda t, pair: 0.5 * (pair[0] @ t - pair[1]).square(), (self.x, self.y), x.shape[1])
+        super().__init__(_half_squares, (self.x, self.y), x.shape[1])
 
     def loss(self, theta: Tensor) -> Tensor:
         return 0.5 * self._residuals(theta).square().mean(1)
@@ -118,6 +122,11 @@ class LinearRegression(Problem):
 
     def _residuals(self, theta: Tensor) -> Tensor:
         return theta @ self.x.T - self.y
+
+
+def _half_squares(theta: Tensor, pair: tuple[Tensor, Tensor]) -> Tensor:
+    x, y = pair
+    return 0.5 * (x @ theta - y).square()
 
 
 def model_problem(model: TangentModel | nn.Module, loss_fn: LossFunction, data: Any) -> tuple[Problem, Tensor]:

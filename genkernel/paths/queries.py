@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from genkernel.errors import InputError
 from genkernel.paths.coordinates import Coordinates
 from genkernel.tangent import TangentModel, batches
-from genkernel.tangent.jvp import Route, backward, choose, require_finite
+from genkernel.tangent.jvp import Route, backward, choose, faster, require_finite
 from genkernel.tangent.model import Call
 from genkernel.tangent.passes import guarded
 
@@ -109,19 +109,21 @@ class Queries:
     def _by_directions(
         self, model: TangentModel, tensors: dict[str, Tensor], pairs: list[tuple[int, Tensor]]
     ) -> list[tuple[int, Tensor]]:
+        names = self.coordinates.names
         if self._route is None:
             few = batches.take(self.batch, slice(0, 2))
             self._route, _ = choose(model, tensors, few, model.dtype)
-        found = []
-        for number, d in pairs:
-            views = self.coordinates.views(d)
-            parts = torch.zeros(len(self.layers), self.count, *self.shape, dtype=torch.float64)
-            for layer, index in self._members.items():
-                own = {self.coordinates.names[i]: views[self.coordinates.names[i]] for i in index}
-                _, (product,) = self._route.products(model, tensors, self.batch, [own])
-                parts[layer] = product.double().cpu()
-            found.append((number, parts))
-        return found
+            some = [self.coordinates.views(d) for _, d in pairs]
+            self._route = faster(model, tensors, few, self._route, some)
+        found = torch.zeros(len(pairs), len(self.layers), self.count, *self.shape, dtype=torch.float64)
+        for layer, index in self._members.items():
+            along = []
+            for _, d in pairs:
+                views = self.coordinates.views(d)
+                along.append({names[k]: views[names[k]] for k in index})
+            _, products = self._route.products(model, tensors, self.batch, along)
+            found[:, layer] = torch.stack(products).double().cpu()
+        return [(number, found[k]) for k, (number, _) in enumerate(pairs)]
 
     def _by_rows(
         self, model: TangentModel, tensors: dict[str, Tensor], pairs: list[tuple[int, Tensor]]

@@ -352,12 +352,16 @@ def _observed(
             final.append(theta)
             if keep:
                 kept.append(block)
+    mean, variance, mean_stderr, variance_stderr = (part.cpu().numpy() for part in sums.moments())
     return Simulation(
-        eta * np.array(looked, dtype=np.float64),
-        *(part.cpu().numpy() for part in sums.moments()),
-        len(starts),
-        torch.cat(final),
-        torch.cat(kept, 1).cpu().numpy() if keep else None,
+        times=eta * np.array(looked, dtype=np.float64),
+        mean=mean,
+        variance=variance,
+        mean_stderr=mean_stderr,
+        variance_stderr=variance_stderr,
+        runs=len(starts),
+        final=torch.cat(final),
+        values=torch.cat(kept, 1).cpu().numpy() if keep else None,
     )
 
 

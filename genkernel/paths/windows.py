@@ -29,7 +29,7 @@ class Windows:
 
     def __init__(self, windows: int | Sequence[int], layers: int, count: int, shape: tuple[int, ...]):
         self._most = 0
-        if isinstance(windows, int) and not isinstance(windows, bool):
+        if isinstance(windows, int):
             if windows < 1:
                 raise InputError(f"windows is at least 1, or the steps at which windows start, not {windows}")
             # pairs are merged, so the number is even

@@ -1,0 +1,69 @@
+#!/usr/bin/env python
+"""Train a small DDPM and record which noise levels each noise level was learned from.
+
+    python scripts/record_ddpm.py MNIST --out runs/ddpm-path --steps 2000 --download
+    genkernel path runs/ddpm-path
+
+An interrupted run continues from its last saved state when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> None:
+    from genkernel.data import load_images
+    from genkernel.experiments.ddpm_path import record_ddpm
+    from genkernel.models.ddpm import DDPMRecipe
+
+    args = _parser().parse_args(arguments)
+    recipe = DDPMRecipe(steps=args.steps, batch=args.batch, seed=args.seed, size=args.size)
+    options = {"size": args.size, "channels": 1, "seed": args.seed, "download": args.download, "root": args.root}
+    train = load_images(args.data, split="train", limit=args.limit, **options)
+    test = load_images(args.data, split="test", limit=256, **options)
+    print(train.describe())
+    parts = record_ddpm(
+        train.images,
+        test.images,
+        args.out,
+        recipe,
+        buckets=args.buckets,
+        per_bucket=args.per_bucket,
+        rule=args.rule,
+        save_every=args.save_every,
+        progress=not args.quiet,
+    )
+    print(parts)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", help="folder of images, .npz, or torchvision data set name")
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--size", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, help="train on a random subset of this many images")
+    parser.add_argument("--buckets", type=int, default=8, help="noise buckets (default %(default)s)")
+    parser.add_argument("--per-bucket", type=int, default=2, help="queries per bucket (default %(default)s)")
+    parser.add_argument("--rule", default="midpoint")
+    parser.add_argument("--save-every", type=int, default=100)
+    parser.add_argument("--download", action="store_true", help="let torchvision download the data set")
+    parser.add_argument("--root", help="where torchvision data sets are kept")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+if __name__ == "__main__":
+    from genkernel.errors import GenkernelError
+
+    try:
+        main()
+    except GenkernelError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted: the same command continues from the last saved state")
