@@ -35,6 +35,8 @@ _HOMES = {
     "plan_sketch": "genkernel.tangent",
     "SketchForecast": "genkernel.tangent",
     "record": "genkernel.paths",
+    "tape": "genkernel.paths.tape",  # genkernel.paths.tape is a module
+    "replay": "genkernel.paths.replay",
     "PathDecomposition": "genkernel.paths",
     "load_images": "genkernel.data",
     "Denoiser": "genkernel.diffusion",
@@ -56,7 +58,7 @@ if TYPE_CHECKING:
     from genkernel.data import load_images
     from genkernel.diffusion import Denoiser, NoiseSchedule
     from genkernel.errors import GenkernelError
-    from genkernel.paths import PathDecomposition, record
+    from genkernel.paths import PathDecomposition, record, replay, tape
     from genkernel.tangent import (
         Forecast,
         Kernel,

@@ -2,5 +2,7 @@
 
 from genkernel.paths.decomposition import Part, PathDecomposition
 from genkernel.paths.recorder import Recording, record
+from genkernel.paths.replay import Replay, replay
+from genkernel.paths.tape import Tape, tape
 
-__all__ = ["Part", "PathDecomposition", "Recording", "record"]
+__all__ = ["Part", "PathDecomposition", "Recording", "Replay", "Tape", "record", "replay", "tape"]

@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from genkernel.errors import InputError, NonFiniteError
 from genkernel.paths.coordinates import Coordinates
+from genkernel.paths.random_state import State, random_state, set_random_state
 from genkernel.tangent import TangentModel, batches
+from genkernel.tangent.jvp import Route
 from genkernel.tangent.restore import random_state_kept, restored
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
@@ -40,6 +43,8 @@ class Objective:
 
     Attributes:
         joint: samples see each other, or the loss is random; None until a batch has shown it.
+        vectorised: gradients of several samples can be made at a time; likewise.
+        route: to directional derivatives of the losses; likewise.
     """
 
     def __init__(self, module: nn.Module, loss: LossFunction, coordinates: Coordinates, others: Sequence[nn.Module]):
@@ -48,10 +53,12 @@ class Objective:
         self.model = TangentModel(module, loss, params=coordinates.names)
         self.coordinates, self.others = coordinates, list(others)
         self.joint: bool | None = None
+        self.vectorised: bool | None = None
+        self.route: Route | None = None
 
     @contextmanager
-    def training(self) -> Iterator[None]:
-        """The network as it trains; everything is put back on exit."""
+    def training(self, random: State | None = None) -> Iterator[None]:
+        """The network as it trains, from a random state if one is given; everything is put back on exit."""
         device = self.model.device
         with ExitStack() as stack:
             stack.enter_context(torch.inference_mode(False))
@@ -62,6 +69,8 @@ class Objective:
                 stack.enter_context(restored(other))
                 stack.enter_context(_buffers_kept(other))
             stack.enter_context(torch.enable_grad())
+            if random is not None:
+                set_random_state(random, device)
             yield
 
     def group_gradients(self, batch: Any, weights: Tensor, groups: Tensor, labels: Sequence[int]) -> dict[int, Tensor]:
@@ -85,7 +94,7 @@ class Objective:
             weights = weights.to(self.model.device)
             tensors = self.model.tensors()
             if self.joint is None and len(groups) > 1:
-                self.joint = self._coupled() or self._measured(tensors, batch)
+                self.joint = self.is_joint(tensors, batch)
             if self.joint or len(groups) == 1:
                 return self._jointly(tensors, batch, weights, groups, labels)
             found = {}
@@ -93,7 +102,7 @@ class Objective:
                 rows = (groups == label).nonzero().flatten()
                 part = batch if len(rows) == len(groups) else batches.take(batch, rows.to(self.model.device))
                 losses = self.losses(tensors, part)
-                found[label] = self._pull(tensors, losses, weights[rows.to(weights.device)])
+                found[label] = self.pull(tensors, losses, weights[rows.to(weights.device)])
             return found
 
     def losses(self, tensors: dict[str, Tensor], batch: Any) -> Tensor:
@@ -119,11 +128,12 @@ class Objective:
         groups = groups.to(weights.device)
         last = labels[-1]
         return {
-            label: self._pull(tensors, losses, torch.where(groups == label, weights, 0.0), retain=label != last)
+            label: self.pull(tensors, losses, torch.where(groups == label, weights, 0.0), retain=label != last)
             for label in labels
         }
 
-    def _pull(self, tensors: dict[str, Tensor], losses: Tensor, weights: Tensor, retain: bool = False) -> Tensor:
+    def pull(self, tensors: dict[str, Tensor], losses: Tensor, weights: Tensor, retain: bool = False) -> Tensor:
+        """Σ weight × gradient of the loss ``[P]``."""
         names = self.coordinates.names
         found: Sequence[Tensor | None] = [None] * len(names)
         if losses.requires_grad:
@@ -131,17 +141,16 @@ class Objective:
             found = torch.autograd.grad(losses, leaves, weights.to(losses), retain_graph=retain, allow_unused=True)
         return self.coordinates.flat(dict(zip(names, found, strict=True)))
 
-    def _coupled(self) -> bool:
-        """Batch normalisation in training mode, which may refuse parts of a batch."""
-        return any(module.training and isinstance(module, _BatchNorm) for module in self.model.module.modules())
-
-    def _measured(self, tensors: dict[str, Tensor], batch: Any) -> bool:
+    def is_joint(self, tensors: dict[str, Tensor], batch: Any) -> bool:
         """Whether losses of half a batch differ from those in the whole batch, or need random numbers."""
+        # batch normalisation in training mode may refuse parts of a batch
+        if any(module.training and isinstance(module, _BatchNorm) for module in self.model.module.modules()):
+            return True
         device = self.model.device
-        before = _random_state(device)
+        before = random_state(device)
         whole = self.losses(tensors, batch).detach()
-        if not all(torch.equal(a, b) for a, b in zip(before, _random_state(device), strict=True)):
-            _set_random_state(device, before)
+        if not np.array_equal(before, random_state(device)):
+            set_random_state(before, device)
             return True
         near = _SAME.get(self.model.dtype, _SAME_COARSE) * (float(whole.double().abs().max()) or 1.0)
         n = len(whole)
@@ -150,17 +159,6 @@ class Objective:
             if float((alone - whole[rows]).double().abs().max()) > near:
                 return True
         return False
-
-
-def _random_state(device: torch.device) -> list[Tensor]:
-    states = [torch.get_rng_state()]
-    return states + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
-
-
-def _set_random_state(device: torch.device, states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(states[1], device)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ directions at once, which also gives every layer's part for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -138,7 +138,20 @@ class Queries:
         shape = (len(self.layers), self.count, *self.shape)
         return [(number, found[k].view(shape)) for k, (number, _) in enumerate(pairs)]
 
-    def rows(self, model: TangentModel, tensors: dict[str, Tensor]) -> Iterable[tuple[int, int, dict[str, Tensor]]]:
+    def columns(self) -> dict[int, list[slice]]:
+        """Number of a layer → its coordinates."""
+        return {layer: [self.coordinates.slices[k] for k in index] for layer, index in self._members.items()}
+
+    def jacobian(self, theta: Tensor, buffers: Mapping[str, Tensor] | None) -> Tensor:
+        """All rows of J(θ) ``[m · outputs, P]``, by query and then output."""
+        model = self.at(theta, buffers)
+        found = torch.empty(self.count * self.scalars, self.coordinates.size, dtype=theta.dtype, device=theta.device)
+        with guarded(model), model.evaluating():
+            for i, o, row in self.rows(model, model.tensors()):
+                found[i * self.scalars + o] = self.coordinates.flat(row)
+        return found
+
+    def rows(self, model: TangentModel, tensors: dict[str, Tensor]) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
         """Rows of J one at a time, as (query, scalar output, gradient by name)."""
         for i in range(self.count):
             one = batches.take(self.batch, slice(i, i + 1))
@@ -148,6 +161,3 @@ class Queries:
                 w = torch.zeros_like(out)
                 w.view(-1)[o] = 1
                 yield i, o, backward(model, tensors, out, w, retain=o + 1 < self.scalars)
-
-
-QueryCall = Callable[[nn.Module, Any], Tensor]

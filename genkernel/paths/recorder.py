@@ -470,7 +470,7 @@ class Recording:
         if len(args) > 1 or kwargs.get("closure") is not None:
             # args[0] is the optimizer itself
             raise RecordingError("step(closure) computes gradients inside of the step, where they cannot be recorded")
-        self._settle()
+        self._follow_average()
         now = self._coordinates.flat(self._parameters)
         if not torch.equal(now, self._theta):
             raise RecordingError(self._moved_outside(now))
@@ -552,13 +552,17 @@ class Recording:
         buffers = self._buffers()
         self._integrator.advance(theta, buffers, increments, sources, lambda: self._sources.extra(BUFFERS))
 
-    def _settle(self) -> None:
-        """Look at what the loop does after a step: averages, and buffers."""
+    def _follow_average(self) -> None:
+        """Loops update averages after the step, so it is looked at before the next one."""
         if self._average is not None and self._average_due:
             self._average_due = False
             theta = self._average.update(self._theta)
             self._advance(theta, self._average.increment)
-        elif self.step:
+
+    def _settle(self) -> None:
+        """Take in what happened since the last step."""
+        self._follow_average()
+        if self.step:
             self._integrator.set_buffers(self._buffers(), lambda: self._sources.extra(BUFFERS))
 
     def _buffers(self) -> dict[str, Tensor]:

@@ -1,0 +1,570 @@
+"""``replay()``: a taped training run again, backwards, for what every single sample did to every query.
+
+The optimizer's memory is put on the side of the queries. With the linear form of a step
+(:mod:`genkernel.paths.linear_step`) and the rows J̄_k of the queries' mean Jacobian, one row per scalar output,
+
+    Λ_k = α_{k+1} Λ_{k+1} - J̄_k p_k        what the first-moment buffer of step k still does
+    A_k = Λ_k ρ_k - J̄_k q_k               what its gradient does
+    C_{i,k} = A_k c_k ∇ℓ_i                 sample i of step k, with the factor c_k between loss and gradient
+
+from the last step to the first, so that memory grows with the number of rows and not of samples. The weights are needed
+in reverse order: stretches between two copies of the tape are run again one at a time.
+"""
+
+from __future__ import annotations
+
+import copy as copying
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from genkernel.errors import InputError, RecordingError
+from genkernel.paths.agreement import tolerance
+from genkernel.paths.coordinates import Coordinates
+from genkernel.paths.decomposition import PathDecomposition
+from genkernel.paths.linear_step import LinearStep, Steps
+from genkernel.paths.objective import LossFunction, Objective
+from genkernel.paths.quadrature import Rule, parse_rule
+from genkernel.paths.queries import Queries
+from genkernel.paths.recorder import plain_module, sample_weights
+from genkernel.paths.sample_products import sample_products
+from genkernel.paths.sources import BEFORE, BUFFERS, DECAY, RESERVED, Label
+from genkernel.paths.tape import SAMPLED, Taped, sampled_entries
+from genkernel.runs import versions
+from genkernel.tangent import batches
+from genkernel.tangent.model import Call
+from genkernel.tangent.plan import parse_memory
+from genkernel.tangent.spool import Spool
+
+Array = NDArray[np.float64]
+_DRIFT = {torch.float64: 1e-8, torch.float32: 1e-2}  # of weights over a stretch, relative to what they moved
+
+
+@dataclass
+class Replay:
+    """What every visit of a training sample did to every query. Made by :func:`replay`.
+
+    Attributes:
+        ids: of the sample of each visit ``[V]``.
+        steps: training step of each visit ``[V]``.
+        extras: what else the tape says of each visit, name → ``[V]`` (of numbers per sample).
+        values: contributions ``[V, L, m, *out]`` float64.
+        others: sources that are not data → ``[N, L, m, *out]`` by training step.
+        layers: L names.
+        copies: steps at which the outputs are known.
+        outputs: f there ``[len(copies), m, *out]``.
+        meta: how it was made.
+    """
+
+    ids: NDArray[Any]
+    steps: NDArray[np.int64]
+    extras: dict[str, NDArray[Any]]
+    values: Array
+    others: dict[str, Array]
+    layers: list[str]
+    copies: list[int]
+    outputs: Array
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def visits(self) -> int:
+        """V."""
+        return len(self.ids)
+
+    def per_sample(self) -> tuple[NDArray[Any], Array]:
+        """Distinct ids ``[n]`` and what each did in all its visits ``[n, m, *out]``."""
+        ids, index = np.unique(self.ids, return_inverse=True)
+        found = np.zeros((len(ids), *self.values.shape[2:]))
+        np.add.at(found, index, self.values.sum(1))
+        return ids, found
+
+    def contributions(
+        self,
+        groups: Callable[..., Any] | None = None,
+        edges: list[int] | None = None,
+    ) -> PathDecomposition:
+        """Visits gathered into sources and windows of time.
+
+        Args:
+            groups: ``groups(ids, **extras)`` gives a label per visit ``[V]``, also from what the tape says beside the
+                ids; every sample by itself by default.
+            edges: steps at which windows start, among :attr:`copies` (for windows whose own gap is known); one window
+                by default.
+
+        Raises:
+            InputError: labels or edges do not fit.
+        """
+        labels = self.ids if groups is None else np.asarray(groups(self.ids, **self.extras))
+        if labels.shape != self.ids.shape:
+            raise InputError(
+                f"groups gave labels of shape {labels.shape} for {self.visits} visits: one per visit, please"
+            )
+        if any(str(label) in RESERVED for label in np.unique(labels)):
+            raise InputError(
+                f"labels may not be {', '.join(map(repr, RESERVED))}: these name sources that are not data"
+            )
+        cuts = sorted({self.copies[0], self.copies[-1], *(edges or [])})
+        if any(step not in self.copies for step in cuts):
+            raise InputError(f"edges are among the steps with copies of the weights, {self.copies}")
+        names, index = np.unique(labels, return_inverse=True)
+        data: list[Label] = [name.item() for name in names]
+        extra = [name for name in RESERVED if name in self.others]
+        shape = (len(cuts) - 1, len(data) + len(extra), *self.values.shape[1:])
+        net, gross = np.zeros(shape), np.zeros(shape[:4])
+        steps_of = np.searchsorted(cuts, self.steps, side="right") - 1
+        np.add.at(net, (steps_of, index), self.values)
+        # the size of a source in one step is that of the sum of its visits
+        order = np.lexsort((index, self.steps))
+        key = np.stack([self.steps[order], index[order]])
+        starts = np.flatnonzero(np.r_[True, (key[:, 1:] != key[:, :-1]).any(0)]) if len(order) else np.zeros(0, int)
+        if len(starts):
+            per_step = np.add.reduceat(self.values[order], starts)
+            where = steps_of[order][starts], index[order][starts]
+            np.add.at(gross, where, _sizes(per_step))
+        for number, name in enumerate(extra, start=len(data)):
+            windows = np.searchsorted(cuts, np.arange(len(self.others[name])), side="right") - 1
+            np.add.at(net[:, number], windows, self.others[name])
+            np.add.at(gross[:, number], windows, _sizes(self.others[name]))
+        kept = [self.copies.index(step) for step in cuts]
+        return PathDecomposition(
+            sources=[*data, *extra],
+            net=torch.from_numpy(net),
+            gross=torch.from_numpy(gross),
+            layers=list(self.layers),
+            edges=cuts,
+            outputs=torch.from_numpy(self.outputs[kept]),
+            samples=torch.from_numpy(np.r_[np.bincount(index, minlength=len(data)), np.zeros(len(extra), int)]),
+            data=[True] * len(data) + [False] * len(extra),
+            meta=dict(self.meta),
+        )
+
+
+def replay(
+    folder: str | Path,
+    model: Any,
+    batch_of: Callable[..., Any],
+    loss_fn: LossFunction,
+    *,
+    queries: Any,
+    query_call: Call | None = None,
+    rule: str = "trapezoid",
+    layers: bool = False,
+    memory: str | int = "4GiB",
+    progress: bool | None = None,
+) -> Replay:
+    """Run a tape again and decompose the outputs at the queries into what every visit of a sample did.
+
+    As for :func:`genkernel.record`, a contribution is conditional on the path and on the preconditioner: **not** what
+    leaving the sample out would change.
+
+    Args:
+        folder: of :func:`genkernel.tape`.
+        model: a network of the taped structure, in the mode that it trained in; a copy of it is run.
+        batch_of: ``batch_of(ids, **extras)`` makes the batch that the tape names, for ``loss_fn``.
+        loss_fn: as for :func:`genkernel.record`.
+        queries, query_call, layers: likewise. One row in parameter space is held per query and scalar output: few of
+            them are cheap, images are not.
+        rule: for the mean Jacobian of a step, likewise.
+        memory: for the weights and coefficients of one stretch; beyond it they wait in files.
+        progress: show a progress bar (by default in a terminal).
+
+    Raises:
+        MissingError, InputError: the tape is not whole, or belongs to another network.
+        RecordingError: a replayed gradient or the weights at the next copy are not the tape's: the data behind the ids
+            have changed, or the loss is not the one that was trained.
+    """
+    return _Replayer(
+        Taped(folder), model, batch_of, loss_fn, queries, query_call, parse_rule(rule), layers, parse_memory(memory)
+    ).run(progress)
+
+
+@dataclass
+class _Step:
+    """One step of the stretch that is at hand."""
+
+    linear: list[LinearStep]
+    batches: list[tuple[dict[str, Any], Tensor]]  # what the tape says, and the weight of every sample
+    factor: float
+
+
+class _Replayer:
+    def __init__(
+        self,
+        taped: Taped,
+        model: Any,
+        batch_of: Callable[..., Any],
+        loss_fn: LossFunction,
+        queries: Any,
+        query_call: Call | None,
+        rule: Rule,
+        layers: bool,
+        memory: int,
+    ):
+        module, call = plain_module(model)
+        self._taped, self._batch_of, self._rule, self._memory = taped, batch_of, rule, memory
+        self._module = copying.deepcopy(module)
+        named = dict(self._module.named_parameters())
+        wanted = taped.head["coordinates"]
+        if [[n, list(named[n].shape)] for n, _ in wanted if n in named] != wanted:
+            raise InputError(f"{taped.folder} is the tape of another model (names or shapes of its parameters differ)")
+        self._parameters = {name: named[name] for name, _ in wanted}
+        self._coordinates = Coordinates(self._parameters)
+        self._objective = Objective(self._module, loss_fn, self._coordinates, [])
+        self._load(0)
+        self._queries = Queries(self._module, self._coordinates, queries, query_call or call, layers)
+        self._sampled = sampled_entries(self._coordinates)
+        self._rows = self._queries.count * self._queries.scalars
+        self._shape = (len(self._queries.layers), self._queries.count, *self._queries.shape)
+        self._columns = self._queries.columns()
+
+    def run(self, progress: bool | None) -> Replay:
+        stretches = list(pairwise(self._taped.copies))
+        zeros = torch.zeros(self._rows, self._coordinates.size, dtype=self._coordinates.dtype)
+        self._carry = zeros.to(self._coordinates.device)
+        self._others: dict[str, Array] = {}
+        visits: list[tuple[int, dict[str, Any], Array]] = []
+        outputs = {self._taped.steps: self._outputs_at(self._taped.steps)}
+        self._gap_of_weights = 0.0
+        with tqdm(
+            total=2 * self._taped.steps, disable=None if progress is None else not progress, desc="replay"
+        ) as bar:
+            self._end = self._rows_at(*self._state_at(self._taped.steps))
+            for first, last in reversed(stretches):
+                with Spool(self._memory) as spool:
+                    steps = self._forward(first, last, spool, bar)
+                    visits += self._backward(first, steps, spool, bar)
+                outputs[first] = self._outputs_at(first)
+        self._before_the_first()
+        visits.reverse()
+        return self._gathered(visits, [outputs[step] for step in self._taped.copies])
+
+    # ---------------------------------------------------------------------- forward in time
+
+    def _forward(self, first: int, last: int, spool: Spool, bar: Any) -> list[_Step]:
+        """Run a stretch; θ, buffers and coefficients of its steps wait in the spool."""
+        arrays, taped = self._taped.stretch(first)
+        optimizer = self._load(first)
+        steps = Steps(optimizer, self._parameters, self._coordinates)
+        by_step: dict[int, list[dict[str, Any]]] = {}
+        for row in taped:
+            by_step.setdefault(int(row["step"]), []).append(row)
+        found = []
+        theta = self._coordinates.flat(self._parameters)
+        moved = 0.0
+        for number, step in enumerate(range(first, last)):
+            held = {"theta": theta.cpu()}
+            buffers = {f"buffer:{n}": b.detach().cpu().clone() for n, b in self._module.named_buffers()}
+            self._set_options(optimizer, arrays["options"][number])
+            chosen, gradient, factor = self._gradient(step, by_step.get(step, []), arrays, number)
+            active = dict(zip(self._coordinates.names, arrays["active"][number].tolist(), strict=True))
+            for name, view in self._coordinates.views(gradient * factor).items():
+                self._parameters[name].grad = view.to(self._parameters[name].dtype).clone() if active[name] else None
+            before = steps.before()
+            optimizer.step()
+            linear = steps.after(before)
+            for k, one in enumerate(linear):
+                for key in ("rho", "p", "q"):
+                    value = getattr(one, key)
+                    if isinstance(value, Tensor):
+                        held[f"{key}:{k}"] = value.cpu()
+                        setattr(one, key, math.nan)
+            spool.put(str(number), {**held, **buffers})
+            found.append(_Step(linear, chosen, factor))
+            now = self._coordinates.flat(self._parameters)
+            moved += float((now - theta).double().norm())
+            theta = now
+            bar.update()
+        after = {f"buffer:{n}": b.detach().cpu().clone() for n, b in self._module.named_buffers()}
+        spool.put("end", {"theta": theta.cpu(), **after})
+        expected = self._coordinates.flat(self._taped.copy(last)["parameter"])
+        off = float((expected - theta).double().norm()) / max(moved, 1e-300)
+        self._gap_of_weights = max(self._gap_of_weights, off)
+        if off > _DRIFT.get(theta.dtype, 0.1):
+            raise RecordingError(
+                f"the replay of steps {first} to {last} ends {off:.1%} of its length away from the tape's weights: "
+                "something else than the optimizer moved them, or the hyperparameters of the run are not the tape's"
+            )
+        return found
+
+    def _gradient(
+        self, step: int, made_of: list[dict[str, Any]], arrays: Mapping[str, Any], number: int
+    ) -> tuple[list[tuple[dict[str, Any], Tensor]], Tensor, float]:
+        """The gradient of the batches that a step was made of, and the number between it and the optimizer's."""
+        size, entries = float(arrays["size"][number]), torch.from_numpy(arrays["entries"][number])
+        parts: list[tuple[dict[str, Any], Tensor, Tensor]] = []
+        for row in made_of:
+            batch, weights = self._batch(row)
+            with self._objective.training(row["random"]):
+                tensors = self._objective.model.tensors()
+                losses = self._objective.losses(tensors, batch)
+                gradient = self._objective.pull(tensors, losses, weights)
+                buffers = {name: tensors[name] for name, _ in self._module.named_buffers()}
+            with torch.no_grad():  # the forward pass wrote to stand-ins of the running statistics
+                for name, buffer in self._module.named_buffers():
+                    buffer.copy_(buffers[name])
+            parts.append((row, weights, gradient))
+        since = max((i for i, row in enumerate(made_of) if bool(row["gone"])), default=0)
+        worst = math.inf
+        for begin in dict.fromkeys((0, since, len(parts) - 1)):
+            total = sum((g for _, _, g in parts[begin:]), torch.zeros_like(parts[0][2]))
+            factor, off = self._between(total, size, entries)
+            if off <= 10 * tolerance(total.dtype):
+                return [(row, weights) for row, weights, _ in parts[begin:]], total, factor
+            worst = min(worst, off)
+        raise RecordingError(
+            f"the gradient of step {step} is not the tape's (off by {worst:.1%}): the data behind its ids have "
+            "changed, batch_of does not make the batch that was trained on, or loss_fn is another loss"
+        )
+
+    def _between(self, gradient: Tensor, size: float, entries: Tensor) -> tuple[float, float]:
+        """The factor, and by how much the entries that the tape holds miss it."""
+        norm = float(gradient.double().norm())
+        if not norm or not size:
+            return 0.0, 0.0 if norm == size else 1.0
+        own = torch.zeros(SAMPLED, dtype=torch.float64)
+        for name, places, numbers in self._sampled:
+            part = self._coordinates.slices[self._coordinates.names.index(name)]
+            own[places] = gradient[part][numbers.to(gradient.device)].double().cpu()
+        factor = math.copysign(size / norm, float(own @ entries) or 1.0)
+        # entries that are small by chance are held to the size that entries have
+        typical = size * math.sqrt(SAMPLED / len(gradient))
+        return factor, float((entries - factor * own).norm()) / max(float(entries.norm()), typical)
+
+    # --------------------------------------------------------------------- backward in time
+
+    def _backward(
+        self, first: int, steps: list[_Step], spool: Spool, bar: Any
+    ) -> list[tuple[int, dict[str, Any], Array]]:
+        visits = []
+        after = spool.take("end")
+        for number in reversed(range(len(steps))):
+            held, step = spool.take(str(number)), first + number
+            theta, buffers = self._unpacked(held)
+            theta_after, buffers_after = self._unpacked(after)
+            rows = self._mean_rows(theta, buffers, theta_after, buffers_after)
+            self._buffers_moved(step, theta_after, buffers, buffers_after)
+            drive = self._transposed(steps[number].linear, held, rows, theta, step)
+            for row, weights in reversed(steps[number].batches):
+                values = self._samples(row, weights, drive, theta, buffers, steps[number])
+                visits.append((step, row, values))
+            after = held
+            bar.update()
+        return visits
+
+    def _transposed(
+        self, linear: list[LinearStep], held: Mapping[str, Tensor], rows: Tensor, theta: Tensor, step: int
+    ) -> Tensor:
+        """A_k with the sign of the data gradient ``[R, P]``; decay's own part is taken on the way."""
+        drive = torch.zeros_like(rows)
+        for k, s in enumerate(linear):
+            rho, p, q = (
+                held[f"{key}:{k}"].to(theta.device) if f"{key}:{k}" in held else getattr(s, key)
+                for key in ("rho", "p", "q")
+            )
+            J, own = rows[:, s.part], torch.zeros_like(rows[:, s.part])
+            if s.buffered:
+                kept = self._carry[:, s.part] - J * p
+                own = kept * rho
+                self._carry[:, s.part] = kept * s.alpha
+            own = own - J * q
+            drive[:, s.part] = own * s.sign
+            if s.coupled or s.decoupled:
+                pulled = torch.zeros_like(drive[:, s.part])
+                if s.coupled:
+                    pulled += own * s.coupled
+                if s.decoupled:
+                    pulled -= J * s.decoupled
+                self._add_other(DECAY, step, pulled * theta[s.part], s.part)
+        return drive
+
+    def _samples(
+        self,
+        row: dict[str, Any],
+        weights: Tensor,
+        drive: Tensor,
+        theta: Tensor,
+        buffers: Mapping[str, Tensor],
+        step: _Step,
+    ) -> Array:
+        """Contributions ``[b, L, m, *out]`` of the samples of a micro-batch."""
+        batch, _ = self._batch(row)
+        model = self._objective.model.at({**self._coordinates.views(theta), **buffers}, strict=False)
+        random = row["random"] if len(row["random"]) else None
+        with self._objective.training():
+            products = sample_products(
+                self._objective, model, batch, drive, self._columns, len(self._queries.layers), random
+            )
+        scaled = products * (weights.to(products) * step.factor)[:, None, None]
+        return self._by_query(scaled.cpu().numpy())
+
+    # ------------------------------------------------------------------------------- parts
+
+    def _batch(self, row: Mapping[str, Any]) -> tuple[Any, Tensor]:
+        extras = {name.removeprefix("extra:"): value for name, value in row.items() if name.startswith("extra:")}
+        ids = row["ids"]
+        given = torch.from_numpy(ids.copy()) if ids.dtype.kind in "iub" else ids
+        tensors = {
+            name: torch.from_numpy(np.array(value)) if value.dtype.kind != "U" else value
+            for name, value in extras.items()
+        }
+        weight = torch.from_numpy(row["weight"].copy()) if "weight" in row else None
+        try:
+            batch = self._batch_of(
+                given, **{n: v.item() if getattr(v, "ndim", 1) == 0 else v for n, v in tensors.items()}
+            )
+        except Exception as error:
+            raise InputError(f"batch_of(ids, …) failed for the batch of step {int(row['step'])}: {error}") from error
+        return batches.move(batch, self._coordinates.device), sample_weights(weight, len(ids))
+
+    def _mean_rows(
+        self, theta: Tensor, buffers: Mapping[str, Tensor], theta_after: Tensor, buffers_after: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Rows of J̄ ``[R, P]`` by the rule."""
+        total, end = torch.zeros_like(self._carry), self._end
+        for node, weight in zip(self._rule.nodes, self._rule.weights, strict=True):
+            if node == 1.0 and all(torch.equal(b, buffers_after[n]) for n, b in buffers.items()):
+                total.add_(end, alpha=weight)
+                continue
+            at = torch.lerp(theta, theta_after, node)
+            here = self._rows_at(at, buffers)
+            total.add_(here, alpha=weight)
+            if node == 0.0:
+                self._end = here
+        return total
+
+    def _rows_at(self, theta: Tensor, buffers: Mapping[str, Tensor]) -> Tensor:
+        """Rows of J ``[R, P]``, where the rule needs them at the ends of steps."""
+        return self._queries.jacobian(theta, buffers)
+
+    def _buffers_moved(
+        self, step: int, theta: Tensor, before: Mapping[str, Tensor], after: Mapping[str, Tensor]
+    ) -> None:
+        if all(torch.equal(value, after[name]) for name, value in before.items()):
+            return
+        change = self._queries.outputs(theta, after) - self._queries.outputs(theta, before)
+        value = np.zeros(self._shape)
+        value[-1] = change.numpy()
+        self._others.setdefault(BUFFERS, np.zeros((self._taped.steps, *self._shape)))[step] += value
+
+    def _before_the_first(self) -> None:
+        """Momentum that was there before the tape."""
+        optimizer = self._load(0)
+        held = Steps(optimizer, self._parameters, self._coordinates).buffers()
+        if any(b is not None and bool(b.any()) for b in held.values()):
+            self._add_other(BEFORE, 0, self._carry * self._coordinates.flat(held), slice(0, self._coordinates.size))
+
+    def _add_other(self, name: str, step: int, products: Tensor, part: slice) -> None:
+        """Add Σ over coordinates of products ``[R, c]``, by layer."""
+        by_layer = np.zeros((1, len(self._queries.layers), self._rows))
+        for layer, columns in self._columns.items():
+            for own in columns:
+                begin, end = max(own.start, part.start), min(own.stop, part.stop)
+                if begin < end:
+                    by_layer[0, layer] += (
+                        products[:, begin - part.start : end - part.start].double().sum(1).cpu().numpy()
+                    )
+        found = self._others.setdefault(name, np.zeros((self._taped.steps, *self._shape)))
+        found[step] += self._by_query(by_layer)[0]
+
+    def _by_query(self, values: Array) -> Array:
+        """``[b, L, R]`` → ``[b, L, m, *out]``."""
+        return values.reshape(len(values), *self._shape)
+
+    def _unpacked(self, held: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        device = self._coordinates.device
+        buffers = {n.removeprefix("buffer:"): b.to(device) for n, b in held.items() if n.startswith("buffer:")}
+        return held["theta"].to(device), buffers
+
+    def _state_at(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        saved = self._taped.copy(step)
+        device = self._coordinates.device
+        return (
+            self._coordinates.flat({n: t.to(device) for n, t in saved["parameter"].items()}),
+            {n: t.to(device) for n, t in saved["buffer"].items()},
+        )
+
+    def _outputs_at(self, step: int) -> Array:
+        return self._queries.outputs(*self._state_at(step)).numpy()
+
+    def _load(self, step: int) -> torch.optim.Optimizer:
+        """The network and an optimizer as they were before a step."""
+        saved = self._taped.copy(step)
+        with torch.no_grad():
+            for name, p in self._module.named_parameters():
+                p.copy_(saved["parameter"].get(name, saved["frozen"].get(name, p)))
+            for name, b in self._module.named_buffers():
+                if name in saved["buffer"]:
+                    b.copy_(saved["buffer"][name])
+        groups = [
+            {**group["options"], "params": [self._parameters[name] for name in group["parameters"]]}
+            for group in self._taped.head["groups"]
+        ]
+        for group in groups:
+            group.pop("initial_lr", None)
+            for flag in ("fused", "foreach"):
+                group.pop(flag, None)
+            if "betas" in group:
+                group["betas"] = tuple(group["betas"])
+        kind = getattr(torch.optim, self._taped.head["optimizer"])
+        optimizer: torch.optim.Optimizer = kind(groups)
+        state = {}
+        for key, value in saved["state"].items():
+            entry, _, name = key.partition(":")
+            state.setdefault(name, {})[entry] = value
+        for name, entry in state.items():
+            p = self._parameters[name]
+            optimizer.state[p] = {k: v.to(p.device) if v.dim() else v.clone() for k, v in entry.items()}
+        return optimizer
+
+    def _set_options(self, optimizer: torch.optim.Optimizer, row: NDArray[np.float64]) -> None:
+        for group, taped, values in zip(optimizer.param_groups, self._taped.head["groups"], row, strict=True):
+            for name, value in zip(taped["numbers"], values.tolist(), strict=False):
+                key, _, index = name.partition(":")
+                if key not in group:
+                    continue
+                if index:
+                    pair = list(group[key])
+                    pair[int(index)] = value
+                    group[key] = tuple(pair)
+                else:
+                    group[key] = bool(value) if isinstance(group[key], bool) else value
+
+    def _gathered(self, visits: list[tuple[int, dict[str, Any], Array]], outputs: list[Array]) -> Replay:
+        extras: dict[str, NDArray[Any]] = {}
+        for name in [key for key in visits[0][1] if key.startswith("extra:")]:
+            found = [np.broadcast_to(row[name], (len(row["ids"]), *row[name].shape[1:])) for _, row, _ in visits]
+            extras[name.removeprefix("extra:")] = np.concatenate(found)
+        return Replay(
+            ids=np.concatenate([row["ids"] for _, row, _ in visits]),
+            steps=np.concatenate([np.full(len(row["ids"]), step) for step, row, _ in visits]),
+            extras=extras,
+            values=np.concatenate([values for _, _, values in visits]),
+            others=self._others,
+            layers=list(self._queries.layers),
+            copies=list(self._taped.copies),
+            outputs=np.stack(outputs),
+            meta={
+                "optimizer": self._taped.head["optimizer"],
+                "rule": self._rule.name,
+                "steps": self._taped.steps,
+                "parameters": self._coordinates.size,
+                "dtype": str(self._coordinates.dtype).removeprefix("torch."),
+                "replayed": True,
+                "weights_off": self._gap_of_weights,
+                "versions": versions(),
+            },
+        )
+
+
+def _sizes(values: Array) -> Array:
+    """Norms over the outputs: ``[…, L, m, *out]`` with one leading axis → ``[…, L, m]``."""
+    return np.sqrt(np.square(values).reshape(*values.shape[:3], -1).sum(-1))

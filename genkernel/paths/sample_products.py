@@ -1,0 +1,131 @@
+"""Products of every sample's loss gradient with given rows, by layer.
+
+With the rows A ``[R, P]``: ⟨A_r, ∇ℓ_i⟩ over the coordinates of each layer. Samples that do not see each other have
+their gradients made a few at a time and multiplied with all rows; in a batch whose samples do, or where the loss is
+random, every row gives one directional derivative of the whole batch's losses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from genkernel.paths.objective import Objective
+from genkernel.paths.random_state import Seeded, State
+from genkernel.tangent import TangentModel, batches
+from genkernel.tangent.jvp import _UNSUPPORTED, choose
+
+Columns = Mapping[int, Sequence[slice]]
+ENTRIES = 1 << 25  # of sample gradients that are held together
+
+
+def sample_products(
+    objective: Objective,
+    model: TangentModel,
+    batch: Any,
+    rows: Tensor,
+    columns: Columns,
+    layers: int,
+    random: State | None = None,
+) -> Tensor:
+    """⟨A_r, ∇ℓ_i⟩ by layer, in the training scope of the objective.
+
+    Args:
+        objective: whose losses; its ``joint`` is found out where it is not known.
+        model: the losses as a function of the weights, at the weights they are asked at.
+        batch: b samples.
+        rows: ``[R, P]``.
+        columns: layer → its coordinates.
+        layers: L.
+        random: the random state that the batch's forward pass starts from, where it draws numbers.
+
+    Returns:
+        ``[b, L, R]`` float64.
+    """
+    tensors = model.tensors()
+    if objective.joint is None and batches.size(batch) > 1:
+        objective.joint = objective.is_joint(tensors, batch)
+    if objective.joint or random is not None:
+        seeded = model if random is None else Seeded(model, random)
+        return _along_rows(objective, seeded, tensors, batch, rows, columns, layers)
+    return _per_sample(objective, model, tensors, batch, rows, columns, layers)
+
+
+def _per_sample(
+    objective: Objective,
+    model: TangentModel,
+    tensors: dict[str, Tensor],
+    batch: Any,
+    rows: Tensor,
+    columns: Columns,
+    layers: int,
+) -> Tensor:
+    n, names = batches.size(batch), objective.coordinates.names
+    found = torch.zeros(n, layers, len(rows), dtype=torch.float64)
+    width = max(1, ENTRIES // objective.coordinates.size)
+    held = {name: t.detach() for name, t in tensors.items()}
+
+    def loss(own: dict[str, Tensor], one: Any) -> Tensor:
+        whole = tree_map(lambda leaf: leaf[None] if isinstance(leaf, Tensor) else leaf, one)
+        return model.run({**held, **own}, whole)[0]
+
+    def together(part: Any) -> dict[str, Tensor]:
+        axes = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, part)
+        return torch.vmap(torch.func.grad(loss), in_dims=(None, axes))({name: held[name] for name in names}, part)
+
+    def one_by_one(part: Any) -> dict[str, Tensor]:
+        gradients = []
+        for i in range(batches.size(part)):
+            losses = objective.losses(tensors, batches.take(part, slice(i, i + 1)))
+            gradients.append(objective.coordinates.views(objective.pull(tensors, losses, torch.ones(1))))
+        return {name: torch.stack([g[name] for g in gradients]) for name in names}
+
+    for first in range(0, n, width):
+        part = batches.take(batch, slice(first, first + width))
+        if objective.vectorised is None:
+            objective.vectorised = _agree(together, one_by_one, batches.take(part, slice(0, 2)))
+        gradients = (together if objective.vectorised else one_by_one)(part)
+        flat = torch.cat([gradients[name].flatten(1) for name in names], 1)
+        for layer, own in columns.items():
+            for part_of in own:
+                product = flat[:, part_of].to(rows) @ rows[:, part_of].T
+                found[first : first + width, layer] += product.double().cpu()
+    return found
+
+
+def _agree(together: Any, one_by_one: Any, part: Any) -> bool:
+    """Whether the network can be differentiated for several samples at a time, and gives the same."""
+    expected = one_by_one(part)
+    try:
+        found = together(part)
+    except _UNSUPPORTED:
+        return False
+    off = sum(float((found[n] - g).double().square().sum()) for n, g in expected.items())
+    size = sum(float(g.double().square().sum()) for g in expected.values())
+    dtype = next(iter(expected.values())).dtype
+    return off <= (1e-9 if dtype == torch.float64 else 1e-4) ** 2 * size
+
+
+def _along_rows(
+    objective: Objective,
+    model: TangentModel,
+    tensors: dict[str, Tensor],
+    batch: Any,
+    rows: Tensor,
+    columns: Columns,
+    layers: int,
+) -> Tensor:
+    if objective.route is None:
+        objective.route, _ = choose(model, tensors, batch, model.dtype)
+    found = torch.zeros(batches.size(batch), layers, len(rows), dtype=torch.float64)
+    for r, row in enumerate(rows):
+        views = objective.coordinates.views(row)
+        for layer, own in columns.items():
+            inside = {name: views[name] for name, part in objective.coordinates.parts() if part in own}
+            _, (product,) = objective.route.products(model, tensors, batch, [inside])
+            found[:, layer, r] = product.double().cpu()
+    return found

@@ -1,0 +1,460 @@
+"""``tape()``: so little of a training run that it costs nothing, and so much that it can be run again.
+
+A tape holds the initial weights and copies every √N steps (with buffers and the optimizer's state), and of every step
+which samples it was made of, what they were turned into (timesteps, noise seeds), the hyperparameters in force, the
+size of the gradient that the optimizer saw and a few of its entries. Clip factors and loss scales need not be told:
+they follow from the size. :func:`genkernel.replay` runs it again, backwards, and answers for every single sample.
+
+A tape is a folder:
+
+* ``tape.json``: what it is a tape of;
+* ``weights-<step>.safetensors``: parameters, buffers and optimizer state before that step;
+* ``steps-<step>.npz``: the steps from there on.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from genkernel.errors import GenkernelError, InputError, MissingError, OutputError, RecordingError, RecordingWarning
+from genkernel.paths.clock import Clock
+from genkernel.paths.coordinates import Coordinates, optimized
+from genkernel.paths.linear_step import Steps
+from genkernel.paths.random_state import random_state
+from genkernel.paths.recorder import plain_module
+from genkernel.runs import read_json, versions, write_atomic
+from genkernel.runs.atomic import explain
+
+FORMAT = "genkernel.tape"
+SAMPLED = 64  # entries of every gradient that are kept
+Arrays = dict[str, NDArray[Any]]
+
+
+def tape(
+    model: Any, optimizer: Any, store: str | Path, *, steps: int | None = None, every: int | None = None, **notes: Any
+) -> Tape:
+    """Tape a training loop, for :func:`genkernel.replay`.
+
+    Args:
+        model: the network that trains.
+        optimizer: as for :func:`genkernel.record`.
+        store: the folder; a tape that is there is continued from the last copy whose weights are the model's.
+        steps: how many steps are to come; copies are then kept every √steps.
+        every: steps between two copies, instead.
+        notes: what JSON can hold, for the reader of the tape.
+
+    Returns:
+        A context manager; in it, ``tape.batch(ids, t=…, seed=…)`` names what the coming step is made of.
+
+    Raises:
+        InputError: neither or both of ``steps`` and ``every``, an optimizer that is not supported, a folder with the
+            tape of another run.
+        OutputError: the folder cannot be written to.
+
+    Example:
+        >>> import tempfile, torch, genkernel as gk
+        >>> net = torch.nn.Linear(3, 1)
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+        >>> x, y = torch.randn(20, 3), torch.randn(20, 1)
+        >>> folder = tempfile.mkdtemp()
+        >>> with gk.tape(net, optimizer, folder, steps=16) as run:
+        ...     for step in range(16):
+        ...         ids = torch.randperm(20)[:4]
+        ...         run.batch(ids)
+        ...         optimizer.zero_grad()
+        ...         (net(x[ids]) - y[ids]).square().mean().backward()
+        ...         optimizer.step()
+        >>> found = gk.replay(folder, net, lambda ids: (x[ids], y[ids]),
+        ...                   lambda m, b: (m(b[0]) - b[1]).square().mean(1), queries=x[:2])
+        >>> found.visits, found.contributions().gap_rel < 1e-3
+        (64, True)
+    """
+    if (steps is None) == (every is None):
+        raise InputError("say how many steps are to come (steps=), or how many lie between two copies (every=)")
+    spacing = every if every is not None else math.ceil(math.sqrt(max(1, steps or 1)))
+    if spacing < 1:
+        raise InputError(f"every is at least 1 step, not {every}")
+    return Tape(model, optimizer, Path(store), spacing, notes)
+
+
+class Tape:
+    """A tape that runs. Made by :func:`tape`.
+
+    Attributes:
+        step: optimizer steps taped.
+        stopped: why it ended before the training did; None while it goes on.
+    """
+
+    def __init__(self, model: Any, optimizer: Any, folder: Path, every: int, notes: Mapping[str, Any]):
+        self._module, _ = plain_module(model)
+        self._parameters = optimized(self._module, getattr(optimizer, "optimizer", optimizer))
+        self._coordinates = Coordinates(self._parameters)
+        self._steps = Steps(optimizer, self._parameters, self._coordinates)
+        self._folder, self._every = folder, every
+        self._sample = sampled_entries(self._coordinates)
+        self._handles: list[Any] = []
+        self._rows: list[dict[str, Any]] = []
+        self._row: dict[str, Any] | None = None
+        self._batches: list[dict[str, Any]] = []
+        self._named = False
+        self.step = self._start = 0
+        self._copied: int | None = None
+        self.stopped: str | None = None
+        self._clock = Clock(self._coordinates.device)
+        self._head = {
+            "format": FORMAT,
+            "version": 1,
+            "coordinates": self._coordinates.describe(),
+            "optimizer": type(self._steps.optimizer).__name__,
+            "groups": self._group_names(),
+            "every": every,
+            "notes": dict(notes),
+            "versions": versions(),
+        }
+        self._open()
+
+    def __enter__(self) -> Tape:
+        optimizer = self._steps.optimizer
+        self._handles = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+        self._clock.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        with self._clock.ours():
+            self._guarded(self._finish)
+        self._clock.close()
+
+    @property
+    def overhead(self) -> float:
+        """Time of the taping relative to the loop's own."""
+        return self._clock.overhead
+
+    def batch(self, ids: Any, weight: float | Tensor | None = None, **extras: Any) -> None:
+        """Name a batch, or a micro-batch, of the coming step, before its forward pass.
+
+        Args:
+            ids: of the samples ``[b]``, numbers or strings.
+            weight: as for :meth:`genkernel.paths.Recording.batch`.
+            extras: whatever the batch is made from beside them: numbers, or arrays with one row per sample.
+
+        Raises:
+            InputError: before the first step only; later on the tape stops instead.
+        """
+        if self.stopped is not None:
+            return
+        if not self._handles:
+            raise RecordingError("batches are named inside of the with-block of the tape")
+        with self._clock.ours():
+            if self.step == self._start and not self._named:
+                self._add(ids, weight, extras)
+            else:
+                self._guarded(lambda: self._add(ids, weight, extras))
+
+    # --------------------------------------------------------------------------- private
+
+    def _guarded(self, work: Any) -> None:
+        if self.stopped is not None:
+            return
+        try:
+            work()
+        except Exception as error:  # whatever it is, the training goes on
+            self.stopped = str(error) if isinstance(error, GenkernelError) else f"{type(error).__name__}: {error}"
+            warnings.warn(
+                f"the tape stopped at step {self.step}, the training goes on: {self.stopped}",
+                RecordingWarning,
+                stacklevel=4,
+            )
+
+    def _add(self, ids: Any, weight: float | Tensor | None, extras: Mapping[str, Any]) -> None:
+        if not self._named and (self._copied is None or self.step - self._copied >= self._every):
+            self._flush()
+            self._copy()
+        array = as_array(ids, "ids")
+        if array.ndim != 1 or not len(array):
+            raise InputError(f"ids name the samples of the batch [b], not an array of shape {array.shape}")
+        row: dict[str, Any] = {"ids": array, "step": self.step, "gone": self._named and self._gradients_gone()}
+        for name, value in extras.items():
+            row[f"extra:{name}"] = as_array(value, name)
+        if weight is not None:
+            row["weight"] = as_array(weight, "weight").astype(np.float64)
+        row["random"] = random_state(self._coordinates.device)
+        self._batches.append(row)
+        self._named = True
+
+    def _gradients_gone(self) -> bool:
+        return all(p.grad is None or not bool(p.grad.any()) for p in self._parameters.values())
+
+    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        with self._clock.ours():
+            self._guarded(lambda: self._look(args, kwargs))
+
+    def _look(self, args: Any, kwargs: Any) -> None:
+        self._row = None
+        if len(args) > 1 or kwargs:
+            raise RecordingError("step(closure) computes gradients inside of the step, where they cannot be taped")
+        if not self._named:
+            raise RecordingError("optimizer.step() was called without tape.batch(ids) since the step before")
+        now = random_state(self._coordinates.device)
+        for row in self._batches:
+            if row["step"] == self.step and np.array_equal(row["random"], now):
+                row["random"] = now[:0]  # nothing was drawn since: the loss is not random
+        given = [(name, p.grad) for name, p in self._parameters.items() if p.grad is not None]
+        scale = getattr(self._steps.optimizer, "grad_scale", None)
+        sizes = torch.stack(torch._foreach_norm([g.to_dense() if g.is_sparse else g for _, g in given]))
+        size = float(sizes.double().norm())
+        entries = torch.zeros(SAMPLED, dtype=torch.float64)
+        grads = dict(given)
+        for name, places, numbers in self._sample:
+            g = grads.get(name)
+            if g is not None:
+                entries[places] = (g.to_dense() if g.is_sparse else g).detach().reshape(-1)[numbers].double().cpu()
+        if scale is not None:
+            size, entries = size / float(scale), entries / float(scale)
+        if not math.isfinite(size):
+            if getattr(self._steps.optimizer, "found_inf", None) is None:
+                raise RecordingError("the gradient holds NaN or infinite entries")
+            return
+        active = np.array([name in grads for name in self._coordinates.names])
+        self._row = {"size": size, "entries": entries.numpy(), "options": self._options(), "active": active}
+
+    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        with self._clock.ours():
+            self._guarded(self._take)
+
+    def _take(self) -> None:
+        row, self._row = self._row, None
+        found_inf = getattr(self._steps.optimizer, "found_inf", None)
+        if row is None or (found_inf is not None and float(found_inf)):
+            # the step was not taken: its batches stay, marked as earlier ones of the next
+            return
+        self._rows.append(row)
+        self.step += 1
+        self._named = False
+
+    def _options(self) -> list[list[float]]:
+        """Numbers among the hyperparameters of every group, in the order of :func:`option_names`."""
+        return [flat_options(group) for group in self._steps.optimizer.param_groups]
+
+    def _group_names(self) -> list[dict[str, Any]]:
+        """Per parameter group: the names of its parameters and its options, for an optimizer of the same kind."""
+        mine = {id(p): name for name, p in self._parameters.items()}
+        groups = []
+        for group in self._steps.optimizer.param_groups:
+            options = {k: v for k, v in group.items() if k not in ("params", "param_names")}
+            plain = {k: float(v) if isinstance(v, Tensor) else v for k, v in options.items()}
+            names = [mine[id(p)] for p in group["params"] if id(p) in mine]
+            groups.append({"parameters": names, "options": plain, "numbers": option_names(group)})
+        return groups
+
+    # ----------------------------------------------------------------------------- files
+
+    def _open(self) -> None:
+        path = self._folder / "tape.json"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(explain(error, self._folder)) from error
+        if not path.is_file() or not copies_in(self._folder):
+            return
+        head = read_json(path)
+        for key, what in (("format", "something else"), ("coordinates", "another model"), ("every", "another every=")):
+            if head.get(key) != self._head[key]:
+                raise InputError(f"{self._folder} holds a tape of {what}: choose another folder")
+        here = self._coordinates.flat(self._parameters)
+        for step in sorted(copies_in(self._folder), reverse=True):
+            saved = load_file(self._folder / copy_name(step))
+            if torch.equal(self._coordinates.flat({n: saved[f"parameter:{n}"] for n in self._coordinates.names}), here):
+                self.step = self._start = step
+                return
+        raise InputError(
+            f"{self._folder} holds a tape of a run that never had these weights at one of its copies: load the states "
+            "of such a step, or choose another folder"
+        )
+
+    def _copy(self) -> None:
+        tensors = {f"parameter:{name}": p.detach() for name, p in self._parameters.items()}
+        others = {name: p for name, p in self._module.named_parameters() if name not in self._parameters}
+        tensors |= {f"frozen:{name}": p.detach() for name, p in others.items()}
+        tensors |= {f"buffer:{name}": b.detach() for name, b in self._module.named_buffers()}
+        for name, p in self._parameters.items():
+            for key, value in self._steps.optimizer.state.get(p, {}).items():
+                if value is not None:
+                    held = value if isinstance(value, Tensor) else torch.tensor(float(value))
+                    tensors[f"state:{key}:{name}"] = held.detach()
+        contents = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
+        if self._copied is None:
+            write_atomic(self._folder / "tape.json", json.dumps(self._head, indent=1) + "\n")
+        write_atomic(self._folder / copy_name(self.step), to_safetensors(contents))
+        if self._copied is None:  # what an earlier, interrupted run taped beyond this step
+            for file in (*self._folder.glob("weights-*"), *self._folder.glob("steps-*")):
+                if _number_in(file) > self.step or (_number_in(file) == self.step and file.suffix == ".npz"):
+                    file.unlink()
+        self._copied = self.step
+
+    def _flush(self) -> None:
+        """Write the steps since the last copy."""
+        if not self._rows:
+            return
+        first = self.step - len(self._rows)
+        arrays: Arrays = {
+            "size": np.array([row["size"] for row in self._rows]),
+            "entries": np.stack([row["entries"] for row in self._rows]),
+            "options": np.array([row["options"] for row in self._rows]),
+            "active": np.stack([row["active"] for row in self._rows]),
+            "batches": np.array(len(self._batches)),
+        }
+        for i, row in enumerate(self._batches):
+            arrays |= {f"{i}:{name}": np.asarray(value) for name, value in row.items()}
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_atomic(self._folder / steps_name(first), buffer.getvalue())
+        self._rows, self._batches = [], []
+
+    def _finish(self) -> None:
+        self._flush()
+        self._copy()
+        write_atomic(self._folder / "tape.json", json.dumps({**self._head, "steps": self.step}, indent=1) + "\n")
+
+
+def option_names(group: Mapping[str, Any]) -> list[str]:
+    """Names of the hyperparameters of a group that are numbers, flags or pairs of numbers."""
+    found = []
+    for key in sorted(group):
+        value = group[key]
+        if isinstance(value, (bool, int, float)) or (isinstance(value, Tensor) and value.numel() == 1):
+            found.append(key)
+        elif isinstance(value, (tuple, list)) and key != "params" and all(_is_number(v) for v in value):
+            found += [f"{key}:{i}" for i in range(len(value))]
+    return found
+
+
+def flat_options(group: Mapping[str, Any]) -> list[float]:
+    """Their values, in the same order."""
+    found = []
+    for name in option_names(group):
+        key, _, index = name.partition(":")
+        found.append(float(group[key][int(index)] if index else group[key]))
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+
+
+def as_array(value: Any, name: str) -> NDArray[Any]:
+    """Numbers or strings as an array that a file can hold.
+
+    Raises:
+        InputError: it is something else.
+    """
+    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if array.dtype.kind not in "biufU":
+        raise InputError(f"{name} are numbers or strings, not {array.dtype}")
+    return array
+
+
+def sampled_entries(coordinates: Coordinates) -> list[tuple[str, list[int], Tensor]]:
+    """Which entries of every gradient are kept: (parameter, their places among the kept ones, their numbers)."""
+    draw = np.random.Generator(np.random.PCG64(0))
+    chosen = np.sort(draw.choice(coordinates.size, size=SAMPLED, replace=coordinates.size < SAMPLED))
+    found = []
+    for name, part in coordinates.parts():
+        places = np.flatnonzero((chosen >= part.start) & (chosen < part.stop))
+        if len(places):
+            found.append((name, places.tolist(), torch.from_numpy(chosen[places] - part.start)))
+    return found
+
+
+def copy_name(step: int) -> str:
+    return f"weights-{step:08d}.safetensors"
+
+
+def steps_name(step: int) -> str:
+    return f"steps-{step:08d}.npz"
+
+
+def _number_in(file: Path) -> int:
+    return int(file.stem.rpartition("-")[2])
+
+
+def copies_in(folder: Path) -> list[int]:
+    """Steps of which the folder has a copy of the weights."""
+    return sorted(map(_number_in, folder.glob("weights-*.safetensors")))
+
+
+class Taped:
+    """A finished tape, read.
+
+    Args:
+        folder: of :func:`tape`.
+
+    Attributes:
+        steps: N.
+        copies: steps with a copy of the weights, 0 and N among them.
+        head: ``tape.json``.
+
+    Raises:
+        MissingError: there is no tape, or a part of it is gone.
+        InputError: it is something else, or too short.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not (self.folder / "tape.json").is_file():
+            raise MissingError(f"there is no tape at {self.folder} (tape.json is missing)")
+        self.head = read_json(self.folder / "tape.json")
+        if self.head.get("format") != FORMAT:
+            raise InputError(f"{self.folder} is not a tape of a training run")
+        copies = copies_in(self.folder)
+        starts = sorted(map(_number_in, self.folder.glob("steps-*.npz")))
+        # of a run that was killed everything up to its last copy is there
+        self.copies = [0, *(step for step in copies if step and any(start < step for start in starts))]
+        self.steps = self.copies[-1]
+        if not self.steps:
+            raise InputError(f"{self.folder} holds the tape of a run that ended before its second copy of the weights")
+        for first in self.copies[:-1]:
+            if first not in starts or first not in copies:
+                raise MissingError(
+                    f"{self.folder} lacks {steps_name(first) if first in copies else copy_name(first)}: the tape is "
+                    "not whole"
+                )
+
+    def copy(self, step: int) -> dict[str, dict[str, Tensor]]:
+        """Weights before a step: ``parameter``, ``frozen``, ``buffer`` and ``state`` (``key:name``), each by name."""
+        found: dict[str, dict[str, Tensor]] = {"parameter": {}, "frozen": {}, "buffer": {}, "state": {}}
+        for name, value in load_file(self.folder / copy_name(step)).items():
+            kind, _, rest = name.partition(":")
+            found[kind][rest] = value
+        return found
+
+    def stretch(self, first: int) -> tuple[Arrays, list[dict[str, Any]]]:
+        """The steps from a copy on: arrays with one row per step, and the micro-batches."""
+        with np.load(self.folder / steps_name(first), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        batches: list[dict[str, Any]] = [{} for _ in range(int(arrays.pop("batches")))]
+        for name in [name for name in arrays if ":" in name]:
+            number, _, key = name.partition(":")
+            batches[int(number)][key] = arrays.pop(name)
+        return arrays, batches

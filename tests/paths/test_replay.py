@@ -1,0 +1,276 @@
+"""A tape played backwards says of every sample what a recording with one group per sample says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import genkernel as gk
+from genkernel.errors import InputError, MissingError, RecordingError, RecordingWarning
+from tests.paths.runs import loss_fn, mlp, problem, shuffled
+from tests.paths.test_loops import bn_net
+from tests.paths.test_recorder import CONFIGURATIONS
+
+HEAVY = ("momentum, dampening, decay", "rmsprop, momentum", "adam, amsgrad, decay", "nesterov, decay", "adamw")
+
+
+def both(
+    folder: Path,
+    optimizer_of: Any,
+    net: nn.Module,
+    *,
+    clip: float | None = None,
+    micro: int = 0,
+    rule: str = "gauss3",
+    call: Any = None,
+    layers: bool = False,
+    cosine: bool = True,
+    warm: int = 0,
+    skip: tuple[int, ...] = (),
+    every: int = 5,
+    replayed: nn.Module | None = None,
+) -> tuple[gk.PathDecomposition, Any, nn.Module]:
+    """The same loop recorded sample by sample and taped; the tape is replayed."""
+    x, y, _, q = problem()
+    optimizer = optimizer_of(net.parameters())
+    for _ in range(warm):
+        optimizer.zero_grad()
+        loss_fn(net, (x, y)).mean().backward()
+        optimizer.step()
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12) if cosine else None
+    with (
+        gk.tape(net, optimizer, folder, every=every) as tape,
+        gk.record(
+            net,
+            optimizer,
+            loss_fn,
+            groups=lambda ids, _: ids,
+            queries=q,
+            query_call=call,
+            rule=rule,
+            layers=layers,
+            verbose=False,
+        ) as path,
+    ):
+        for step, ids in enumerate(shuffled()):
+            optimizer.zero_grad()
+            parts = ids.split(micro) if micro else [ids]
+            for part in parts:
+                tape.batch(part, weight=len(part) if micro else None, level=part.double() / 10, epoch=step // 4)
+                path.batch((x[part], y[part]), ids=part, weight=len(part) if micro else None)
+                (loss_fn(net, (x[part], y[part])).mean() * len(part) / len(ids)).backward()
+            if clip:
+                nn.utils.clip_grad_norm_(net.parameters(), clip)
+            if step not in skip:
+                optimizer.step()
+            if schedule is not None:
+                schedule.step()
+    assert tape.stopped is None and path.stopped is None
+    found = gk.replay(
+        folder,
+        replayed or net,
+        lambda ids, level, epoch: (x[ids], y[ids]),
+        loss_fn,
+        queries=q,
+        query_call=call,
+        rule=rule,
+        layers=layers,
+        progress=False,
+    )
+    return path.contributions(), found, net
+
+
+def assert_same(recorded: gk.PathDecomposition, found: Any, tol: float = 1e-10) -> None:
+    parts = found.contributions()
+    assert parts.sources == [s for s in recorded.sources if s != "rounding"]
+    for a, source in enumerate(parts.sources):
+        expected = recorded.values[recorded.sources.index(source)]
+        torch.testing.assert_close(parts.values[a], expected, rtol=tol, atol=tol)
+    torch.testing.assert_close(parts.initial, recorded.initial)
+    torch.testing.assert_close(parts.final, recorded.final)
+    assert int(parts.samples.sum()) == found.visits
+
+
+@pytest.mark.parametrize("clip", [None, 0.05], ids=["", "clipped"])
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_every_optimizer_replays_to_the_recording(tmp_path, name, clip):
+    recorded, found, _ = both(tmp_path, CONFIGURATIONS[name], mlp(), clip=clip, rule="trapezoid")
+    assert_same(recorded, found)
+    assert found.visits == 66 and found.copies == [0, 5, 10, 12]
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_micro_batches_skipped_steps_and_momentum_from_before(tmp_path, name):
+    recorded, found, _ = both(tmp_path, CONFIGURATIONS[name], mlp(), clip=0.05, micro=3, warm=3, skip=(1, 6))
+    assert_same(recorded, found)
+    if name != "adamw":
+        assert "weight decay" in recorded.sources or name == "rmsprop, momentum"
+    assert "before recording" in found.others
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_batch_normalisation_and_dropout(tmp_path, p):
+    torch.manual_seed(2)
+    optimizer_of = CONFIGURATIONS["momentum"]
+    recorded, found, _ = both(tmp_path, optimizer_of, bn_net(p), rule="midpoint")
+    assert_same(recorded, found, 1e-9)
+    assert "buffers" in found.others
+
+
+def test_layers_and_scalar_queries(tmp_path):
+    recorded, found, _ = both(
+        tmp_path, CONFIGURATIONS["adamw"], mlp(), layers=True, call=lambda m, z: m(z)[:, :1], rule="trapezoid"
+    )
+    parts = found.contributions(edges=[5])
+    assert parts.layers == recorded.layers and parts.edges == [0, 5, 12]
+    torch.testing.assert_close(parts.by_layer, recorded.by_layer, rtol=1e-10, atol=1e-12)
+
+
+def test_visits_are_grouped_by_anything_the_tape_says(tmp_path):
+    recorded, found, _ = both(tmp_path, CONFIGURATIONS["adam"], mlp())
+    ids, per_sample = found.per_sample()
+    assert ids.tolist() == list(range(22))
+    by_epoch = found.contributions(lambda ids, level, epoch: epoch)
+    assert by_epoch.sources == [0, 1, 2]
+    by_level = found.contributions(lambda ids, level, epoch: np.where(level < 1.0, "low", "high"), edges=[10])
+    np.testing.assert_allclose(by_level.values[1], per_sample[:10].sum(0), rtol=1e-10, atol=1e-12)
+    assert by_epoch.gap_rel < 1e-8
+    with pytest.raises(InputError, match="one per visit"):
+        found.contributions(lambda ids, **_: ids[:3])
+    with pytest.raises(InputError, match="edges are among"):
+        found.contributions(edges=[3])
+
+
+def test_the_gross_part_is_that_of_the_steps(tmp_path):
+    recorded, found, _ = both(tmp_path, CONFIGURATIONS["sgd"], mlp(), rule="midpoint")
+    parts = found.contributions()
+    torch.testing.assert_close(parts.gross_size(), recorded.gross_size(), rtol=1e-9, atol=1e-12)
+
+
+def test_neither_the_training_nor_the_model_is_touched(tmp_path):
+    x, y, _, q = problem()
+    ends = []
+    for taped in (False, True):
+        net = bn_net(0.3)
+        optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+        torch.manual_seed(5)
+        tape = gk.tape(net, optimizer, tmp_path, steps=12)
+        if taped:
+            tape.__enter__()
+        for ids in shuffled():
+            if taped:
+                tape.batch(ids)
+            optimizer.zero_grad()
+            loss_fn(net, (x[ids], y[ids])).mean().backward()
+            optimizer.step()
+        if taped:
+            tape.__exit__(None, None, None)
+        ends.append([*(t.clone() for t in net.state_dict().values()), torch.rand(3)])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    before = [t.clone() for t in net.state_dict().values()]
+    found = gk.replay(tmp_path, net, lambda ids: (x[ids], y[ids]), loss_fn, queries=q, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, net.state_dict().values(), strict=True)) and net.training
+    assert found.contributions().gap_rel < 0.01
+
+
+def taped(folder: Path, *, stop: int | None = None, every: int = 4) -> nn.Module:
+    x, y, _, _ = problem()
+    net = mlp()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    tape = gk.tape(net, optimizer, folder, every=every)
+    tape.__enter__()
+    for step, ids in enumerate(shuffled()):
+        if step == stop:
+            return net  # killed: nothing is closed
+        tape.batch(ids)
+        optimizer.zero_grad()
+        loss_fn(net, (x[ids], y[ids])).mean().backward()
+        optimizer.step()
+    tape.__exit__(None, None, None)
+    return net
+
+
+def play(folder: Path, net: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Any:
+    _, _, _, q = problem()
+    return gk.replay(folder, net, lambda ids: (x[ids], y[ids]), options.pop("loss", loss_fn), queries=q, progress=False)
+
+
+def test_other_data_other_losses_and_other_models_are_refused(tmp_path):
+    x, y, _, _ = problem()
+    net = taped(tmp_path)
+    play(tmp_path, net, x, y)
+    moved = y.clone()
+    moved[4] += 1
+    with pytest.raises(RecordingError, match=r"gradient of step \d+ is not the tape's.*data behind its ids"):
+        play(tmp_path, net, x, moved)
+    with pytest.raises(RecordingError, match="not the tape's"):
+        play(tmp_path, net, x.flip(0), y.flip(0))
+    with pytest.raises(RecordingError, match="not the tape's"):
+        play(tmp_path, net, x, y, loss=lambda m, b: (m(b[0]) - b[1]).abs().mean(1))
+    with pytest.raises(InputError, match="another model"):
+        play(tmp_path, nn.Linear(2, 3).double(), x, y)
+    with pytest.raises(InputError, match="batch_of"):
+        play(tmp_path, net, x[:5], y)
+    with pytest.raises(MissingError, match="no tape"):
+        play(tmp_path / "nothing", net, x, y)
+    (tmp_path / "steps-00000004.npz").unlink()
+    with pytest.raises(MissingError, match="lacks steps-00000004.npz"):
+        play(tmp_path, net, x, y)
+
+
+def test_a_killed_run_is_there_up_to_its_last_copy_and_goes_on(tmp_path):
+    x, y, _, _ = problem()
+    net = taped(tmp_path, stop=10)
+    found = play(tmp_path, net, x, y)
+    assert found.copies == [0, 4, 8]
+    # from the copy at step 8 on
+    again = mlp()
+    optimizer = torch.optim.Adam(again.parameters(), lr=0.02)
+    for ids in shuffled()[:8]:
+        optimizer.zero_grad()
+        loss_fn(again, (x[ids], y[ids])).mean().backward()
+        optimizer.step()
+    with gk.tape(again, optimizer, tmp_path, every=4) as tape:
+        assert tape.step == 8
+        for ids in shuffled()[8:]:
+            tape.batch(ids)
+            optimizer.zero_grad()
+            loss_fn(again, (x[ids], y[ids])).mean().backward()
+            optimizer.step()
+    whole = play(tmp_path, net, x, y)
+    other = tmp_path / "other"
+    taped(other)
+    np.testing.assert_allclose(whole.values, play(other, net, x, y).values, rtol=1e-9, atol=1e-14)
+    with pytest.raises(InputError, match="never had these weights"):
+        gk.tape((fresh := mlp(seed=7)), torch.optim.Adam(fresh.parameters()), tmp_path, every=4)
+
+
+def test_a_fault_stops_the_tape_and_not_the_training(tmp_path):
+    x, y, _, _ = problem()
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with pytest.warns(RecordingWarning, match="without tape.batch"), gk.tape(net, optimizer, tmp_path, steps=9) as tape:
+        for step, ids in enumerate(shuffled()):
+            if step < 7:
+                tape.batch(ids)
+            optimizer.zero_grad()
+            loss_fn(net, (x[ids], y[ids])).mean().backward()
+            optimizer.step()
+    assert tape.step == 7
+    assert "steps" not in json.loads((tmp_path / "tape.json").read_text())
+    assert play(tmp_path, net, x, y).copies == [0, 3, 6]
+
+
+def test_bad_arguments():
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(InputError, match="how many steps"):
+        gk.tape(net, optimizer, "nowhere")
+    with pytest.raises(InputError, match="Rprop cannot be recorded"):
+        gk.tape(net, torch.optim.Rprop(net.parameters()), "nowhere", every=3)
