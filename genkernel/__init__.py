@@ -37,6 +37,7 @@ _HOMES = {
     "record": "genkernel.paths",
     "tape": "genkernel.paths.tape",  # genkernel.paths.tape is a module
     "replay": "genkernel.paths.replay",
+    "checkpoint_path": "genkernel.paths",
     "PathDecomposition": "genkernel.paths",
     "load_images": "genkernel.data",
     "Denoiser": "genkernel.diffusion",
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from genkernel.data import load_images
     from genkernel.diffusion import Denoiser, NoiseSchedule
     from genkernel.errors import GenkernelError
-    from genkernel.paths import PathDecomposition, record, replay, tape
+    from genkernel.paths import PathDecomposition, checkpoint_path, record, replay, tape
     from genkernel.tangent import (
         Forecast,
         Kernel,

@@ -119,7 +119,7 @@ def kernel_ensemble(
     problem, theta0 = model_problem(model, loss_fn, data)
     if init_seeds is not None:
         assert init is not None
-        theta0 = torch.stack([_flat(model.at(init(seed), strict=False)) for seed in init_seeds])
+        theta0 = torch.stack([_flat(model.at(init(seed))) for seed in init_seeds])
     first, second = _weights(problem, theta0, optimizer, eta, steps, batch_size, batch_seeds, replacement)
     shapes = {name: p.shape for name, p in model.parameters.items()}
     values, norms_x, norms_y, coverage = [], [], [], None

@@ -101,6 +101,8 @@ def exact_moments(
         InputError: another optimizer, shapes or rates that do not fit, or more moments than can be held.
         NonFiniteError: the iteration diverges.
     """
+    if steps < 1:
+        raise InputError(f"steps={steps}: there has to be at least one step")
     state = _State(problem, theta0, optimizer, readout, eta, batch_size, replacement, process)
     order = readout.power * (2 if variance else 1)
     monomials = _Monomials(state.size, order)

@@ -161,6 +161,22 @@ class Objective:
         return False
 
 
+def sample_weights(weight: float | Tensor | None, n: int) -> Tensor:
+    """What every sample's loss counts ``[n]``.
+
+    Raises:
+        InputError: neither a finite number nor one per sample.
+    """
+    if isinstance(weight, Tensor) and weight.dim():
+        if tuple(weight.shape) != (n,) or not torch.isfinite(weight).all():
+            raise InputError(f"weight is a number, or one finite number per sample [{n}], not {tuple(weight.shape)}")
+        return weight.detach().double()
+    number = 1.0 if weight is None else float(weight)
+    if not np.isfinite(number):
+        raise InputError(f"weight is a finite number, not {number}")
+    return torch.full((n,), number / n, dtype=torch.float64)
+
+
 @contextmanager
 def _buffers_kept(module: nn.Module) -> Iterator[None]:
     """Buffers that a forward pass in training mode writes to (running statistics, spectral norm's vectors)."""

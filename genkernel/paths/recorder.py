@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,16 +30,16 @@ from genkernel.paths.gathered import Gathered, Pending
 from genkernel.paths.grouped_state import GroupedState
 from genkernel.paths.integrator import Integrator
 from genkernel.paths.linear_step import Before, Steps
-from genkernel.paths.objective import LossFunction, Objective
+from genkernel.paths.objective import LossFunction, Objective, sample_weights
+from genkernel.paths.plain_module import plain_module
 from genkernel.paths.quadrature import parse_rule
 from genkernel.paths.queries import Queries
-from genkernel.paths.sources import BEFORE, BUFFERS, DECAY, ROUNDING, Sources
+from genkernel.paths.sources import BEFORE, BUFFERS, DECAY, ROUNDING, Groups, Sources, labels_of
 from genkernel.paths.windows import Windows
 from genkernel.runs import versions, write_atomic
-from genkernel.tangent import TangentModel, batches
+from genkernel.tangent import batches
 from genkernel.tangent.model import Call
 
-Groups = Callable[[Any, Any], Any]
 FILE = "recording.pt"
 _ROUNDING = 1e-12  # share of a step from which on rounding in its gradient is a source of its own
 
@@ -437,7 +436,7 @@ class Recording:
 
     def _add_batch(self, batch: Any, ids: Any, weight: float | Tensor | None) -> None:
         n = batches.size(batch)
-        numbers = self._sources.numbers(self._labels(batch, ids, n))
+        numbers = self._sources.numbers(labels_of(self._groups, ids, batch, n))
         self._state.grow(len(self._sources))
         weights = sample_weights(weight, n)
         present = sorted(set(numbers.tolist()))
@@ -447,18 +446,6 @@ class Recording:
             self._pending = Pending(new)
         else:
             self._pending.add(new, self._gradients_gone())
-
-    def _labels(self, batch: Any, ids: Any, n: int) -> list[Hashable]:
-        if self._groups is None:
-            return ["data"] * n
-        given = self._groups(ids, batch)
-        if isinstance(given, (Tensor, np.ndarray)):
-            given = given.tolist()
-        labels = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else given
-        if not isinstance(labels, list) or len(labels) != n:
-            got = f"{len(labels)} labels" if isinstance(labels, list) else type(given).__name__
-            raise InputError(f"groups(ids, batch) gave {got} for a batch of {n} samples: it gives one label per sample")
-        return labels
 
     def _gradients_gone(self) -> bool:
         """The loop has thrown the gradients of the pending batches away: their step was skipped."""
@@ -627,40 +614,3 @@ class Recording:
             "overhead": self.overhead,
             "versions": versions(),
         }
-
-
-def sample_weights(weight: float | Tensor | None, n: int) -> Tensor:
-    """What every sample's loss counts ``[n]``.
-
-    Raises:
-        InputError: neither a finite number nor one per sample.
-    """
-    if isinstance(weight, Tensor) and weight.dim():
-        if tuple(weight.shape) != (n,) or not torch.isfinite(weight).all():
-            raise InputError(f"weight is a number, or one finite number per sample [{n}], not {tuple(weight.shape)}")
-        return weight.detach().double()
-    number = 1.0 if weight is None else float(weight)
-    if not np.isfinite(number):
-        raise InputError(f"weight is a finite number, not {number}")
-    return torch.full((n,), number / n, dtype=torch.float64)
-
-
-def plain_module(model: Any) -> tuple[nn.Module, Call | None]:
-    """The module that trains, without what compiles or distributes it, and how to call it where that is known.
-
-    Raises:
-        InputError: there is none, or several processes train it.
-    """
-    if not isinstance(model, nn.Module):
-        tangent = model if isinstance(model, TangentModel) else getattr(model, "tangent", None)
-        if not isinstance(tangent, TangentModel):
-            raise InputError(f"a recording needs a torch.nn.Module, not {type(model).__name__}")
-        return tangent.module, tangent.call
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        if torch.distributed.get_world_size(model.process_group) > 1:
-            raise InputError(
-                "several processes train this model, and each sees the samples of its own batches only: record a run "
-                "of one process"
-            )
-        model = model.module
-    return getattr(model, "_orig_mod", model), None

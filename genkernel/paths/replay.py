@@ -32,10 +32,10 @@ from genkernel.paths.agreement import tolerance
 from genkernel.paths.coordinates import Coordinates
 from genkernel.paths.decomposition import PathDecomposition
 from genkernel.paths.linear_step import LinearStep, Steps
-from genkernel.paths.objective import LossFunction, Objective
+from genkernel.paths.objective import LossFunction, Objective, sample_weights
+from genkernel.paths.plain_module import plain_module
 from genkernel.paths.quadrature import Rule, parse_rule
 from genkernel.paths.queries import Queries
-from genkernel.paths.recorder import plain_module, sample_weights
 from genkernel.paths.sample_products import sample_products
 from genkernel.paths.sources import BEFORE, BUFFERS, DECAY, RESERVED, Label
 from genkernel.paths.tape import SAMPLED, Taped, sampled_entries
@@ -516,7 +516,7 @@ class _Replayer:
                 group["betas"] = tuple(group["betas"])
         kind = getattr(torch.optim, self._taped.head["optimizer"])
         optimizer: torch.optim.Optimizer = kind(groups)
-        state = {}
+        state: dict[str, dict[str, Tensor]] = {}
         for key, value in saved["state"].items():
             entry, _, name = key.partition(":")
             state.setdefault(name, {})[entry] = value

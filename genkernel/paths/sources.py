@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from genkernel.errors import InputError
 DECAY, BEFORE, ROUNDING, BUFFERS = "weight decay", "before recording", "rounding", "buffers"
 RESERVED = (DECAY, BEFORE, ROUNDING, BUFFERS)
 Label = int | float | str | bool
+Groups = Callable[[Any, Any], Any]
 
 
 class Sources:
@@ -78,3 +80,21 @@ class Sources:
         """Go on from what :meth:`state` gave."""
         self.names, self.counts = list(state["names"]), list(state["counts"])
         self._number = {name: i for i, name in enumerate(self.names)}
+
+
+def labels_of(groups: Groups | None, ids: Any, batch: Any, n: int) -> list[Label]:
+    """What ``groups(ids, batch)`` says of n samples; one group for all of them without it.
+
+    Raises:
+        InputError: it does not give one label per sample.
+    """
+    if groups is None:
+        return ["data"] * n
+    given = groups(ids, batch)
+    if isinstance(given, (Tensor, np.ndarray)):
+        given = given.tolist()
+    labels = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else None
+    if labels is None or len(labels) != n:
+        got = type(given).__name__ if labels is None else f"{len(labels)} labels"
+        raise InputError(f"groups(ids, batch) gave {got} for a batch of {n} samples: it gives one label per sample")
+    return labels

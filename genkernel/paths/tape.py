@@ -34,8 +34,8 @@ from genkernel.errors import GenkernelError, InputError, MissingError, OutputErr
 from genkernel.paths.clock import Clock
 from genkernel.paths.coordinates import Coordinates, optimized
 from genkernel.paths.linear_step import Steps
+from genkernel.paths.plain_module import plain_module
 from genkernel.paths.random_state import random_state
-from genkernel.paths.recorder import plain_module
 from genkernel.runs import read_json, versions, write_atomic
 from genkernel.runs.atomic import explain
 
@@ -328,7 +328,7 @@ class Tape:
         for i, row in enumerate(self._batches):
             arrays |= {f"{i}:{name}": np.asarray(value) for name, value in row.items()}
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
         write_atomic(self._folder / steps_name(first), buffer.getvalue())
         self._rows, self._batches = [], []
 

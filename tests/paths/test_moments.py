@@ -10,6 +10,7 @@ import torch
 
 from genkernel.errors import InputError, NonFiniteError
 from genkernel.paths.moments import Readout, exact_moments
+from genkernel.paths.problems import LinearRegression
 from genkernel.paths.sde import SGD, SGDM, Optimizer, RMSprop
 from tests.paths.regression import regression
 
@@ -68,8 +69,6 @@ def test_flow_has_no_variance_and_the_exponentials_mean() -> None:
 def test_the_equation_in_one_dimension() -> None:
     """dΘ = −Θ dt + √η s Θ dW with samples x² = 1 ± s: E Θ² = Θ_0² e^{(−2 + η s²) t}."""
     x = torch.tensor([[1.25], [0.75]], dtype=torch.float64).sqrt()
-    from genkernel.paths.problems import LinearRegression
-
     problem = LinearRegression(x, torch.zeros(2, dtype=torch.float64))
     eta, steps, query = 0.1, 20, torch.ones(1, dtype=torch.float64)
     found = exact_moments(problem, 2 * query, SGD(), Readout(query), eta=eta, steps=steps, batch_size=1, process="sde")
@@ -90,6 +89,7 @@ def test_refusals() -> None:
         ({"optimizer": SGDM(20.0)}, "at most 1"),
         ({"theta0": theta0[:2]}, "vectors of the problem's 3 parameters"),
         ({"batch_size": 0}, "at least one sample"),
+        ({"steps": 0}, "at least one step"),
     ):
         given = {"theta0": theta0, "optimizer": SGD(), **arguments, **change}
         with pytest.raises(InputError, match=message):

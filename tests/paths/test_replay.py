@@ -133,7 +133,7 @@ def test_layers_and_scalar_queries(tmp_path):
 
 
 def test_visits_are_grouped_by_anything_the_tape_says(tmp_path):
-    recorded, found, _ = both(tmp_path, CONFIGURATIONS["adam"], mlp())
+    _recorded, found, _ = both(tmp_path, CONFIGURATIONS["adam"], mlp())
     ids, per_sample = found.per_sample()
     assert ids.tolist() == list(range(22))
     by_epoch = found.contributions(lambda ids, level, epoch: epoch)

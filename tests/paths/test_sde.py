@@ -116,13 +116,13 @@ def test_euler_maruyama_against_exact_moments(optimizer: Optimizer, drift: str) 
         process="modified" if drift == "modified" else "sde",
     )  # fmt: skip
     found = simulate_sde(
-        problem, theta0, optimizer, eta=eta, steps=steps, batch_size=2, runs=20_000, observe=readout,
-        drift=drift, substeps=64,  # type: ignore[arg-type]
+        problem, theta0, optimizer, eta=eta, steps=steps, batch_size=2, runs=10_000, observe=readout,
+        drift=drift, substeps=32,  # type: ignore[arg-type]
     )  # fmt: skip
     assert exact.variance is not None
-    # the scheme's own error is eta/substeps of what the iteration differs by, well below these standard errors
-    assert (np.abs(found.mean - exact.mean) <= 4.5 * found.mean_stderr + 4e-3 * np.abs(exact.mean).max()).all()
-    assert (np.abs(found.variance - exact.variance) <= 4.5 * found.variance_stderr + 0.01 * exact.variance.max()).all()
+    # the scheme's own error is a 1/substeps of what the iteration differs by
+    assert (np.abs(found.mean - exact.mean) <= 4.5 * found.mean_stderr + 8e-3 * np.abs(exact.mean).max()).all()
+    assert (np.abs(found.variance - exact.variance) <= 4.5 * found.variance_stderr + 0.02 * exact.variance.max()).all()
 
 
 def test_the_iteration_against_exact_moments() -> None:
