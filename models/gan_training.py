@@ -81,11 +81,8 @@ def train_gan(
     """
     if watch < 1 or save_every < 1 or snapshots < 0:
         raise InputError("watch and save_every are at least 1 step, and snapshots 0 (none) or more")
-    source = _source(recipe, images)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        generator, discriminator = (network.to(device) for network in recipe.build())
-    _check_shapes(generator, discriminator, source)
+    trainer = gan_training(recipe, images, device)
+    generator, discriminator, source = trainer.generator, trainer.discriminator, trainer.source
     measure = coverage or source.coverage
     out = Path(out)
     run = _Run({"recipe": asdict(recipe), "watch": watch, "snapshots": snapshots}, source.sha256)
@@ -96,7 +93,6 @@ def train_gan(
     except OSError as error:
         raise OutputError(explain(error, out)) from error
 
-    trainer = _Trainer(recipe, source, generator, discriminator)
     log = _resume(out, run, trainer)
     if snapshots and not log.step:
         _snapshot(out, trainer, 0)
@@ -195,6 +191,20 @@ def _source(recipe: GANRecipe, images: Tensor | None) -> _Source:
     return _Images(images, recipe.channels)
 
 
+def gan_training(recipe: GANRecipe, images: Tensor | None = None, device: str = "cpu") -> GANTraining:
+    """The networks of a recipe, freshly initialised, with what trains them: :func:`train_gan` step by step.
+
+    Raises:
+        InputError: the images do not fit the recipe.
+    """
+    source = _source(recipe, images)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        generator, discriminator = (network.to(device) for network in recipe.build())
+    _check_shapes(generator, discriminator, source)
+    return GANTraining(recipe, source, generator, discriminator)
+
+
 def _check_shapes(generator: nn.Module, discriminator: nn.Module, source: _Source) -> None:
     """Both networks speak of the samples that the source gives."""
     with torch.no_grad():
@@ -216,15 +226,18 @@ def _check_shapes(generator: nn.Module, discriminator: nn.Module, source: _Sourc
 # --------------------------------------------------------------------------------- steps
 
 
-class _Trainer:
+class GANTraining:
     """Two networks, their optimizers, and one step of both.
 
     Attributes:
         average: the generator that is saved: a running average, or the trained one itself.
+        before_generator_step: called with the latents of every generator step, before its forward pass.
     """
 
+    before_generator_step: Callable[[Tensor], None] | None = None
+
     def __init__(self, recipe: GANRecipe, source: _Source, generator: nn.Module, discriminator: nn.Module):
-        self._recipe, self._source = recipe, source
+        self._recipe, self.source = recipe, source
         self.generator, self.discriminator = generator.train(), discriminator.train()
         self.average = copy.deepcopy(generator) if recipe.ema else generator
         self._device = next(generator.parameters()).device
@@ -233,6 +246,10 @@ class _Trainer:
             torch.optim.Adam(weights, lr=lr, betas=recipe.betas, fused=True)
             for weights, lr in zip(self._weights, (recipe.g_lr, recipe.d_lr), strict=True)
         ]
+
+    @property
+    def generator_optimizer(self) -> torch.optim.Optimizer:
+        return self._optimizers[0]
 
     def parts(self) -> dict[str, Any]:
         """Everything that changes, by name."""
@@ -251,7 +268,7 @@ class _Trainer:
         self._set_rates(recipe, step)
         total = 0.0
         for _ in range(recipe.d_steps):
-            real = self._source.draw(n, draw).to(self._device)
+            real = self.source.draw(n, draw).to(self._device)
             with torch.no_grad():
                 fake = self.generator(self._latents(n, draw))
             judged = self.discriminator(real.requires_grad_(bool(recipe.r1)))
@@ -262,7 +279,10 @@ class _Trainer:
         return total, self._generator_step(recipe, draw, step, total)
 
     def _generator_step(self, recipe: GANRecipe, draw: torch.Generator, step: int, d_loss: float) -> float:
-        judged = self.discriminator(self.generator(self._latents(recipe.batch, draw)))
+        z = self._latents(recipe.batch, draw)
+        if self.before_generator_step is not None:
+            self.before_generator_step(z)
+        judged = self.discriminator(self.generator(z))
         loss = LOSSES[recipe.loss].of_generator(judged)
         g_loss = self._descend(0, loss)
         if not math.isfinite(d_loss + g_loss):
@@ -392,19 +412,19 @@ def _loaded(network: nn.Module, path: Path) -> nn.Module:
     return network.eval()
 
 
-def _snapshot(out: Path, trainer: _Trainer, step: int) -> None:
+def _snapshot(out: Path, trainer: GANTraining, step: int) -> None:
     for name, network in (("G", trainer.generator), ("D", trainer.discriminator)):
         write_atomic(out / "snapshots" / f"{step:06d}.{name}.safetensors", _packed(network))
 
 
-def _save_state(out: Path, run: _Run, trainer: _Trainer, log: _Log) -> None:
+def _save_state(out: Path, run: _Run, trainer: GANTraining, log: _Log) -> None:
     state = {name: part.state_dict() for name, part in trainer.parts().items()}
     buffer = io.BytesIO()
     torch.save({"parts": state, "log": json.dumps(asdict(log)), "run": json.dumps(_record(run))}, buffer)
     write_atomic(out / "training.pt", buffer.getvalue())
 
 
-def _resume(out: Path, run: _Run, trainer: _Trainer) -> _Log:
+def _resume(out: Path, run: _Run, trainer: GANTraining) -> _Log:
     path = out / "training.pt"
     if not path.exists():
         return _Log()

@@ -520,9 +520,9 @@ class _Replayer:
         for key, value in saved["state"].items():
             entry, _, name = key.partition(":")
             state.setdefault(name, {})[entry] = value
-        for name, entry in state.items():
+        for name, held in state.items():
             p = self._parameters[name]
-            optimizer.state[p] = {k: v.to(p.device) if v.dim() else v.clone() for k, v in entry.items()}
+            optimizer.state[p] = {k: v.to(p.device) if v.dim() else v.clone() for k, v in held.items()}
         return optimizer
 
     def _set_options(self, optimizer: torch.optim.Optimizer, row: NDArray[np.float64]) -> None:

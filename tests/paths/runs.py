@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import genkernel as gk
 from genkernel.paths import Recording
-from tests.paths.naive import Tape, flat
+from genkernel.paths.reference import NaiveRecording
 
 SAMPLES, QUERIES = 22, 5
 
@@ -57,8 +57,9 @@ def train(
     repeat: int = 1,
     groups: Callable[[Tensor, Any], Any] | None = None,
     act: type[nn.Module] = nn.Tanh,
+    naive: bool = True,
     **options: Any,
-) -> tuple[Recording, Tape, Tensor]:
+) -> tuple[Recording, NaiveRecording, Tensor]:
     """A recorded run of an MLP, its tape and the queries; the loop is an ordinary one."""
     x, y, label, q = problem(dtype)
     net = mlp(dtype, act=act)
@@ -67,7 +68,7 @@ def train(
         group["lr"] = group["lr"] * lr_scale
     batches = [ids for ids in (order or shuffled()) for _ in range(repeat)]
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(batches)) if cosine else None
-    tape = Tape(net, optimizer)
+    tape = NaiveRecording(net, optimizer)
     groups = groups or (lambda ids, _: label[ids])
     with gk.record(net, optimizer, loss_fn, groups=groups, queries=q, verbose=False, **options) as path:
         for ids in batches:
@@ -79,10 +80,10 @@ def train(
             if clip is not None:
                 size = nn.utils.clip_grad_norm_(net.parameters(), clip)
                 factor = min(1.0, clip / (float(size) + 1e-6))
-            before, lr = flat(tape.parameters), optimizer.param_groups[0]["lr"]
-            gradients = tape.gradients(loss_fn, batch, label[ids].tolist())
+            begun, lr = tape.begin(), optimizer.param_groups[0]["lr"]
+            gradients = tape.gradients(loss_fn, batch, label[ids].tolist()) if naive else {}
             optimizer.step()
-            tape.take(before, gradients, factor, lr)
+            tape.take(begun, gradients, factor, lr)
             if schedule is not None:
                 schedule.step()
     return path, tape, q

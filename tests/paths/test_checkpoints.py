@@ -1,4 +1,4 @@
-"""The checkpoint approximation against recordings: exact for one SGD step per window, honest about its gap elsewhere."""
+"""The checkpoint approximation against recordings: exact for one SGD step per window, with a gap elsewhere."""
 
 from __future__ import annotations
 

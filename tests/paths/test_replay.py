@@ -220,7 +220,7 @@ def test_other_data_other_losses_and_other_models_are_refused(tmp_path):
     with pytest.raises(MissingError, match="no tape"):
         play(tmp_path / "nothing", net, x, y)
     (tmp_path / "steps-00000004.npz").unlink()
-    with pytest.raises(MissingError, match="lacks steps-00000004.npz"):
+    with pytest.raises(MissingError, match=r"lacks steps-00000004\.npz"):
         play(tmp_path, net, x, y)
 
 

@@ -1,0 +1,99 @@
+"""A GAN's training, recorded by cluster of latents: whose corrections made each cluster's samples?
+
+The run is the one that :func:`genkernel.models.gan_training.train_gan` makes; the recording is of the generator's steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from genkernel.models.gans import GANRecipe
+    from genkernel.paths import PathDecomposition
+
+QUERIES = 40  # the stream of the latents that are followed, away from those of the training
+
+
+def record_gan(
+    recipe: GANRecipe,
+    out: str | Path,
+    images: Tensor | None = None,
+    *,
+    assign: Callable[[Tensor], Any] | None = None,
+    queries: int = 20,
+    rule: str = "midpoint",
+    windows: int = 32,
+    progress: bool = True,
+) -> PathDecomposition:
+    """Train a GAN and record what every cluster of latents did to the samples of chosen latents.
+
+    ``out`` gets ``path.npz`` (with the final cluster of every query in ``meta["query_clusters"]``), ``G.safetensors``
+    and ``D.safetensors``.
+
+    Args:
+        recipe: data, networks and optimisation.
+        out: the folder.
+        images: as for :func:`genkernel.models.gan_training.train_gan`.
+        assign: images to cluster numbers; the nearest mode of a planar mixture by default.
+        queries: how many latents are followed.
+        rule, windows: as for :func:`genkernel.record`.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: the recipe needs ``assign``, or images that are not there.
+        RecordingError: the recording stopped.
+    """
+    from safetensors.torch import save
+    from tqdm.auto import trange
+
+    from genkernel.errors import InputError
+    from genkernel.gan import Generator
+    from genkernel.gan.contributions import cluster_groups
+    from genkernel.models.gan_losses import LOSSES
+    from genkernel.models.gan_training import gan_training
+    from genkernel.models.mixtures import MIXTURES
+    from genkernel.paths import record
+    from genkernel.runs import write_atomic
+
+    if assign is None:
+        if not recipe.planar:
+            raise InputError("a GAN on images needs assign=, which says which cluster an image is in")
+        modes = MIXTURES[recipe.data]().modes
+        assign = lambda x: torch.cdist(x.double().cpu(), modes.double()).argmin(1)  # noqa: E731
+    training = gan_training(recipe, images)
+    gen = Generator(training.generator)
+    followed = gen.draw(queries, stream=QUERIES)
+    loss = LOSSES[recipe.loss].generator
+
+    def losses(generator: nn.Module, z: Tensor) -> Tensor:
+        return loss(training.discriminator(generator(z))).flatten(1).mean(1)
+
+    with record(
+        training.generator,
+        training.generator_optimizer,
+        losses,
+        groups=cluster_groups(gen, assign),
+        queries=followed,
+        query_call=gen.tangent.call,
+        rule=rule,
+        windows=windows,
+        modules=[training.discriminator],
+    ) as path:
+        training.before_generator_step = path.batch
+        for step in trange(recipe.steps, disable=not progress, desc="train"):
+            training.step(step)
+    parts = path.contributions()
+    final = assign(gen.images(followed))
+    parts.meta["query_clusters"] = torch.as_tensor(final).tolist()
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, network in (("G", training.generator), ("D", training.discriminator)):
+        tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+        write_atomic(folder / f"{name}.safetensors", save(tensors))
+    parts.save(folder / "path.npz")
+    return parts
