@@ -240,7 +240,6 @@ class GANTraining:
         self._recipe, self.source = recipe, source
         self.generator, self.discriminator = generator.train(), discriminator.train()
         self.average = copy.deepcopy(generator) if recipe.ema else generator
-        self._device = next(generator.parameters()).device
         self._weights = list(generator.parameters()), list(discriminator.parameters())
         self._optimizers = [
             torch.optim.Adam(weights, lr=lr, betas=recipe.betas, fused=True)
@@ -268,7 +267,7 @@ class GANTraining:
         self._set_rates(recipe, step)
         total = 0.0
         for _ in range(recipe.d_steps):
-            real = self.source.draw(n, draw).to(self._device)
+            real = self.source.draw(n, draw).to(self._weights[0][0])
             with torch.no_grad():
                 fake = self.generator(self._latents(n, draw))
             judged = self.discriminator(real.requires_grad_(bool(recipe.r1)))
@@ -325,7 +324,7 @@ class GANTraining:
         return draw_samples(self.average, n, _APART + self._recipe.seed)
 
     def _latents(self, n: int, draw: torch.Generator) -> Tensor:
-        return torch.randn(n, *_latent_shape(self.generator), generator=draw).to(self._device)
+        return torch.randn(n, *_latent_shape(self.generator), generator=draw).to(self._weights[0][0])
 
     @staticmethod
     def _state(network: nn.Module) -> list[Tensor]:
