@@ -68,6 +68,7 @@ def _ddpm(images: Any, steps: int, batch: int) -> Any:
 
     training = DDPMTraining(images, DDPMRecipe(batch=batch))
     training.unet.double()
+    training.average.double()
     den, levels, queries = level_setup(training.unet, training.scheduler, images[-64:].float(), 8, 1)
     naive = NaiveRecording(training.unet, training.optimizer)
     training.descend(training.batch(0))  # so that momentum is there already

@@ -158,19 +158,31 @@ class NaiveRecording:
         return found
 
     def contributions(
-        self, call: Callable[[nn.Module, Any], Tensor], queries: Any, nodes: int = 4
+        self, call: Callable[[nn.Module, Any], Tensor], queries: Any, nodes: int = 4, every: int = 1
     ) -> dict[Any, Tensor]:
-        """Σ_k J̄_k Δθ_k^(a) ``[m, *out]`` with the network in evaluation mode, J̄ by Gauss-Legendre."""
+        """Σ_k J̄_k Δθ_k^(a) ``[m, *out]`` with the network in evaluation mode, J̄ by Gauss-Legendre.
+
+        Args:
+            call: outputs of the network at the queries.
+            queries: m of them.
+            nodes: of the rule.
+            every: so many steps are merged into one chord (of a network without buffers), which keeps the sum and
+                moves the split.
+        """
         points, weights = np.polynomial.legendre.leggauss(nodes)
         names = [n for n, p in self.module.named_parameters() if any(p is own for own in self.parameters)]
         training = self.module.training
         self.module.eval()
         found: dict[Any, Tensor] = {}
-        for s, moves in zip(self.steps, self.increments(), strict=True):
+        increments = self.increments()
+        for start in range(0, len(self.steps), every):
+            merged, last = increments[start : start + every], self.steps[start : start + every][-1]
+            s = self.steps[start]
             f = _outputs(self.module, names, s.buffers, call, queries)
             for point, weight in zip(points, weights, strict=True):
-                at = s.before + (point + 1) / 2 * (s.after - s.before)
-                for a, d in moves.items():
+                at = s.before + (point + 1) / 2 * (last.after - s.before)
+                for a in merged[0]:
+                    d = torch.stack([moves[a] for moves in merged]).sum(0)
                     if not bool(d.any()):
                         continue
                     with sdpa_kernel(SDPBackend.MATH):

@@ -22,15 +22,30 @@ _HOMES = {
     "Report": "report",
     "GanReport": "report",
     "open_run": "report",
+    "path_report": "path_report",
+    "PathReport": "path_report",
 }
 
-__all__ = ["DoctorReport", "GanReport", "Report", "collapse", "doctor", "load", "locality", "open_run", "wrap"]
+__all__ = [
+    "DoctorReport",
+    "GanReport",
+    "PathReport",
+    "Report",
+    "collapse",
+    "doctor",
+    "load",
+    "locality",
+    "open_run",
+    "path_report",
+    "wrap",
+]
 
 if TYPE_CHECKING:
     from genkernel.workflows.collapse import collapse
     from genkernel.workflows.doctor import DoctorReport, doctor
     from genkernel.workflows.load import load
     from genkernel.workflows.locality import locality
+    from genkernel.workflows.path_report import PathReport, path_report
     from genkernel.workflows.report import GanReport, Report, open_run
     from genkernel.workflows.wrap import wrap
 

@@ -1,4 +1,4 @@
-"""``Report`` and ``GanReport``: a finished analysis, as numbers, as a folder, and read back from one."""
+"""Reports: a finished analysis, as numbers, as a folder, and read back from one."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from genkernel.gan.results import GanResult
     from genkernel.gan.verdict import Evidence
     from genkernel.tangent import Kernel
+    from genkernel.workflows.path_report import PathReport
 
 PAGE, SUMMARY, PROVENANCE, RESULT, ARRAYS, KERNEL, WEIGHTING = (
     "index.html",
@@ -99,7 +100,7 @@ class BaseReport(Generic[R]):
             OutputError: the folder cannot be written.
         """
         if not isinstance(out, RunFolder):
-            with RunFolder.create(out, kind=self.kind) as folder:
+            with self._claim(out) as folder:
                 return self.save(folder, layers=layers)
         from genkernel.plots import to_bytes
 
@@ -110,11 +111,7 @@ class BaseReport(Generic[R]):
                 out.write(f"figures/{name}.png", drawn[name])
                 out.write(f"figures/{name}.svg", to_bytes(figure, "svg"))
         out.write_json(SUMMARY, self.summary())
-        small, large = split_arrays(self.result)
-        out.write_json(RESULT, pack(small))
-        if large:
-            with out.placing(ARRAYS) as path:
-                write_arrays(path, large)
+        self._write(out)
         for name, content in self._tables().items():
             out.write(name, content)
         if self.kernel is not None:
@@ -128,6 +125,27 @@ class BaseReport(Generic[R]):
         out.write_json(PROVENANCE, self.provenance.to_json())
         self.folder = out.commit()
         return self.folder
+
+    # -------------------------------------------------------- what a kind may do its own way
+
+    def _claim(self, out: str | Path) -> RunFolder:
+        return RunFolder.create(out, kind=self.kind)
+
+    def _write(self, out: RunFolder) -> None:
+        """The numbers, for :meth:`_read`."""
+        small, large = split_arrays(self.result)
+        out.write_json(RESULT, pack(small))
+        if large:
+            with out.placing(ARRAYS) as path:
+                write_arrays(path, large)
+
+    @classmethod
+    def _read(cls, path: Path) -> R:
+        stored, _ = cls._stored()
+        result = unpack(stored, read_json(path / RESULT))
+        if (path / ARRAYS).is_file():
+            join_arrays(result, read_arrays(path / ARRAYS))
+        return result
 
     # ------------------------------------------------------------- what each kind has
 
@@ -261,7 +279,11 @@ class GanReport(BaseReport["GanResult"]):
         )
 
 
-KINDS: dict[str, type[Report] | type[GanReport]] = {report.kind: report for report in (Report, GanReport)}
+def families() -> dict[str, type[BaseReport[Any]]]:
+    """Kind → the class of its reports."""
+    from genkernel.workflows.path_report import PathReport
+
+    return {report.kind: report for report in (Report, GanReport, PathReport)}
 
 
 @overload
@@ -273,17 +295,21 @@ def open_run(path: str | Path, kind: Literal["gan"]) -> GanReport: ...
 
 
 @overload
-def open_run(path: str | Path, kind: None = None) -> Report | GanReport: ...
+def open_run(path: str | Path, kind: Literal["path"]) -> PathReport: ...
 
 
-def open_run(path: str | Path, kind: str | None = None) -> Report | GanReport:
+@overload
+def open_run(path: str | Path, kind: None = None) -> Report | GanReport | PathReport: ...
+
+
+def open_run(path: str | Path, kind: str | None = None) -> Any:
     """Read a run folder back.
 
     Args:
-        kind: ``"diffusion"`` or ``"gan"`` where no other kind will do.
+        kind: ``"diffusion"``, ``"gan"`` or ``"path"`` where no other kind will do.
 
     Returns:
-        Report or GanReport: by what the run is of.
+        Report, GanReport or PathReport: by what the run is of.
 
     Raises:
         MissingError: the folder or one of its files is not there, or the run was never finished.
@@ -292,12 +318,13 @@ def open_run(path: str | Path, kind: str | None = None) -> Report | GanReport:
     path = Path(path).expanduser()
     summary = read_json(path / SUMMARY)
     found = summary.get("kind") if isinstance(summary, dict) else None
-    if found not in KINDS:
-        raise InputError(f"{path} holds a run of kind {found!r}; this version reads {' and '.join(KINDS)} runs")
+    if found not in (known := families()):
+        *names, last = known
+        raise InputError(f"{path} holds a run of kind {found!r}; this version reads {', '.join(names)} and {last} runs")
     if kind is not None and found != kind:
         raise InputError(f"{path} holds a {found} run, and this needs a {kind} run")
-    family = KINDS[found]
-    stored, version = family._stored()
+    family = known[found]
+    _, version = family._stored()
     if summary.get("schema_version") != version:
         raise InputError(
             f"{path} was written with schema {summary.get('schema_version')}, this version reads {version}: run the "
@@ -305,11 +332,8 @@ def open_run(path: str | Path, kind: str | None = None) -> Report | GanReport:
         )
     if not finished_files(path):
         raise MissingError(f"the run in {path} is not complete (a file that it lists is missing): run it again")
-    result: Any = unpack(stored, read_json(path / RESULT))
-    if (path / ARRAYS).is_file():
-        join_arrays(result, read_arrays(path / ARRAYS))
-    known = {field.name for field in dataclasses.fields(Provenance)}
-    record = {k: v for k, v in read_json(path / PROVENANCE).items() if k in known}
-    report = family(result, None, Provenance(**record))
+    fields = {field.name for field in dataclasses.fields(Provenance)}
+    record = {k: v for k, v in read_json(path / PROVENANCE).items() if k in fields}
+    report = family(family._read(path), None, Provenance(**record))
     report.folder, report.reused = path, True
     return report

@@ -1,0 +1,73 @@
+#!/usr/bin/env python
+"""Train a reference GAN and record which clusters of latents each cluster's samples were made by.
+
+    python scripts/record_gan.py ring --out runs/ring-path
+    python scripts/record_gan.py mnist --out runs/dcgan-path --images MNIST --classifier mnist-classifier --download
+    genkernel path runs/ring-path
+
+Planar mixtures are clustered by their nearest mode, digits by a classifier.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> None:
+    from genkernel import assets
+    from genkernel.data import load_images
+    from genkernel.errors import InputError
+    from genkernel.experiments.gan_path import record_gan
+    from genkernel.models.gans import RECIPES
+    from genkernel.models.mnist_classifier import load_classifier, probabilities
+
+    args = _parser(RECIPES).parse_args(arguments)
+    recipe = RECIPES[args.data][args.recipe]
+    recipe = replace(recipe, seed=args.seed, steps=args.steps or recipe.steps, batch=args.batch or recipe.batch)
+    images = assign = None
+    if not recipe.planar:
+        if args.images is None or args.classifier is None:
+            raise InputError(f"a GAN on {args.data} needs --images and --classifier")
+        found = load_images(
+            args.images, size=recipe.size, channels=1, split="train", limit=args.limit, download=args.download
+        )
+        images = found.images
+        path = Path(args.classifier)
+        classifier = load_classifier(path if path.exists() else assets.path(args.classifier))
+        assign = lambda x: probabilities(classifier, x).argmax(1)  # noqa: E731
+    parts = record_gan(
+        recipe, args.out, images, assign=assign, queries=args.queries, rule=args.rule, progress=not args.quiet
+    )
+    print(parts)
+
+
+def _parser(recipes: dict[str, dict[str, object]]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", choices=[name for name in recipes if name != "stacked-mnist"])
+    parser.add_argument("--recipe", default="healthy", help="of the data set (default %(default)s)")
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--images", help="folder of images, .npz, or torchvision data set name")
+    parser.add_argument("--classifier", help="folder of a digit classifier, or mnist-classifier")
+    parser.add_argument("--steps", type=int, help="generator steps (default: the recipe's)")
+    parser.add_argument("--batch", type=int, help="latents per step (default: the recipe's)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--limit", type=int, help="train on a random subset of this many images")
+    parser.add_argument("--queries", type=int, default=20, help="latents that are followed (default %(default)s)")
+    parser.add_argument("--rule", default="midpoint")
+    parser.add_argument("--download", action="store_true", help="let torchvision download the data set")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+if __name__ == "__main__":
+    from genkernel.errors import GenkernelError
+
+    try:
+        main()
+    except GenkernelError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted")
