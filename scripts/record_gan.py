@@ -32,7 +32,12 @@ def main(arguments: list[str] | None = None) -> None:
         if args.images is None or args.classifier is None:
             raise InputError(f"a GAN on {args.data} needs --images and --classifier")
         found = load_images(
-            args.images, size=recipe.size, channels=1, split="train", limit=args.limit, download=args.download
+            args.images,
+            size=recipe.generator.get("size", 32),
+            channels=1,
+            split="train",
+            limit=args.limit,
+            download=args.download,
         )
         images = found.images
         path = Path(args.classifier)

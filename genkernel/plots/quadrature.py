@@ -23,6 +23,9 @@ _LOOKS = {
     "gauss4": (style.PURPLE, "^", "Gauss-Legendre 4"),
 }
 
+_ROUNDING = 1e-17  # below that a gap is drawn at it
+_APART = 25.0  # between two numbers beside the lines, which may end close to one another
+
 
 @style.house
 def gaps_over_rates(
@@ -43,27 +46,36 @@ def gaps_over_rates(
     handles: dict[str, Any] = {}
     x = np.asarray(rates, dtype=np.float64)
     for axes, (title, curves) in zip(grid.flat, panels.items(), strict=False):
+        orders: list[tuple[float, float, str]] = []
         for rule, gaps in curves.items():
             colour, mark, label = _LOOKS[rule]
-            y = np.maximum(np.asarray(gaps, dtype=np.float64), 1e-17)
-            (line,) = axes.plot(x, y, color=colour, marker=mark, label=label)
+            y = np.asarray(gaps, dtype=np.float64)
+            (line,) = axes.plot(x, np.maximum(y, _ROUNDING), color=colour, marker=mark, label=label)
             handles[label] = line
+            if y.min() > 1e3 * _ROUNDING:
+                orders.append((float(y[np.argmax(x)]), float(np.polyfit(np.log(x), np.log(y), 1)[0]), colour))
+        place = np.inf
+        for last, order, colour in sorted(orders, reverse=True):
+            place = min(last, place / _APART)
+            axes.annotate(
+                f"{order:.2f}", (x.max(), place), xytext=(6, 0), textcoords="offset points", fontsize=7, color=colour,
+                va="center", annotation_clip=False,
+            )  # fmt: skip
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.set_xticks(x, [f"{rate:g}" for rate in x])
+        axes.set_xticks([], minor=True)
         axes.set_title(title, fontsize=9)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
-    low, high = grid.flat[0].get_ylim()
     for axes in list(grid.flat)[: len(panels)]:
-        for power in (1, 2):
-            axes.plot(
-                x, 0.5 * (x / x.max()) ** power, color=style.MUTED, linewidth=0.7, linestyle=(0, (4, 3)), zorder=1
-            )
-        axes.set_ylim(max(low, 1e-17), max(high, 1.0))
+        axes.set_ylim(_ROUNDING / 3, 3.0)
+    for column in range(columns):  # the lowest panel of a column says what the axis is
+        lowest = [grid[row, column] for row in range(rows) if grid[row, column].get_visible()][-1]
+        lowest.set_xlabel("learning rate η (η × steps fixed)")
+        lowest.tick_params(labelbottom=True)
     for axes in grid[:, 0]:
         axes.set_ylabel("gap / change of outputs")
-    for axes in grid[-1]:
-        axes.set_xlabel("learning rate η (η × steps fixed)")
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(3, len(handles)), fontsize=8)
-    style.footer(figure, meta | {"dashed": "orders 1 and 2"})
+    style.footer(figure, meta, "numbers: order of the gap in η")
     return figure
