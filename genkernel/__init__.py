@@ -49,6 +49,8 @@ _HOMES = {
     "doctor": "genkernel.workflows",
     "Report": "genkernel.workflows",
     "GanReport": "genkernel.workflows",
+    "path_report": "genkernel.workflows.path_report",  # genkernel.workflows.path_report is a module
+    "PathReport": "genkernel.workflows",
     "open_run": "genkernel.workflows",
     "GenkernelError": "genkernel.errors",
 }
@@ -59,7 +61,9 @@ if TYPE_CHECKING:
     from genkernel.data import load_images
     from genkernel.diffusion import Denoiser, NoiseSchedule
     from genkernel.errors import GenkernelError
-    from genkernel.paths import PathDecomposition, checkpoint_path, record, replay, tape
+    from genkernel.paths import PathDecomposition, checkpoint_path, record
+    from genkernel.paths.replay import replay
+    from genkernel.paths.tape import tape
     from genkernel.tangent import (
         Forecast,
         Kernel,
@@ -81,7 +85,8 @@ if TYPE_CHECKING:
         total,
     )
     from genkernel.tangent.forecast import plan
-    from genkernel.workflows import GanReport, Report, collapse, doctor, load, locality, open_run, wrap
+    from genkernel.workflows import GanReport, PathReport, Report, collapse, doctor, load, locality, open_run, wrap
+    from genkernel.workflows.path_report import path_report
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -122,7 +122,9 @@ class LevelContributions:
     """Training noise level → query noise level.
 
     Attributes:
+        edges: times at which buckets start, and the last one's end ``[B + 1]``.
         centres, log_snr: of the B buckets.
+        edges_log_snr: ``[B + 1]``; at the ends those of the first and the last time.
         stretches: K pairs of training steps; the first is the whole training.
         net, gross, signed: ``[K, B, B]``, rows are the queries' buckets, columns the samples'.
         mass: share of the training samples in each bucket ``[B]``.
@@ -133,8 +135,12 @@ class LevelContributions:
         gap: completeness gap, relative.
     """
 
+    kind: ClassVar[str] = "noise levels"
+
+    edges: Array
     centres: Array
     log_snr: Array
+    edges_log_snr: Array
     stretches: list[tuple[int, int]]
     net: Array
     gross: Array
@@ -177,8 +183,12 @@ def noise_level_contributions(
     chosen = default_window(buckets.centres, buckets.schedule.span) if window is None else window
     rows = {kind: massed_rows(maps[kind], mass, window_mask(buckets.centres, chosen)) for kind in ("net", "gross")}
     return LevelContributions(
+        edges=buckets.edges,
         centres=buckets.centres,
         log_snr=buckets.log_snr(),
+        edges_log_snr=buckets.schedule.log_snr(
+            torch.from_numpy(np.clip(buckets.edges, *buckets.schedule.time_range))
+        ).numpy(),
         stretches=stretches,
         **maps,
         mass=mass,

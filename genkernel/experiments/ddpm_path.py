@@ -64,8 +64,10 @@ def record_ddpm(
     """
     from tqdm.auto import trange
 
+    from genkernel.diffusion.contributions import noise_level_contributions
     from genkernel.models.ddpm import DDPMTraining, ddpm_losses
     from genkernel.paths import PathDecomposition, record
+    from genkernel.paths.maps import keep_map
 
     out = Path(out)
     identity = {
@@ -109,6 +111,7 @@ def record_ddpm(
                 path.save()
                 _save(out / "training.pt", training, step + 1, losses)
     parts = path.contributions()
+    keep_map(parts, noise_level_contributions(parts, queries.bucket, levels))
     parts.meta["losses"] = {"first": losses[0], "last_100": sum(losses[-100:]) / len(losses[-100:])}
     write_atomic(out / "losses.json", json.dumps(losses) + "\n")
     parts.save(out / "path.npz")

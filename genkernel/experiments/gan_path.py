@@ -1,6 +1,7 @@
 """A GAN's training, recorded by cluster of latents: whose corrections made each cluster's samples?
 
-The run is the one that :func:`genkernel.models.gan_training.train_gan` makes; the recording is of the generator's steps.
+The run is the one that :func:`genkernel.models.gan_training.train_gan` makes, and the recording is of the generator's
+steps.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ def record_gan(
     images: Tensor | None = None,
     *,
     assign: Callable[[Tensor], Any] | None = None,
+    clusters: int | None = None,
     queries: int = 20,
     rule: str = "midpoint",
     windows: int = 32,
@@ -40,6 +42,7 @@ def record_gan(
         out: the folder.
         images: as for :func:`genkernel.models.gan_training.train_gan`.
         assign: images to cluster numbers; the nearest mode of a planar mixture by default.
+        clusters: how many there are; by default those that occur.
         queries: how many latents are followed.
         rule, windows: as for :func:`genkernel.record`.
         progress: show a progress bar.
@@ -53,17 +56,19 @@ def record_gan(
 
     from genkernel.errors import InputError
     from genkernel.gan import Generator
-    from genkernel.gan.contributions import cluster_groups
+    from genkernel.gan.contributions import cluster_contributions, cluster_groups
     from genkernel.models.gan_losses import LOSSES
     from genkernel.models.gan_training import gan_training
     from genkernel.models.mixtures import MIXTURES
     from genkernel.paths import record
+    from genkernel.paths.maps import keep_map
     from genkernel.runs import write_atomic
 
     if assign is None:
         if not recipe.planar:
             raise InputError("a GAN on images needs assign=, which says which cluster an image is in")
         modes = MIXTURES[recipe.data]().modes
+        clusters = len(modes)
         assign = lambda x: torch.cdist(x.double().cpu(), modes.double()).argmin(1)  # noqa: E731
     training = gan_training(recipe, images)
     gen = Generator(training.generator)
@@ -90,6 +95,10 @@ def record_gan(
     parts = path.contributions()
     final = assign(gen.images(followed))
     parts.meta["query_clusters"] = torch.as_tensor(final).tolist()
+    seen = [source for source, is_data in zip(parts.sources, parts.data, strict=True) if is_data]
+    count = clusters if clusters is not None else 1 + max(map(int, [*seen, *parts.meta["query_clusters"]]))
+    word = "mode" if recipe.planar else "class"
+    keep_map(parts, cluster_contributions(parts, final, [f"{word} {i}" for i in range(count)]))
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     for name, network in (("G", training.generator), ("D", training.discriminator)):

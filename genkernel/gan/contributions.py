@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -66,6 +66,8 @@ class ClusterContributions:
         buffers: share of the running statistics in ‖net‖ over all sources, mean over queries.
         gap: completeness gap, relative.
     """
+
+    kind: ClassVar[str] = "clusters"
 
     names: list[str]
     stretches: list[tuple[int, int]]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from genkernel.errors import InputError
 from genkernel.paths.decomposition import PathDecomposition
+from genkernel.runs import json_ready
 
 KINDS = ("net", "gross", "signed")
 
@@ -76,3 +78,14 @@ def thirds(parts: PathDecomposition) -> list[tuple[int, int]]:
     windows = len(parts.edges) - 1
     cuts = sorted({round(windows * i / 3) for i in range(4)})
     return [(parts.edges[a], parts.edges[b]) for a, b in itertools.pairwise(cuts)]
+
+
+def keep_map(parts: PathDecomposition, found: Any) -> None:
+    """Let a decomposition carry what its sources and queries mean, for its figures and its page.
+
+    Args:
+        parts: a decomposition; ``meta["map"]`` is written.
+        found: what :func:`genkernel.diffusion.contributions.noise_level_contributions` or
+            :func:`genkernel.gan.contributions.cluster_contributions` returned for it.
+    """
+    parts.meta["map"] = {"kind": found.kind, **json_ready(found)}

@@ -17,6 +17,7 @@ import numpy as np
 
 from genkernel.errors import InputError
 from genkernel.plots import gan_style, path_axes, style
+from genkernel.plots.group_maps import group_map_figures
 from genkernel.plots.path_axes import SIGNED, Query, Rows
 from genkernel.plots.stage_maps import stage_map
 
@@ -63,6 +64,8 @@ def path_figures(
     if len(parts.final) > 1 and (direction is not None or path_axes.has_changed(parts, "mean")):
         found["contributions_mean"] = partial(contribution_heat_map, parts, direction, "mean")
     found["shares"] = partial(shares, parts)
+    if "map" in parts.meta:
+        found |= group_map_figures(parts)
     return found
 
 

@@ -60,7 +60,7 @@ def stage_map(
     limit = float(np.abs(stack).max()) or 1.0
     lowest, colors = (-limit, path_axes.SIGNED) if diverging else (0.0, style.SEQUENTIAL)
     count = len(stack)
-    columns = min(count, 3)
+    columns = 2 if count == 4 else min(count, 3)
     lines = -(-count // columns)
     # by hand: square maps in a grid are what automatic layouts are worst at (inches)
     left, right, gap = 0.66, 0.62 if log_snr is not None else 0.14, 0.3

@@ -51,6 +51,13 @@ SECTIONS = (
         "A step moves all layers, and each of them moves f. Contributions add up over layers too.",
         ("layers",),
     ),
+    Section(
+        "maps",
+        "From which to which",
+        "Rows are groups of queries, columns the groups of training samples that moved them. Gross maps show who was "
+        "at work, net maps what was left of it, and only the signed map adds up: every row to 100 %, up to the gap.",
+        ("map_gross", "map_net", "map_signed"),
+    ),
     Section("queries", "Every query", "What moved each of them most, either way.", ()),
 )
 
@@ -85,6 +92,25 @@ CAPTIONS = {
         "pale here.",
         "Queries with a large change weigh more.",
         "Heat map of contributions by source and window of training steps, averaged over queries.",
+    ),
+    "map_gross": Caption(
+        "Who was at work (gross)",
+        "Every row is divided by its sum. A bright diagonal says that groups moved queries of their own kind most.",
+        "Sizes of steps that cancel later count here as much as those that stay.",
+        "Maps of gross contributions from groups of training samples to groups of queries, by stretch of training.",
+    ),
+    "map_net": Caption(
+        "What was left of it (net)",
+        "The same of the sums over time. Where the gross map is local and this one is not, most of the local work went "
+        "to and fro.",
+        "Sizes: a group that worked against a query is as bright as one that worked for it.",
+        "Maps of net contributions from groups of training samples to groups of queries, by stretch of training.",
+    ),
+    "map_signed": Caption(
+        "Along the change (signed)",
+        "The part of each query's change that every group made, averaged over the queries of a row.",
+        "Of a stretch in which a query hardly changed the shares are large and cancel.",
+        "Map of signed shares of groups of training samples in the change of groups of queries.",
     ),
     "shares": Caption(
         "Net, gross and signed share",
