@@ -2,7 +2,8 @@
 
 Sources are groups of training samples, and what else moves parameters: weight decay, and the momentum from before
 the recording. Each buffer obeys the optimizer's own recursion (:mod:`genkernel.paths.linear_step`); their sum is the
-optimizer's buffer, and the sum of the increments its step.
+optimizer's buffer, and the sum of the increments its step. Increments are made one at a time when they are asked for:
+beside the buffers, S × P numbers, nothing of that size is held.
 """
 
 from __future__ import annotations
@@ -27,7 +28,10 @@ class GroupedState:
         self._like = torch.empty(0, dtype=coordinates.dtype, device=coordinates.device)
         self._size = coordinates.size
         self.buffers: list[Tensor | None] = []  # None: zero so far
-        self._increments: list[Tensor | None] = []
+        self._steps: list[LinearStep] = []
+        self._gradients: dict[int, Tensor] = {}
+        self._theta: Tensor | None = None
+        self._decay: int | None = None
 
     def __len__(self) -> int:
         return len(self.buffers)
@@ -35,72 +39,85 @@ class GroupedState:
     def grow(self, sources: int) -> None:
         """Make room for sources that appear for the first time; they start from zero."""
         self.buffers += [None] * (sources - len(self.buffers))
-        self._increments += [None] * (sources - len(self._increments))
 
     def set_buffer(self, source: int, buffer: Tensor) -> None:
         """Start a source from a buffer ``[P]`` that is there already."""
         self.buffers[source] = buffer
 
-    def advance(
-        self, steps: list[LinearStep], gradients: Mapping[int, Tensor], theta: Tensor, decay: int | None
-    ) -> None:
-        """Make one step.
+    def advance(self, steps: list[LinearStep], gradients: dict[int, Tensor], theta: Tensor, decay: int | None) -> None:
+        """Make one step; :meth:`increment` says what each source did in it, until the next.
 
         Args:
             steps: its coefficients; coordinates of none of them stay where they are.
-            gradients: source → data gradient ``[P]``, as it stood in ``.grad``. Freed for the increments.
-            theta: θ_k ``[P]`` before the step.
+            gradients: source → data gradient ``[P]``, as it stood in ``.grad``.
+            theta: θ_k ``[P]`` before the step; not written to later.
             decay: the source of weight decay; None without one.
         """
+        self._steps, self._theta, self._decay = steps, theta, decay
+        # gradients outlive the update of the buffers only where the step uses them beside these
+        self._gradients = gradients if any(not _is_zero(s.q) for s in steps) else {}
         for a in range(len(self.buffers)):
-            g = gradients.get(a)
-            b = self.buffers[a]
-            moved: Tensor | None = None
             for s in steps:
-                has_decay = a == decay and (s.coupled or s.decoupled)
-                if g is None and b is None and not has_decay:
+                if not s.buffered:
                     continue
-                data: Tensor | None = None
-                if g is not None:
-                    data = g[s.part] * s.sign
-                if a == decay and s.coupled:
-                    pull = theta[s.part] * s.coupled
-                    data = pull if data is None else data.add_(pull)
-                if s.buffered:
-                    if b is None and data is not None:
-                        b = self.buffers[a] = self._zeros()
-                    if b is not None:
-                        b[s.part].mul_(s.alpha)
-                        if data is not None:
-                            b[s.part].add_(data * s.rho)
-                        moved = self._zeros() if moved is None else moved
-                        moved[s.part].sub_(b[s.part] * s.p)
-                if data is not None and not (isinstance(s.q, float) and s.q == 0.0):
-                    moved = self._zeros() if moved is None else moved
-                    moved[s.part].sub_(data.mul_(s.q))
-                if a == decay and s.decoupled:
-                    moved = self._zeros() if moved is None else moved
-                    moved[s.part].sub_(theta[s.part] * s.decoupled)
-            self._increments[a] = moved
+                drive, b = self._drive(s, a, gradients), self.buffers[a]
+                if b is None and drive is None:
+                    continue
+                if b is None:
+                    b = self.buffers[a] = self._zeros()
+                b[s.part].mul_(s.alpha)
+                if drive is not None:
+                    b[s.part].add_(drive.mul_(s.rho))
 
     def increment(self, source: int) -> Tensor | None:
-        """Δθ^(a) ``[P]`` of the last step; None where it is zero."""
-        return self._increments[source]
+        """Δθ^(a) of the last step, a new tensor ``[P]``; None where it is zero."""
+        moved: Tensor | None = None
+        for s in self._steps:
+            parts = []
+            b = self.buffers[source]
+            if s.buffered and b is not None:
+                parts.append(b[s.part] * s.p)
+            if not _is_zero(s.q):
+                drive = self._drive(s, source, self._gradients)
+                if drive is not None:
+                    parts.append(drive.mul_(s.q))
+            if source == self._decay and s.decoupled and self._theta is not None:
+                parts.append(self._theta[s.part] * s.decoupled)
+            if parts:
+                moved = self._zeros() if moved is None else moved
+                for part in parts:
+                    moved[s.part].sub_(part)
+        return moved
 
     def total_increment(self) -> Tensor:
         """Σ_a Δθ^(a) ``[P]``."""
-        return self._sum(self._increments)
+        total = self._zeros()
+        for a in range(len(self.buffers)):
+            increment = self.increment(a)
+            if increment is not None:
+                total.add_(increment)
+        return total
 
     def total_buffer(self) -> Tensor:
         """Σ_a b^(a) ``[P]``, which is the optimizer's own buffer."""
-        return self._sum(self.buffers)
-
-    def _sum(self, rows: list[Tensor | None]) -> Tensor:
         total = self._zeros()
-        for row in rows:
-            if row is not None:
-                total.add_(row)
+        for buffer in self.buffers:
+            if buffer is not None:
+                total.add_(buffer)
         return total
+
+    def _drive(self, s: LinearStep, source: int, gradients: Mapping[int, Tensor]) -> Tensor | None:
+        """A source's gradient in a run of coordinates, a new tensor ``[c]``: with its sign, and coupled decay."""
+        g = gradients.get(source)
+        drive = g[s.part] * s.sign if g is not None else None
+        if source == self._decay and s.coupled and self._theta is not None:
+            pull = self._theta[s.part] * s.coupled
+            drive = pull if drive is None else drive.add_(pull)
+        return drive
 
     def _zeros(self) -> Tensor:
         return self._like.new_zeros(self._size)
+
+
+def _is_zero(value: float | Tensor) -> bool:
+    return isinstance(value, float) and value == 0.0

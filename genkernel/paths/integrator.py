@@ -10,7 +10,7 @@ and at the start of the next are one and the same:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -65,14 +65,7 @@ class Integrator:
         if self._rule.telescopes:
             self._trapezoid(increments, sources)
         else:
-            moves = {a: d for a in range(sources) if (d := increments(a)) is not None}
-            found: dict[int, Tensor] = {}
-            for node, weight in zip(self._rule.nodes, self._rule.weights, strict=True):
-                at = torch.lerp(self._theta, theta, node) if node else self._theta
-                for a, value in self._queries.derivatives(at, self._buffers, moves.items()):
-                    found[a] = found[a] + weight * value if a in found else weight * value
-            for a, value in found.items():  # after all nodes: the size of a contribution is that of the whole step
-                self.windows.add(a, value)
+            self._nodes(theta, increments, sources)
         self._theta, self.step = theta, self.step + 1
         self.set_buffers(buffers, moved)
 
@@ -124,21 +117,38 @@ class Integrator:
 
     # --------------------------------------------------------------------------- private
 
+    def _nodes(self, theta: Tensor, increments: Increments, sources: int) -> None:
+        moves = ((a, d) for a in range(sources) if (d := increments(a)) is not None)
+        for some in self._queries.together(moves, sources):
+            found: dict[int, Tensor] = {}
+            for node, weight in zip(self._rule.nodes, self._rule.weights, strict=True):
+                at = torch.lerp(self._theta, theta, node) if node else self._theta
+                for a, value in self._queries.derivatives(at, self._buffers, some):
+                    found[a] = found[a] + weight * value if a in found else weight * value
+            for a, value in found.items():  # after all nodes: the size of a contribution is that of the whole step
+                self.windows.add(a, value)
+
     def _trapezoid(self, increments: Increments, sources: int) -> None:
-        together, halves = self._waiting, {}
-        for a in range(sources):
-            d = increments(a)
-            if d is not None:
-                halves[a] = d.mul_(0.5)
-                together[a] = together[a].add_(halves[a]) if a in together else halves[a]
-        self._evaluate(self._theta, self._buffers, together)
+        waiting, halves = self._waiting, {}
+
+        def together() -> Iterator[tuple[int, Tensor]]:
+            for a in range(sources):
+                d, before = increments(a), waiting.pop(a, None)
+                if d is not None:
+                    halves[a] = d.mul_(0.5)
+                    before = halves[a] if before is None else before.add_(halves[a])
+                if before is not None:
+                    yield a, before
+
+        self._evaluate(self._theta, self._buffers, together(), sources)
         self._waiting, self._waiting_buffers = halves, self._buffers
 
     def _flush(self) -> None:
         """Evaluate what is waiting for the present weights, under the buffers of its own step."""
         waiting, self._waiting = self._waiting, {}
-        self._evaluate(self._theta, self._waiting_buffers, waiting)
+        self._evaluate(self._theta, self._waiting_buffers, iter(waiting.items()), len(waiting))
 
-    def _evaluate(self, theta: Tensor, buffers: Buffers, directions: dict[int, Tensor]) -> None:
-        for a, value in self._queries.derivatives(theta, buffers, directions.items()):
-            self.windows.add(a, value)
+    def _evaluate(self, theta: Tensor, buffers: Buffers, directions: Iterator[tuple[int, Tensor]], count: int) -> None:
+        for some in self._queries.together(directions, count):
+            for a, value in self._queries.derivatives(theta, buffers, some):
+                self.windows.add(a, value)

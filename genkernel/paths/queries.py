@@ -8,6 +8,7 @@ directions at once, which also gives every layer's part for nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from genkernel.errors import InputError
 from genkernel.paths.coordinates import Coordinates
 from genkernel.tangent import TangentModel, batches
-from genkernel.tangent.jvp import Route, backward, choose, faster, require_finite
+from genkernel.tangent.jvp import WIDTH, Route, backward, choose, faster, require_finite
 from genkernel.tangent.model import Call
 from genkernel.tangent.passes import guarded
 
@@ -60,6 +61,7 @@ class Queries:
         for k, owner in enumerate(owners):
             self._members.setdefault(self.layers.index(owner), []).append(k)
         self._route: Route | None = None
+        self._compared = False  # with the way that takes several directions at a time
         self.shape = tuple(self.outputs(coordinates.flat(self.model.parameters), None).shape[1:])
 
     @property
@@ -83,6 +85,12 @@ class Queries:
             require_finite(out)
             return out.double().cpu()
 
+    def together(self, directions: Iterator[tuple[int, Tensor]], count: int) -> Iterator[list[tuple[int, Tensor]]]:
+        """At most ``count`` directions in parts that :meth:`derivatives` takes best, so that few are held."""
+        width = count if self._rows_pay(count) else WIDTH
+        while some := list(islice(directions, max(1, width))):
+            yield some
+
     def derivatives(
         self, theta: Tensor, buffers: Mapping[str, Tensor] | None, directions: Iterable[tuple[int, Tensor]]
     ) -> list[tuple[int, Tensor]]:
@@ -102,19 +110,23 @@ class Queries:
         model = self.at(theta, buffers)
         with guarded(model), model.evaluating():
             tensors = model.tensors()
-            if _ROW * self.scalars < len(pairs) * len(self.layers):
+            if self._rows_pay(len(pairs)):
                 return self._by_rows(model, tensors, pairs)
             return self._by_directions(model, tensors, pairs)
+
+    def _rows_pay(self, directions: int) -> bool:
+        return _ROW * self.scalars < directions * len(self.layers)
 
     def _by_directions(
         self, model: TangentModel, tensors: dict[str, Tensor], pairs: list[tuple[int, Tensor]]
     ) -> list[tuple[int, Tensor]]:
         names = self.coordinates.names
+        few = batches.take(self.batch, slice(0, 2))
         if self._route is None:
-            few = batches.take(self.batch, slice(0, 2))
             self._route, _ = choose(model, tensors, few, model.dtype)
-            some = [self.coordinates.views(d) for _, d in pairs]
-            self._route = faster(model, tensors, few, self._route, some)
+        if not self._compared and len(pairs) > 1:
+            self._compared = True
+            self._route = faster(model, tensors, few, self._route, [self.coordinates.views(d) for _, d in pairs])
         found = torch.zeros(len(pairs), len(self.layers), self.count, *self.shape, dtype=torch.float64)
         for layer, index in self._members.items():
             along = []

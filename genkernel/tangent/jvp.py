@@ -35,6 +35,7 @@ from genkernel.tangent.model import TangentModel
 
 Vector = dict[str, Tensor]  # a vector in parameter space: name → tensor shaped like the parameter
 
+WIDTH = 4  # directions that share a forward pass: more of them save little and hold as many tangents
 METHODS = ("auto", "forward", "double-backward", "finite-differences")
 # what the adjoint identity may miss by, relative, per precision of the run
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -152,9 +153,9 @@ class ForwardTogether(Forward):
         width: directions at a time; their tangents are held together.
     """
 
-    activations = 4.0
+    activations = float(WIDTH)
 
-    def __init__(self, width: int = 4):
+    def __init__(self, width: int = WIDTH):
         self.width = width
 
     def products(
