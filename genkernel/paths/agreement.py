@@ -29,8 +29,12 @@ class Agreement:
     error: float
 
 
-def compare(grad: Tensor, total: Tensor) -> Agreement:
-    """What lies between the optimizer's gradient and Σ of the groups, both ``[P]``."""
+def compare(grad: Tensor, total: Tensor, allowed: float) -> Agreement:
+    """What lies between the optimizer's gradient and Σ of the groups, both ``[P]``.
+
+    Args:
+        allowed: the error up to which one number is enough (:func:`tolerance`).
+    """
     size = float(grad.double().norm())
     if size == 0:
         return Agreement(0.0, 0.0)
@@ -39,14 +43,14 @@ def compare(grad: Tensor, total: Tensor) -> Agreement:
         return Agreement(0.0, 1.0)
     factor = float(grad.double() @ total.double()) / square
     error = float((grad.double() - factor * total.double()).norm()) / size
-    if error <= tolerance(grad.dtype):
+    if error <= allowed:
         return Agreement(factor, error)
     clamped = _by_value(grad, total)
     return clamped if clamped is not None and clamped.error < error else Agreement(factor, error)
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """The relative error that rounding explains."""
+    """The relative error of a gradient that rounding explains, for parameters of a dtype."""
     return TOLERANCE.get(dtype, COARSE)
 
 

@@ -22,7 +22,8 @@ class Coordinates:
         shapes: of the parameters.
         slices: of the parameters in a flat vector.
         size: P.
-        dtype: of flat vectors: the widest of the parameters'.
+        dtype: of flat vectors: the widest of the parameters', at least float32.
+        coarsest: the narrowest of the parameters', which says how exact anything can be.
         device: of flat vectors.
     """
 
@@ -37,9 +38,11 @@ class Coordinates:
         self.size = start
         first = next(iter(parameters.values()))
         self.device = first.device
-        self.dtype = first.dtype
+        self.dtype, self.coarsest = torch.float32, first.dtype
         for p in parameters.values():
             self.dtype = torch.promote_types(self.dtype, p.dtype)
+            if torch.finfo(p.dtype).eps > torch.finfo(self.coarsest).eps:
+                self.coarsest = p.dtype
 
     def flat(self, tensors: Mapping[str, Tensor | None]) -> Tensor:
         """Tensors by name as one new vector ``[P]``; zeros where there is none."""
@@ -85,6 +88,11 @@ def optimized(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, 
     for name, p in found.items():
         if not p.is_floating_point():
             raise InputError(f"parameter {name!r} is {p.dtype}: only real floating point parameters can be recorded")
+        if hasattr(p, "placements"):
+            raise InputError(
+                f"parameter {name!r} is shared out over several processes, and each sees a part of it: record a run of "
+                "one process"
+            )
     if len({p.device for p in found.values()}) > 1:
         raise InputError("the parameters lie on several devices: a recording needs them on one")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -41,3 +42,9 @@ class Pending:
     def choices(self) -> list[Gathered]:
         """In the order in which they are tried."""
         return [self.total, *(other for other in (self.since, self.last) if other is not self.total)]
+
+
+def gradients_gone(parameters: Iterable[Tensor]) -> bool:
+    """The loop has thrown away what was in ``.grad``: the step of those batches was skipped."""
+    grads = (p.grad for p in parameters)
+    return all(g is None or not (g._nnz() if g.is_sparse else bool(g.any())) for g in grads)

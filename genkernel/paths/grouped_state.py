@@ -32,6 +32,7 @@ class GroupedState:
         self._gradients: dict[int, Tensor] = {}
         self._theta: Tensor | None = None
         self._decay: int | None = None
+        self._remainder: tuple[int, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.buffers)
@@ -53,7 +54,7 @@ class GroupedState:
             theta: θ_k ``[P]`` before the step; not written to later.
             decay: the source of weight decay; None without one.
         """
-        self._steps, self._theta, self._decay = steps, theta, decay
+        self._steps, self._theta, self._decay, self._remainder = steps, theta, decay, None
         # gradients outlive the update of the buffers only where the step uses them beside these
         self._gradients = gradients if any(not _is_zero(s.q) for s in steps) else {}
         for a in range(len(self.buffers)):
@@ -87,7 +88,13 @@ class GroupedState:
                 moved = self._zeros() if moved is None else moved
                 for part in parts:
                     moved[s.part].sub_(part)
+        if self._remainder is not None and self._remainder[0] == source:
+            moved = self._remainder[1].clone() if moved is None else moved.add_(self._remainder[1])
         return moved
+
+    def set_remainder(self, source: int, remainder: Tensor) -> None:
+        """Add to a source's increment of the last step what the weights were rounded by ``[P]``."""
+        self._remainder = source, remainder
 
     def total_increment(self) -> Tensor:
         """Σ_a Δθ^(a) ``[P]``."""

@@ -133,12 +133,13 @@ class Objective:
         }
 
     def pull(self, tensors: dict[str, Tensor], losses: Tensor, weights: Tensor, retain: bool = False) -> Tensor:
-        """Σ weight × gradient of the loss ``[P]``."""
-        names = self.coordinates.names
-        found: Sequence[Tensor | None] = [None] * len(names)
-        if losses.requires_grad:
-            leaves = [tensors[name] for name in names]
-            found = torch.autograd.grad(losses, leaves, weights.to(losses), retain_graph=retain, allow_unused=True)
+        """Σ weight × gradient of the loss ``[P]``; zero for parameters that are frozen now."""
+        trained = dict(self.model.module.named_parameters())
+        names = [name for name in self.coordinates.names if trained[name].requires_grad]
+        if not losses.requires_grad or not names:
+            return self.coordinates.flat({})
+        leaves = [tensors[name] for name in names]
+        found = torch.autograd.grad(losses, leaves, weights.to(losses), retain_graph=retain, allow_unused=True)
         return self.coordinates.flat(dict(zip(names, found, strict=True)))
 
     def is_joint(self, tensors: dict[str, Tensor], batch: Any) -> bool:

@@ -26,7 +26,7 @@ from genkernel.paths.average import Average
 from genkernel.paths.clock import Clock
 from genkernel.paths.coordinates import Coordinates, optimized
 from genkernel.paths.decomposition import PathDecomposition
-from genkernel.paths.gathered import Gathered, Pending
+from genkernel.paths.gathered import Gathered, Pending, gradients_gone
 from genkernel.paths.grouped_state import GroupedState
 from genkernel.paths.integrator import Integrator
 from genkernel.paths.linear_step import Before, Steps
@@ -41,6 +41,8 @@ from genkernel.tangent import batches
 from genkernel.tangent.model import Call
 
 FILE = "recording.pt"
+# what a step may differ from the sum of its parts by, relative to its largest entry, beside rounding of the weights
+_SHARE = {torch.float64: 1e-9, torch.float32: 1e-3}
 _ROUNDING = 1e-12  # share of a step from which on rounding in its gradient is a source of its own
 
 
@@ -171,6 +173,7 @@ class Recording:
         self._state = GroupedState(self._coordinates)
         self._sources = Sources()
         self._theta = self._coordinates.flat(self._parameters)
+        self._versions = {name: p._version for name, p in module.named_parameters() if name not in self._parameters}
         self._average = Average(module, ema, self._coordinates, self._theta) if ema is not None else None
         self._average_due = False
         self._integrator = Integrator(
@@ -445,11 +448,7 @@ class Recording:
         if self._pending is None:
             self._pending = Pending(new)
         else:
-            self._pending.add(new, self._gradients_gone())
-
-    def _gradients_gone(self) -> bool:
-        """The loop has thrown the gradients of the pending batches away: their step was skipped."""
-        return all(p.grad is None or not bool(p.grad.any()) for p in self._parameters.values())
+            self._pending.add(new, gradients_gone(self._parameters.values()))
 
     def _look(self, args: Any, kwargs: Any) -> None:
         """Before ``step()``: the gradient that it will use, against the groups."""
@@ -458,6 +457,7 @@ class Recording:
             # args[0] is the optimizer itself
             raise RecordingError("step(closure) computes gradients inside of the step, where they cannot be recorded")
         self._follow_average()
+        self._check_others()
         now = self._coordinates.flat(self._parameters)
         if not torch.equal(now, self._theta):
             raise RecordingError(self._moved_outside(now))
@@ -480,19 +480,20 @@ class Recording:
 
     def _sourced(self, grad: Tensor, pending: Pending) -> tuple[dict[int, Tensor], Tensor]:
         """Source → data gradient ``[P]``, and what rounding leaves between their sum and the optimizer's ``[P]``."""
+        allowed = agreement.tolerance(self._coordinates.coarsest)
         best: tuple[agreement.Agreement, Gathered, Tensor] | None = None
         for choice in pending.choices():
             total = torch.zeros_like(grad)
             for g in choice.gradients.values():
                 total.add_(g)
-            found = agreement.compare(grad, total)
+            found = agreement.compare(grad, total, allowed)
             if best is None or found.error < best[0].error:
                 best = found, choice, total
-            if found.error <= agreement.tolerance(grad.dtype):
+            if found.error <= allowed:
                 break
         assert best is not None
         found, chosen, total = best
-        if found.error > agreement.tolerance(grad.dtype):
+        if found.error > allowed:
             raise RecordingError(
                 f"the optimizer's gradient is not a multiple of the sum over the groups (off by {found.error:.1%}): "
                 "loss_fn and the loss of the training differ by more than a factor, or loss_fn is not deterministic "
@@ -561,16 +562,32 @@ class Recording:
 
     def _check_step(self, theta: Tensor) -> None:
         moved = theta - self._theta
-        off = float((self._state.total_increment() - moved).abs().max())
-        eps = torch.finfo(moved.dtype).eps
-        share = 1e-9 if moved.dtype == torch.float64 else 1e-3
-        largest = float(moved.abs().max())
-        if not off <= 8 * eps * float(theta.abs().max()) + share * largest:
+        rest = moved - self._state.total_increment()
+        off, largest = float(rest.abs().max()), float(moved.abs().max())
+        coarsest = self._coordinates.coarsest
+        if not off <= 8 * torch.finfo(coarsest).eps * float(theta.abs().max()) + _SHARE.get(coarsest, 0.1) * largest:
             raise RecordingError(
                 f"the increments of the sources do not sum to what the step did (off by {off:.1e} of {largest:.1e}): "
                 "the optimizer's step is not that of its class, or something else moved the weights during it"
             )
         self._step_error = max(self._step_error, off)
+        if torch.finfo(coarsest).bits < 32:  # weights are rounded by as much as they move
+            self._state.set_remainder(self._sources.extra(ROUNDING), rest)
+            self._state.grow(len(self._sources))
+
+    def _check_others(self) -> None:
+        """Only the recorded parameters move."""
+        held = {id(p) for group in self._steps.optimizer.param_groups for p in group["params"]}
+        for name, p in self._module.named_parameters():
+            if name in self._parameters:
+                continue
+            if id(p) in held:
+                raise RecordingError(f"parameter {name!r} was added to the optimizer after the recording began")
+            if p._version != self._versions.get(name):
+                raise RecordingError(
+                    f"parameter {name!r} is not the recorded optimizer's, and moved: outputs change with it, and no "
+                    "source has a part in that"
+                )
 
     def _check_buffers(self) -> None:
         """The optimizer's momentum is the sum of the sources'."""

@@ -317,7 +317,7 @@ class _Replayer:
         for begin in dict.fromkeys((0, since, len(parts) - 1)):
             total = sum((g for _, _, g in parts[begin:]), torch.zeros_like(parts[0][2]))
             factor, off = self._between(total, size, entries)
-            if off <= 10 * tolerance(total.dtype):
+            if off <= 10 * tolerance(self._coordinates.coarsest):
                 return [(row, weights) for row, weights, _ in parts[begin:]], total, factor
             worst = min(worst, off)
         raise RecordingError(

@@ -33,6 +33,7 @@ from torch import Tensor
 from genkernel.errors import GenkernelError, InputError, MissingError, OutputError, RecordingError, RecordingWarning
 from genkernel.paths.clock import Clock
 from genkernel.paths.coordinates import Coordinates, optimized
+from genkernel.paths.gathered import gradients_gone
 from genkernel.paths.linear_step import Steps
 from genkernel.paths.plain_module import plain_module
 from genkernel.paths.random_state import random_state
@@ -194,7 +195,11 @@ class Tape:
         array = as_array(ids, "ids")
         if array.ndim != 1 or not len(array):
             raise InputError(f"ids name the samples of the batch [b], not an array of shape {array.shape}")
-        row: dict[str, Any] = {"ids": array, "step": self.step, "gone": self._named and self._gradients_gone()}
+        row: dict[str, Any] = {
+            "ids": array,
+            "step": self.step,
+            "gone": self._named and gradients_gone(self._parameters.values()),
+        }
         for name, value in extras.items():
             row[f"extra:{name}"] = as_array(value, name)
         if weight is not None:
@@ -202,9 +207,6 @@ class Tape:
         row["random"] = random_state(self._coordinates.device)
         self._batches.append(row)
         self._named = True
-
-    def _gradients_gone(self) -> bool:
-        return all(p.grad is None or not bool(p.grad.any()) for p in self._parameters.values())
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         with self._clock.ours():

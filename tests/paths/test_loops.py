@@ -534,3 +534,76 @@ def test_resuming_with_another_model_is_refused(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         recording(net, optimizer, q, store=tmp_path)
+
+
+def test_frozen_parameters_in_the_optimizer_and_unfrozen_later():
+    x, y, _, q = problem()
+    net = mlp()
+    net[0].requires_grad_(False)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.1)
+    with recording(net, optimizer, q) as path:
+        for step, ids in enumerate(shuffled()):
+            if step == 5:
+                net[0].requires_grad_(True)
+            path.batch((x[ids], y[ids]), ids=ids)
+            optimizer.zero_grad()
+            loss_fn(net, (x[ids], y[ids])).mean().backward()
+            optimizer.step()
+    assert path.stopped is None and path.contributions().gap_rel < 1e-10
+
+
+def test_sparse_gradients():
+    _x, y, _label, _q = problem()
+
+    class Bag(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(22, 6, sparse=True), nn.Linear(6, 3)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head(self.table(ids).tanh())
+
+    net = Bag().double()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.5)
+    ids_all = torch.arange(22)
+    with recording(net, optimizer, ids_all[:4]) as path:
+        for ids in shuffled():
+            path.batch((ids, y[ids]), ids=ids)
+            optimizer.zero_grad()
+            loss_fn(net, (ids, y[ids])).mean().backward()
+            optimizer.step()
+    assert path.stopped is None and path.contributions().gap_rel < 1e-10
+
+
+def test_sixteen_bit_weights_have_their_rounding_as_a_source():
+    x, y, _, q = problem(torch.bfloat16)
+    net = mlp(torch.bfloat16)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    with recording(net, optimizer, q, rule="midpoint") as path:
+        for ids in shuffled():
+            path.batch((x[ids], y[ids]), ids=ids)
+            optimizer.zero_grad()
+            loss_fn(net, (x[ids], y[ids])).mean().backward()
+            optimizer.step()
+    parts = path.contributions()
+    assert "rounding" in parts.sources and parts.gap_rel < 0.1  # outputs are rounded as well
+
+
+@pytest.mark.parametrize("what, said", [("added", "added to the optimizer"), ("other", "not the recorded optimizer's")])
+def test_parameters_that_move_unseen_stop_the_recording(what, said):
+    x, y, _, q = problem()
+    net = mlp()
+    optimizer = torch.optim.SGD([*net[0].parameters(), *net[2].parameters()], lr=0.05)
+    other = torch.optim.SGD(net[4].parameters(), lr=0.05)
+    with pytest.warns(RecordingWarning, match=said), recording(net, optimizer, q) as path:
+        for step, ids in enumerate(shuffled()):
+            path.batch((x[ids], y[ids]), ids=ids)
+            net.zero_grad()
+            loss_fn(net, (x[ids], y[ids])).mean().backward()
+            if what == "added" and step == 4:
+                optimizer.add_param_group({"params": list(net[4].parameters())})
+            optimizer.step()
+            if what == "other" and step == 4:
+                other.step()
+    with pytest.raises(RecordingError, match=said):
+        path.contributions()
