@@ -61,6 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _ddpm(images: Any, steps: int, batch: int) -> Any:
+    import torch
+
     from genkernel.experiments.ddpm_path import level_setup
     from genkernel.models.ddpm import DDPMRecipe, DDPMTraining, ddpm_losses
     from genkernel.paths import record
@@ -85,7 +87,7 @@ def _ddpm(images: Any, steps: int, batch: int) -> Any:
             made_of = training.batch(step)
             path.batch(made_of, ids=made_of["ids"])
             gradients = naive.gradients(ddpm_losses, made_of, levels.of(made_of["t"]).tolist())
-            total = sum(gradients.values())
+            total = torch.stack(list(gradients.values())).sum(0)
             clip = min(1.0, 1.0 / (float(total.norm()) + 1e-6))
             begun, lr = naive.begin(), training.optimizer.param_groups[0]["lr"]
             training.descend(made_of)

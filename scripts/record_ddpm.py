@@ -10,14 +10,18 @@ An interrupted run continues from its last saved state when the same command is 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 
 def main(arguments: list[str] | None = None) -> None:
     from genkernel.data import load_images
-    from genkernel.experiments.ddpm_path import record_ddpm
+    from genkernel.experiments.ddpm_path import compare_with_kernel, record_ddpm
+    from genkernel.experiments.folder import summary
     from genkernel.models.ddpm import DDPMRecipe
+    from genkernel.plots import to_bytes
+    from genkernel.runs import write_atomic
 
     args = _parser().parse_args(arguments)
     recipe = DDPMRecipe(steps=args.steps, batch=args.batch, seed=args.seed, size=args.size)
@@ -37,6 +41,12 @@ def main(arguments: list[str] | None = None) -> None:
         progress=not args.quiet,
     )
     print(parts)
+    outcome = compare_with_kernel(args.out, test.images, progress=not args.quiet)
+    for name, figure in outcome.figures.items():
+        write_atomic(args.out / f"{name}.png", to_bytes(figure, "png"))
+    write_atomic(args.out / "comparison.json", json.dumps(summary(outcome), indent=1) + "\n")
+    write_atomic(args.out / "tables.md", outcome.markdown())
+    print(outcome.markdown())
 
 
 def _parser() -> argparse.ArgumentParser:

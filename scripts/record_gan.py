@@ -11,8 +11,9 @@ Planar mixtures are clustered by their nearest mode, digits by a classifier.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 
@@ -20,9 +21,12 @@ def main(arguments: list[str] | None = None) -> None:
     from genkernel import assets
     from genkernel.data import load_images
     from genkernel.errors import InputError
-    from genkernel.experiments.gan_path import record_gan
+    from genkernel.experiments.folder import summary
+    from genkernel.experiments.gan_path import cluster_outcome, record_gan
     from genkernel.models.gans import RECIPES
     from genkernel.models.mnist_classifier import load_classifier, probabilities
+    from genkernel.plots import to_bytes
+    from genkernel.runs import write_atomic
 
     args = _parser(RECIPES).parse_args(arguments)
     recipe = RECIPES[args.data][args.recipe]
@@ -46,7 +50,12 @@ def main(arguments: list[str] | None = None) -> None:
     parts = record_gan(
         recipe, args.out, images, assign=assign, queries=args.queries, rule=args.rule, progress=not args.quiet
     )
-    print(parts)
+    outcome = cluster_outcome(parts, asdict(recipe))
+    for name, figure in outcome.figures.items():
+        write_atomic(args.out / f"{name}.png", to_bytes(figure, "png"))
+    write_atomic(args.out / "outcome.json", json.dumps(summary(outcome), indent=1) + "\n")
+    write_atomic(args.out / "tables.md", outcome.markdown())
+    print(outcome.markdown())
 
 
 def _parser(recipes: dict[str, dict[str, object]]) -> argparse.ArgumentParser:

@@ -26,6 +26,8 @@ from genkernel.diffusion.schedule import NoiseSchedule
 from genkernel.errors import InputError
 from genkernel.paths import PathDecomposition
 from genkernel.paths.maps import contribution_matrix, thirds
+from genkernel.tangent import kernel
+from genkernel.tangent import probes as random_probes
 
 Array = NDArray[np.float64]
 
@@ -193,12 +195,75 @@ def noise_level_contributions(
         **maps,
         mass=mass,
         window=chosen,
-        index_net=rows["net"].mean(1),
-        index_gross=rows["gross"].mean(1),
+        index_net=_mean_of_known(rows["net"]),
+        index_gross=_mean_of_known(rows["gross"]),
         rows_net=rows["net"],
         rows_gross=rows["gross"],
         gap=parts.gap_rel,
     )
+
+
+@dataclass
+class LevelKernels:
+    """The kernel's own map of the same buckets, at one state of the weights.
+
+    Attributes:
+        normalized, raw: mean over pairs of different samples of the cosine kernel and of the kernel itself ``[B, B]``.
+        index_normalized, index_raw: locality indices of their positive parts, against buckets of equal mass.
+    """
+
+    normalized: Array
+    raw: Array
+    index_normalized: float
+    index_raw: float
+
+
+def level_kernels(
+    den: Denoiser,
+    images: Tensor,
+    buckets: NoiseBuckets,
+    *,
+    per_bucket: int = 4,
+    probes: int = 8,
+    seed: int = 0,
+    weights: Any = None,
+    window: float | None = None,
+) -> LevelKernels:
+    """How local the tangent kernel is, to hold against how local the contributions are.
+
+    Args:
+        den: the denoiser.
+        images, per_bucket, seed: as for :func:`noise_level_queries`; every sample has an image and a noise of its own.
+        buckets: the same as in the recording.
+        probes: random probes of the trace kernel.
+        weights: other weights than the network's own, as :meth:`genkernel.tangent.TangentModel.at` takes them.
+        window: as for :func:`noise_level_contributions`.
+    """
+    if per_bucket < 2:
+        raise InputError("pairs of different samples in a bucket need at least two of them: per_bucket is 2 or more")
+    samples = noise_level_queries(den, images, buckets, per_bucket, seed)
+    model = den.tangent if weights is None else den.tangent.at(weights)
+    found = kernel(model, samples.batch, cotangents=random_probes(probes, seed=seed), progress=False)
+    chosen = default_window(buckets.centres, buckets.schedule.span) if window is None else window
+    mask, mass = window_mask(buckets.centres, chosen), np.full(buckets.count, 1 / buckets.count)
+    normalized, raw = (_bucket_means(k.values.numpy(), buckets.count) for k in (found.normalized(), found))
+
+    def index(matrix: Array) -> float:
+        return float(_mean_of_known(massed_rows(np.maximum(matrix, 0), mass, mask)))
+
+    return LevelKernels(normalized, raw, index(normalized), index(raw))
+
+
+def _bucket_means(values: Array, count: int) -> Array:
+    """``[n, n]`` with as many samples per bucket, one after the other → means over pairs i ≠ j ``[B, B]``."""
+    per = len(values) // count
+    blocks = values.reshape(count, per, count, per).transpose(0, 2, 1, 3)
+    total = blocks.sum((2, 3))
+    own = np.einsum("aaii->a", blocks)
+    pairs = np.full((count, count), per * per, dtype=np.float64)
+    total[np.diag_indices(count)] -= own
+    pairs[np.diag_indices(count)] -= per
+    return total / pairs
 
 
 def massed_rows(matrix: Array, mass: Array, mask: NDArray[np.bool_]) -> Array:
@@ -210,8 +275,16 @@ def massed_rows(matrix: Array, mass: Array, mask: NDArray[np.bool_]) -> Array:
         mask: ``[B, B]``, which columns lie in a row's window.
 
     Returns:
-        ``[..., B]``.
+        ``[..., B]``; NaN for a row without mass, or whose window holds every bucket.
     """
-    share = (matrix * mask).sum(-1) / matrix.sum(-1)
     expected = mask @ mass
-    return (share - expected) / (1 - expected)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = (matrix * mask).sum(-1) / matrix.sum(-1)
+        return np.where(expected < 1 - 1e-12, (share - expected) / (1 - expected), np.nan)
+
+
+def _mean_of_known(rows: Array) -> Array:
+    """Mean over the last axis of what is known; NaN where nothing is."""
+    known = ~np.isnan(rows)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, rows, 0.0).sum(-1) / known.sum(-1)

@@ -16,11 +16,13 @@ import torch
 from torch import Tensor
 
 from genkernel.errors import InputError
-from genkernel.runs import data_sha256, read_json, write_atomic
+from genkernel.paths.maps import keep_map
+from genkernel.runs import data_sha256, json_ready, read_json, write_atomic
 
 if TYPE_CHECKING:
     from genkernel.diffusion import Denoiser
     from genkernel.diffusion.contributions import LevelQueries, NoiseBuckets
+    from genkernel.experiments.outcome import Outcome
     from genkernel.models.ddpm import DDPMRecipe, DDPMTraining
     from genkernel.paths import PathDecomposition
 
@@ -67,7 +69,6 @@ def record_ddpm(
     from genkernel.diffusion.contributions import noise_level_contributions
     from genkernel.models.ddpm import DDPMTraining, ddpm_losses
     from genkernel.paths import PathDecomposition, record
-    from genkernel.paths.maps import keep_map
 
     out = Path(out)
     identity = {
@@ -118,6 +119,91 @@ def record_ddpm(
     for name in ("training.pt", "recording.pt"):
         (out / name).unlink(missing_ok=True)
     return parts
+
+
+def compare_with_kernel(
+    out: str | Path, held_out: Tensor, *, per_bucket: int = 4, probes: int = 8, seed: int = 0, progress: bool = True
+) -> Outcome:
+    """How local the contributions of a recorded run are, beside how local its kernel is at every kept copy.
+
+    Args:
+        out: the folder of :func:`record_ddpm`.
+        held_out: images as there.
+        per_bucket, probes, seed: of :func:`genkernel.diffusion.contributions.level_kernels`.
+        progress: show a progress bar.
+    """
+    from tqdm.auto import tqdm
+
+    from genkernel.diffusion.contributions import level_kernels, noise_level_contributions
+    from genkernel.experiments.outcome import Claim, Outcome, Table
+    from genkernel.models.ddpm import DDPMRecipe, DDPMTraining
+    from genkernel.paths import PathDecomposition
+    from genkernel.plots.group_maps import level_indices, level_map
+
+    out = Path(out)
+    identity = read_json(out / "identity.json")
+    recipe = DDPMRecipe(**{**identity["recipe"], "widths": tuple(identity["recipe"]["widths"])})
+    parts = PathDecomposition.load(out / "path.npz")
+    training = DDPMTraining(held_out[:1], recipe)
+    den, levels, queries = level_setup(
+        training.unet, training.scheduler, held_out, identity["buckets"], identity["per_bucket"]
+    )
+    maps = noise_level_contributions(parts, queries.bucket, levels)
+    keep_map(parts, maps)
+    copies = sorted((out / "weights").glob("*.safetensors"))
+    kernels = {
+        int(file.stem): level_kernels(
+            den, held_out, levels, per_bucket=per_bucket, probes=probes, seed=seed, weights=file
+        )
+        for file in tqdm(copies, disable=not progress, desc="kernels")
+    }
+    steps, losses = parts.edges[-1], read_json(out / "losses.json")
+    last = sum(losses[-100:]) / len(losses[-100:])
+    early, late = min(kernels), max(kernels)
+    own = parts.signed()[torch.tensor(parts.data)]  # [B, m]
+    diagonal = float(own[queries.bucket, torch.arange(len(queries.bucket))].mean())
+    gross, net = float(maps.index_gross[0]), float(maps.index_net[0])
+    cosine = sum(k.index_normalized for k in kernels.values()) / len(kernels)
+    claims = [
+        Claim(
+            "the change of every prediction is the sum of what the noise levels did to it (Cor. 4.1 of Guo, He, Morel)",
+            f"gap {parts.gap_rel:.2%} of the largest change after {steps:,} steps (loss {losses[0]:.3f} to {last:.3f})",
+            "yes" if parts.gap_rel <= 0.01 else "partly",
+        ),
+        Claim(
+            "a noise level is learned from noise levels nearby",
+            f"locality index {gross:.2f} of what was at work (gross), {net:.2f} of what was left of it (net); a "
+            f"level's own bucket made {diagonal:.0%} of its change, with {1 / levels.count:.0%} of the samples",
+            "yes" if min(gross, net) > 0.1 else "partly" if gross > 0.05 else "no",
+        ),
+        Claim(
+            "learning is as local as the normalised kernel (within 0.1 in the index)",
+            f"kernel {cosine:.2f} (mean over copies; {kernels[early].index_normalized:.2f} before training, "
+            f"{kernels[late].index_normalized:.2f} after), contributions {gross:.2f} gross and {net:.2f} net",
+            "yes" if max(abs(cosine - gross), abs(cosine - net)) <= 0.1 else "no",
+        ),
+    ]
+    rows = zip(maps.stretches, maps.index_gross.tolist(), maps.index_net.tolist(), strict=True)
+    stretches = Table(
+        "Locality indices of contributions (0: as the samples are spread, 1: all within the window)",
+        ("steps", "gross", "net"),
+        [(f"{a:,} to {b:,}", g, n) for (a, b), g, n in rows],
+    )
+    states = Table(
+        "Locality indices of the kernel",
+        ("step", "normalised", "unnormalised"),
+        [(step, k.index_normalized, k.index_raw) for step, k in kernels.items()],
+    )
+    numbers = {
+        "gap_relative": parts.gap_rel, "gap_absolute": parts.gap_abs, "overhead": parts.meta["overhead"],
+        "loss_first": losses[0], "loss_last_100": last, "sources": parts.sources, "maps": json_ready(maps),
+        "kernels": {str(step): json_ready(k) for step, k in kernels.items()}, "own_bucket_share": diagonal,
+        "net_size": parts.net_size().mean(1).tolist(), "gross_size": parts.gross_size().mean(1).tolist(),
+    }  # fmt: skip
+    figures = {f"map_{kind}": level_map(parts, kind) for kind in ("gross", "net", "signed")}
+    figures["indices"] = level_indices(parts, [(step, k.index_normalized, k.index_raw) for step, k in kernels.items()])
+    settings = {**identity, "per_bucket_kernel": per_bucket, "probes": probes, "seed": seed}
+    return Outcome("ddpm-path", settings, claims, [stretches, states], figures, numbers)
 
 
 def level_setup(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
+    from genkernel.experiments.outcome import Outcome
     from genkernel.models.gans import GANRecipe
     from genkernel.paths import PathDecomposition
 
@@ -106,3 +107,66 @@ def record_gan(
         write_atomic(folder / f"{name}.safetensors", save(tensors))
     parts.save(folder / "path.npz")
     return parts
+
+
+def cluster_outcome(parts: PathDecomposition, settings: dict[str, Any]) -> Outcome:
+    """What a recorded GAN says about its clusters, as claims, tables and figures.
+
+    Args:
+        parts: of :func:`record_gan`.
+        settings: of the run.
+    """
+    from genkernel.experiments.outcome import Claim, Outcome, Table
+    from genkernel.gan.contributions import cluster_contributions
+    from genkernel.plots.group_maps import group_map_figures
+    from genkernel.runs import json_ready
+
+    found = cluster_contributions(parts, parts.meta["query_clusters"], parts.meta["map"]["names"])
+    size = len(found.names)
+    foreign, expected = float(found.foreign_share[0]), found.foreign_expected
+    claims = [
+        Claim(
+            "the change of every sample is the sum of what the clusters did to it (Cor. 4.2 of Guo, He, Morel)",
+            f"gap {parts.gap_rel:.2%} of the largest change after {parts.edges[-1]:,} generator steps",
+            "yes" if parts.gap_rel <= 0.01 else "partly",
+        ),
+        Claim(
+            "corrections at one cluster spread over the samples of all (global coupling)",
+            f"{foreign:.0%} of what was at work on a sample came from other clusters; {expected:.0%} would if work "
+            "were spread as the latents are",
+            "yes" if foreign > 0.8 * expected else "partly" if foreign > 0.5 * expected else "no",
+        ),
+        Claim(
+            "a few clusters drive the training",
+            f"{found.effective_clusters[0]:.1f} of {size} clusters drive it (by gross parts); the latents are spread "
+            f"over {(1 - found.occupancy_dominance) * size:.1f}",
+            "yes" if found.effective_clusters[0] < 0.5 * size else "no",
+        ),
+    ]
+    rows = zip(found.stretches, found.effective_clusters.tolist(), found.foreign_share.tolist(), strict=True)
+    shares = Table(
+        "By stretch of the training",
+        ("generator steps", "effective number of driving clusters", "foreign share"),
+        [(f"{a:,} to {b:,}", n, share) for (a, b), n, share in rows],
+    )
+    clusters = Table(
+        "By cluster, over the whole training",
+        ("cluster", "share of the latents", "share of gross parts"),
+        list(zip(found.names, found.occupancy.tolist(), found.gross_share[0].tolist(), strict=True)),
+    )
+    sizes = Table(
+        "All sources (mean over queries)",
+        ("source", "net", "gross"),
+        [
+            (str(source), float(net), float(gross))
+            for source, net, gross in zip(
+                parts.sources, parts.net_size().mean(1), parts.gross_size().mean(1), strict=True
+            )
+        ],
+    )
+    numbers = {
+        "gap_relative": parts.gap_rel, "gap_absolute": parts.gap_abs, "overhead": parts.meta["overhead"],
+        "maps": json_ready(found),
+    }  # fmt: skip
+    figures = {name: draw() for name, draw in group_map_figures(parts).items()}
+    return Outcome("gan-path", settings, claims, [shares, clusters, sizes], figures, numbers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ def level_map(parts: PathDecomposition, kind: str = "gross") -> Figure:
     names = _stretches(found)
     if kind != "signed":
         names = [
-            f"{name}: index {index:.2f}".replace("-", "−")
+            name if index is None else f"{name}: index {index:.2f}".replace("-", "−")
             for name, index in zip(names, found[f"index_{kind}"], strict=True)
         ]
     gap = path_axes.gap_words(parts.gap_abs, parts.gap_rel)
@@ -58,6 +58,43 @@ def level_map(parts: PathDecomposition, kind: str = "gross") -> Figure:
         signed=kind == "signed",
         note=f"{parts.meta.get('optimizer', '')} · {parts.meta.get('rule', '')} · {gap}",
     )
+
+
+@style.house
+def level_indices(parts: PathDecomposition, kernels: Sequence[tuple[int, float, float]]) -> Figure:
+    """How local the contributions of every stretch were, beside how local the kernel was at some steps.
+
+    Args:
+        parts: with a map of noise levels.
+        kernels: (step, index of the normalised kernel, index of the unnormalised one).
+    """
+    found = parts.meta["map"]
+    figure = style.new_figure(2.9)
+    axes = figure.subplots()
+    for kind, colour in (("gross", style.BLUE), ("net", style.ORANGE)):
+        for place, ((start, end), index) in enumerate(
+            zip(found["stretches"][1:], found[f"index_{kind}"][1:], strict=True)
+        ):
+            axes.hlines(
+                np.nan if index is None else index,
+                start,
+                end,
+                color=colour,
+                linewidth=3,
+                label=f"contributions, {kind}" if not place else "",
+            )
+    steps = [step for step, _, _ in kernels]
+    for values, colour, label in (
+        ([k[1] for k in kernels], style.VERMILION, "kernel, normalised"),
+        ([k[2] for k in kernels], style.PURPLE, "kernel, unnormalised"),
+    ):
+        axes.plot(steps, values, color=colour, marker="o", linestyle=(0, (4, 3)), linewidth=1.2, label=label)
+    axes.axhline(0, color=style.MUTED, linewidth=0.8)
+    axes.set_xlabel("training step")
+    axes.set_ylabel("locality index")
+    figure.legend(loc="outside upper center", ncols=2, fontsize=8)
+    path_axes.footer(figure, parts, "0: as the samples are spread")
+    return figure
 
 
 @style.house

@@ -60,53 +60,136 @@ def retraining_scatter(
 
 @style.house
 def retraining_bars(
-    results: Mapping[str, Any],
+    lengths: Mapping[str, Mapping[str, Any]],
     titles: Mapping[str, str],
     methods: Sequence[str],
     meta: dict[str, Any],
     note: str = "",
     output: str = "margin",
 ) -> Figure:
-    """Rank correlation of every prediction with what happened, with bootstrap intervals.
+    """Rank correlation of every prediction with what happened, with bootstrap intervals; a row per length of training.
 
     Args:
-        results: optimizer → kind → output → method → agreement.
+        lengths: length → optimizer → kind → output → method → agreement.
         titles: kind → words.
         methods: in reading order, from the top.
         meta, note: for the footer.
         output: of which output.
     """
-    figure = style.new_figure(1.35 + 0.3 * len(methods), width=7.4)
-    panels = figure.subplots(1, len(titles), sharey=True)
+    figure = style.new_figure(1.1 + (0.45 + 0.27 * len(methods)) * len(lengths), width=7.6)
+    grid = figure.subplots(len(lengths), len(titles), sharey=True, sharex=True, squeeze=False)
     places = np.arange(len(methods))[::-1].astype(float)
-    for axes, (kind, title) in zip(panels, titles.items(), strict=True):
-        for k, (name, found) in enumerate(results.items()):
-            offset = 0.19 * (0.5 * (len(results) - 1) - k) * 2
-            for method, place in zip(methods, places, strict=True):
-                row = found[kind][output].get(method)
-                if row is None:
-                    continue
-                at = place + offset
-                ceiling = method == "another batch order"
-                axes.barh(
-                    at, row["spearman"], height=0.34, linewidth=0.8, edgecolor=_COLOURS[k],
-                    color="white" if ceiling else _COLOURS[k], alpha=1.0 if method == "contributions" or ceiling else 0.55,
-                    label=name if method == "contributions" else None,
-                )  # fmt: skip
-                if np.isfinite(row["low"]):
-                    axes.hlines(at, row["low"], row["high"], color=style.INK, linewidth=0.9)
-        axes.axvline(0, color=style.GREY, linewidth=0.8)
-        axes.set_xlim(min(-0.25, axes.get_xlim()[0]), 1.02)
+    for row, (length, results) in zip(grid, lengths.items(), strict=True):
+        for axes, kind in zip(row, titles, strict=True):
+            for k, (name, found) in enumerate(results.items()):
+                offset = 0.19 * (len(results) - 1 - 2 * k)
+                _bars(axes, found[kind][output], methods, places + offset, _COLOURS[k], name)
+            axes.axvline(0, color=style.GREY, linewidth=0.8)
+            axes.grid(False, axis="y")
+            axes.tick_params(axis="y", length=0)
+        row[0].set_yticks(places, methods, fontsize=8)
+        row[0].set_ylabel(length, fontweight="bold")
+    for axes, title in zip(grid[0], titles.values(), strict=True):
         axes.set_title(_wrapped(title, 21), fontsize=8.6, fontweight="normal")
-        axes.grid(False, axis="y")
-        axes.tick_params(axis="y", length=0)
+    for axes in grid[-1]:
+        axes.set_xlim(-0.22, 1.03)
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-    panels[0].set_yticks(places, methods)
-    figure.supxlabel(f"Spearman with the actual change of the {output}", fontsize=9.5)
-    handles, labels = panels[0].get_legend_handles_labels()
+        axes.set_xlabel("Spearman", fontsize=8.5)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=8)
     style.title(figure, "How well what is predicted ranks what happens")
-    style.footer(figure, meta, f"{note} · mean over queries · bars: 95 % of the bootstrap")
+    style.footer(figure, meta, f"{note} · {output}s, mean over queries · lines: 95 % of the bootstrap")
+    return figure
+
+
+def _bars(axes: Axes, found: Mapping[str, Any], methods: Sequence[str], places: Array, color: str, name: str) -> None:
+    """One optimizer's bars; what happened in another batch order stays hollow."""
+    for method, place in zip(methods, places, strict=True):
+        one = found.get(method)
+        if one is None:
+            continue
+        hollow, ours = method == "another batch order", method == "contributions"
+        axes.barh(
+            place, one["spearman"], height=0.34, linewidth=0.8, edgecolor=color, color="white" if hollow else color,
+            alpha=1.0 if ours or hollow else 0.5, label=name if ours else None,
+        )  # fmt: skip
+        if np.isfinite(one["low"]):
+            axes.hlines(place, one["low"], one["high"], color=style.INK, linewidth=0.9)
+
+
+# ----------------------------------------------------------------------------------- what if
+
+_FORECASTS = {
+    "contributions": (style.BLUE, "o"),
+    "interference": (style.VERMILION, "s"),
+    "own weight": (style.GREY, "D"),
+}
+
+
+@style.house
+def what_if(
+    actual: Array,
+    said: Mapping[str, Array],
+    by_level: Mapping[str, Sequence[Mapping[str, float]]],
+    against: Mapping[str, Mapping[str, float]],
+    uniform: int,
+    meta: dict[str, Any],
+    note: str = "",
+) -> Figure:
+    """Forecast against actual effects of other loss weightings, and how well each level's were ranked.
+
+    Args:
+        actual: changes of the losses ``[W, levels]``.
+        said: forecast → ``[W, levels]``; the first two are drawn.
+        by_level: forecast → agreement of every level.
+        against: forecast → agreement over all levels, with ``overall``.
+        uniform: the row of uniform weights, which effects are relative to.
+        meta, note: for the footer.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import BoundaryNorm
+
+    figure = style.new_figure(3.2, width=8.2)
+    panels = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
+    count = actual.shape[1]
+    others = [k for k in range(len(actual)) if k != uniform]
+    effects = 1e3 * (actual - actual[uniform])[others]
+    norm = BoundaryNorm(np.arange(count + 1) - 0.5, colormaps[style.SEQUENTIAL].N)
+    shades = np.broadcast_to(np.arange(count), effects.shape)
+    for axes, (name, rows) in zip(panels, list(said.items())[:2], strict=False):
+        predicted = 1e3 * (rows - rows[uniform])[others]
+        image = axes.scatter(
+            predicted.ravel(), effects.ravel(), c=shades.ravel(), cmap=style.SEQUENTIAL, norm=norm, s=13,
+            linewidths=0.4, edgecolors="white",
+        )  # fmt: skip
+        _within(axes, predicted.ravel(), effects.ravel())
+        axes.set_xlabel("forecast (10⁻³)")
+        axes.set_title(f"by {name}", fontsize=9)
+        _corner(axes, f"ρ = {style.number(round(against[name]['overall'], 2))}")
+    panels[0].set_ylabel("actual effect on the loss (10⁻³)")
+    bar = figure.colorbar(image, ax=panels[1], ticks=[0, count - 1], pad=0.02, aspect=30)
+    bar.ax.set_yticklabels(["clean", "noise"], fontsize=7.5)
+    bar.outline.set_linewidth(0.5)
+    axes = panels[2]
+    places = np.arange(count)
+    for k, (name, found) in enumerate(by_level.items()):
+        colour, mark = _FORECASTS[name]
+        values = np.array([[one[key] for key in ("spearman", "low", "high")] for one in found]).T
+        shift = 0.17 * (k - 1)
+        axes.vlines(places + shift, values[1], values[2], color=colour, linewidth=0.9, alpha=0.6)
+        label = f"{name} (mean {style.number(round(against[name]['spearman'], 2))})"
+        axes.plot(places + shift, values[0], color=colour, marker=mark, linestyle="none", label=label)
+    axes.axhline(0, color=style.GREY, linewidth=0.8)
+    axes.set_ylim(max(-1.05, axes.get_ylim()[0]), 1.05)
+    axes.set_xticks(places)
+    axes.set_xlabel("noise level (0: clean)")
+    axes.set_ylabel("Spearman over weightings")
+    axes.set_title("level by level", fontsize=9)
+    axes.legend(loc="lower left", fontsize=7, handletextpad=0.2)
+    style.title(figure, "What other loss weightings do to each noise level, foreseen and seen")
+    style.footer(
+        figure, meta, f"{note} · effects relative to uniform weights · dashed: equal · lines: 95 % of the bootstrap"
+    )
     return figure
 
 
@@ -115,10 +198,17 @@ def retraining_bars(
 
 def _cloud(axes: Axes, predicted: Array, actual: Array, color: str) -> None:
     x, y = predicted.ravel(), actual.ravel()
-    axes.scatter(x, y, s=4, color=color, alpha=0.3, linewidths=0, rasterized=True)
-    reach = [1.15 * max(float(np.quantile(np.abs(v), 0.995)), 1e-12) for v in (x, y)]
-    axes.set_xlim(-reach[0], reach[0])
-    axes.set_ylim(-reach[1], reach[1])
+    many = x.size > 2000
+    axes.scatter(x, y, s=3 if many else 5, color=color, alpha=0.2 if many else 0.4, linewidths=0, rasterized=True)
+    _within(axes, x, y)
+
+
+def _within(axes: Axes, x: Array, y: Array) -> None:
+    """Limits around all but the farthest points, zero lines, and where both are equal."""
+    for limits, v in ((axes.set_xlim, x), (axes.set_ylim, y)):
+        low, high = (float(e) for e in np.quantile(v, [0.002, 0.998]))
+        margin = 0.12 * max(high - low, 1e-12)
+        limits(low - margin, high + 2 * margin)  # room for the numbers above
     axes.axline((0, 0), slope=1, **_DASHED)
     axes.axhline(0, color=style.RULE, linewidth=0.8, zorder=0)
     axes.axvline(0, color=style.RULE, linewidth=0.8, zorder=0)

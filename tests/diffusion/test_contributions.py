@@ -9,6 +9,7 @@ import torch
 import genkernel as gk
 from genkernel.diffusion.contributions import (
     NoiseBuckets,
+    level_kernels,
     massed_rows,
     noise_level_contributions,
     noise_level_queries,
@@ -103,6 +104,19 @@ def test_buckets_and_queries():
         buckets.of([1200])
     with pytest.raises(InputError, match="at least one query"):
         noise_level_queries(den, tiny_images(1), buckets, 0)
+
+
+def test_the_kernels_own_maps_leave_a_sample_with_itself_out():
+    _, _, buckets, den, _ = recorded(steps=2)
+    found = level_kernels(den, tiny_images(20, 2), buckets, per_bucket=3, probes=4)
+    samples = noise_level_queries(den, tiny_images(20, 2), buckets, 3)
+    values = gk.kernel(den.tangent, samples.batch, cotangents=gk.probes(4, seed=0), progress=False).values.numpy()
+    block = values[:3, :3]
+    assert found.raw[0, 0] == pytest.approx((block.sum() - np.trace(block)) / 6)
+    assert found.raw[0, 1] == pytest.approx(values[:3, 3:6].mean())
+    assert np.abs(found.normalized).max() <= 1 and found.index_raw <= 1
+    with pytest.raises(InputError, match="per_bucket is 2 or more"):
+        level_kernels(den, tiny_images(4), buckets, per_bucket=1)
 
 
 def test_other_groups_are_refused():
