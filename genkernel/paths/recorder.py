@@ -29,7 +29,7 @@ from genkernel.paths.decomposition import PathDecomposition
 from genkernel.paths.gathered import Gathered, Pending, gradients_gone
 from genkernel.paths.grouped_state import GroupedState
 from genkernel.paths.integrator import Integrator
-from genkernel.paths.linear_step import Before, Steps
+from genkernel.paths.linear_step import Before, Steps, unwrapped
 from genkernel.paths.objective import LossFunction, Objective, sample_weights
 from genkernel.paths.plain_module import plain_module
 from genkernel.paths.quadrature import parse_rule
@@ -163,7 +163,7 @@ class Recording:
         module, call = plain_module(model)
         if groups is not None and not callable(groups):
             raise InputError("groups is a function (ids, batch) -> labels [b]")
-        self._parameters = optimized(module, getattr(optimizer, "optimizer", optimizer))
+        self._parameters = optimized(module, unwrapped(optimizer))
         self._coordinates = Coordinates(self._parameters)
         self._steps = Steps(optimizer, self._parameters, self._coordinates)
         self._module, self._groups, self._verbose = module, groups, verbose

@@ -34,7 +34,7 @@ from genkernel.errors import GenkernelError, InputError, MissingError, OutputErr
 from genkernel.paths.clock import Clock
 from genkernel.paths.coordinates import Coordinates, optimized
 from genkernel.paths.gathered import gradients_gone
-from genkernel.paths.linear_step import Steps
+from genkernel.paths.linear_step import Steps, unwrapped
 from genkernel.paths.plain_module import plain_module
 from genkernel.paths.random_state import random_state
 from genkernel.runs import read_json, versions, write_atomic
@@ -102,7 +102,7 @@ class Tape:
 
     def __init__(self, model: Any, optimizer: Any, folder: Path, every: int, notes: Mapping[str, Any]):
         self._module, _ = plain_module(model)
-        self._parameters = optimized(self._module, getattr(optimizer, "optimizer", optimizer))
+        self._parameters = optimized(self._module, unwrapped(optimizer))
         self._coordinates = Coordinates(self._parameters)
         self._steps = Steps(optimizer, self._parameters, self._coordinates)
         self._folder, self._every = folder, every

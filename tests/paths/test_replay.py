@@ -274,3 +274,49 @@ def test_bad_arguments():
         gk.tape(net, optimizer, "nowhere")
     with pytest.raises(InputError, match="Rprop cannot be recorded"):
         gk.tape(net, torch.optim.Rprop(net.parameters()), "nowhere", every=3)
+
+
+def test_a_denoiser_in_float32_from_noise_seeds_with_little_memory(tmp_path):
+    from tests.diffusion.tiny import tiny_denoiser, tiny_images
+
+    den = tiny_denoiser(dtype=torch.float32)
+    net = den.module.train()
+    x0 = den.prepare(tiny_images(64))
+
+    def batch_of(ids: Tensor, t: Tensor, seed: int) -> Any:
+        noise = torch.randn(len(ids), 1, 4, 4, generator=torch.Generator().manual_seed(int(seed)))
+        return {"x": den.noisy(x0[ids], t, noise).float(), "t": t, "target": noise}
+
+    def losses(module: nn.Module, batch: Any) -> Tensor:
+        return (module(batch["x"], batch["t"]) - batch["target"]).square().flatten(1).mean(1)
+
+    def query_call(module: nn.Module, batch: Any) -> Tensor:
+        return losses(module, batch)
+
+    queries = batch_of(torch.arange(3), torch.tensor([50, 500, 950]), 999)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=30)  # moves the betas as well
+    draw = torch.Generator().manual_seed(0)
+    with (
+        gk.tape(net, optimizer, tmp_path, every=7) as tape,
+        gk.record(net, optimizer, losses, groups=lambda ids, b: b["t"] // 250, queries=queries,
+                  query_call=query_call, verbose=False) as path,
+    ):  # fmt: skip
+        for step in range(30):
+            ids, t = torch.randint(64, (8,), generator=draw), torch.randint(1000, (8,), generator=draw)
+            batch = batch_of(ids, t, step)
+            tape.batch(ids, t=t, seed=step)
+            path.batch(batch, ids=ids)
+            optimizer.zero_grad()
+            losses(net, batch).mean().backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+            optimizer.step()
+            schedule.step()
+    found = gk.replay(
+        tmp_path, net, batch_of, losses, queries=queries, query_call=query_call, memory=40_000, progress=False
+    )
+    parts, recorded = found.contributions(lambda ids, t, seed: t // 250), path.contributions()
+    assert parts.sources[:4] == recorded.sources[:4] == [0, 1, 2, 3]
+    size = float(recorded.values.abs().max())
+    torch.testing.assert_close(parts.values[:4], recorded.values[:4], rtol=1e-3, atol=1e-4 * size)
+    assert parts.gap_rel < 0.02 and found.extras["t"].shape == found.ids.shape
