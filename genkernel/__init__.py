@@ -38,6 +38,7 @@ _HOMES = {
     "tape": "genkernel.paths.tape",  # genkernel.paths.tape is a module
     "replay": "genkernel.paths.replay",
     "checkpoint_path": "genkernel.paths",
+    "path_kernel": "genkernel.paths.path_kernel",
     "PathDecomposition": "genkernel.paths",
     "load_images": "genkernel.data",
     "Denoiser": "genkernel.diffusion",
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from genkernel.diffusion import Denoiser, NoiseSchedule
     from genkernel.errors import GenkernelError
     from genkernel.paths import PathDecomposition, checkpoint_path, record
+    from genkernel.paths.path_kernel import path_kernel
     from genkernel.paths.replay import replay
     from genkernel.paths.tape import tape
     from genkernel.tangent import (

@@ -39,8 +39,8 @@ FLOORS = (
     ("plots",),
     ("report",),
     ("workflows",),
-    ("experiments",),
     ("bench",),
+    ("experiments",),
     ("cli",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

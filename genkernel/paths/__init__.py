@@ -1,9 +1,62 @@
-"""Paths of training: what every part of the data did to a prediction, adding up exactly."""
+"""Paths of training: what every part of the data did to a prediction, adding up exactly; and the noise on the way."""
 
-from genkernel.paths.checkpoints import checkpoint_path
-from genkernel.paths.decomposition import Part, PathDecomposition
-from genkernel.paths.recorder import Recording, record
-from genkernel.paths.replay import Replay, replay
-from genkernel.paths.tape import Tape, tape
+from __future__ import annotations
 
-__all__ = ["Part", "PathDecomposition", "Recording", "Replay", "Tape", "checkpoint_path", "record", "replay", "tape"]
+import importlib
+from typing import TYPE_CHECKING, Any
+
+# public name -> the module that defines it, imported on first use. Functions that share their name with their module
+# (tape, replay, path_kernel, kernel_ensemble, weak_error) are imported from it.
+_HOMES = {
+    "IIDBatchSampler": "iid_batches",
+    "KernelEnsemble": "kernel_ensemble",
+    "Part": "decomposition",
+    "PathDecomposition": "decomposition",
+    "Recording": "recorder",
+    "Replay": "replay",
+    "Tape": "tape",
+    "checkpoint_path": "checkpoints",
+    "contribution_matrix": "maps",
+    "gradient_noise_covariance": "gradient_noise",
+    "keep_map": "maps",
+    "record": "recorder",
+    "simulate_discrete": "sde",
+    "simulate_sde": "sde",
+}
+
+__all__ = [
+    "IIDBatchSampler",
+    "KernelEnsemble",
+    "Part",
+    "PathDecomposition",
+    "Recording",
+    "Replay",
+    "Tape",
+    "checkpoint_path",
+    "contribution_matrix",
+    "gradient_noise_covariance",
+    "keep_map",
+    "record",
+    "simulate_discrete",
+    "simulate_sde",
+]
+
+if TYPE_CHECKING:
+    from genkernel.paths.checkpoints import checkpoint_path
+    from genkernel.paths.decomposition import Part, PathDecomposition
+    from genkernel.paths.gradient_noise import gradient_noise_covariance
+    from genkernel.paths.iid_batches import IIDBatchSampler
+    from genkernel.paths.kernel_ensemble import KernelEnsemble
+    from genkernel.paths.maps import contribution_matrix, keep_map
+    from genkernel.paths.recorder import Recording, record
+    from genkernel.paths.replay import Replay
+    from genkernel.paths.sde import simulate_discrete, simulate_sde
+    from genkernel.paths.tape import Tape
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"genkernel.paths.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'genkernel.paths' has no attribute {name!r}")
