@@ -138,7 +138,7 @@ def _diffusion(given: Any) -> Report:
     report = given if isinstance(given, BaseReport) else open_run(given)
     if not isinstance(report, Report):
         name = report.folder or f"the {report.kind} run"
-        raise InputError(f"{name} is a run of a {report.kind.upper()}: compare works on diffusion runs")
+        raise InputError(f"{name} is a run of kind {report.kind}: compare works on diffusion runs")
     return report
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FILE = "path.npz"
+TAPE, RECORDING = "tape.json", "recording.pt"  # what else a folder of a training run may hold
 SCHEMA_VERSION = 1
 SMALL = 20_000  # contributions up to which summary.json holds them all
 
@@ -239,6 +240,16 @@ def path_file(path: str | Path) -> Path:
     path = Path(path).expanduser()
     if path.is_dir():
         path = path / FILE
+        if not path.is_file() and (path.parent / TAPE).is_file():
+            raise MissingError(
+                f"{path.parent} holds a tape, not contributions: gk.replay('{path.parent}', …).contributions() makes "
+                f"them of it, and .save('{path}') keeps them"
+            )
+        if not path.is_file() and (path.parent / RECORDING).is_file():
+            raise MissingError(
+                f"{path.parent} holds the state of an unfinished recording: continue it with gk.record(…, "
+                f"store='{path.parent}'), and save its contributions"
+            )
         if not path.is_file():
             raise MissingError(
                 f"{path.parent} holds no {FILE}: record a training with gk.record(…) and save it with "

@@ -311,7 +311,7 @@ def test_compare_refuses_gan_runs(
     for name in ("one", "two"):
         GanReport(alone_result(), None, Provenance()).save(name)
     assert run(["compare", "one", "two"]) == 2
-    assert capsys.readouterr().err == "error: one is a run of a GAN: compare works on diffusion runs\n"
+    assert capsys.readouterr().err == "error: one is a run of kind gan: compare works on diffusion runs\n"
 
 
 def test_other_ranks_of_torchrun_leave_it_to_the_first(

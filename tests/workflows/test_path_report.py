@@ -147,3 +147,10 @@ def test_runs_that_cannot_be_read(run: Path) -> None:
 def test_a_result_in_memory_has_its_defaults() -> None:
     result = PathResult(fake_parts())
     assert (result.queries, result.direction, result.top) == ([0], None, 5)
+
+
+@pytest.mark.parametrize("name, said", [("tape.json", "holds a tape"), ("recording.pt", "unfinished recording")])
+def test_folders_of_trainings_that_are_no_path_yet(tmp_path, name, said):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(MissingError, match=said):
+        path_report(tmp_path)
