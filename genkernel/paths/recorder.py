@@ -11,7 +11,6 @@ weights; nothing else moved them in between.
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genkernel.errors import GenkernelError, InputError, OutputError, RecordingError, RecordingWarning
+from genkernel.errors import InputError, OutputError, RecordingError
 from genkernel.paths import agreement
 from genkernel.paths.average import Average
-from genkernel.paths.clock import Clock
+from genkernel.paths.beside import Beside
 from genkernel.paths.coordinates import Coordinates, optimized
 from genkernel.paths.decomposition import PathDecomposition
 from genkernel.paths.gathered import Gathered, Pending, gradients_gone
@@ -134,7 +133,7 @@ def record(
     )
 
 
-class Recording:
+class Recording(Beside):
     """A recording in progress. Made by :func:`record`.
 
     Attributes:
@@ -166,6 +165,7 @@ class Recording:
         self._parameters = optimized(module, unwrapped(optimizer))
         self._coordinates = Coordinates(self._parameters)
         self._steps = Steps(optimizer, self._parameters, self._coordinates)
+        super().__init__("recording", self._steps.optimizer, self._coordinates.device)
         self._module, self._groups, self._verbose = module, groups, verbose
         self._rule = parse_rule(rule)
         self._objective = Objective(module, loss_fn, self._coordinates, modules)
@@ -185,40 +185,32 @@ class Recording:
         )
         self._pending: Pending | None = None
         self._before: tuple[Before, dict[int, Tensor], Tensor] | None = None
-        self._handles: list[Any] = []
         self._store = Path(store) if store is not None else None
-        self.step, self.skipped = 0, 0
-        self.stopped: str | None = None
+        self.skipped = 0
         self._step_error = self._gradient_error = 0.0
-        self._clock = Clock(self._coordinates.device)
         if self._store is not None and (self._store / FILE).is_file():
             self._read_store(self._store / FILE)
 
     # ------------------------------------------------------------------------ in the loop
 
-    def __enter__(self) -> Recording:
-        if self._handles:
-            raise RecordingError("this recording is in progress already")
-        if not self.step:
-            self._start()
-        optimizer = self._steps.optimizer
-        self._handles = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
-        self._clock.open()
-        return self
+    def _at_start(self) -> None:
+        """Momentum that is there already belongs to what was before."""
+        if self.step:
+            return
+        held = self._steps.buffers()
+        if any(b is not None and bool(b.any()) for b in held.values()):
+            source = self._sources.extra(BEFORE)
+            self._state.grow(len(self._sources))
+            self._state.set_buffer(source, self._coordinates.flat(held))
+        if self._average is not None and self._average.apart is not None:
+            self._average.start(self._sources.extra(BEFORE))
+            self._state.grow(len(self._sources))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        with self._clock.ours():
-            self._guarded(self._settle)
-        self._clock.close()
-        self._pending = self._before = None
+        super().__exit__(kind, error, trace)
+        self._let_go()
         if self._verbose and kind is None:
             print(self.describe())
 
@@ -235,15 +227,7 @@ class Recording:
             InputError, NonFiniteError: before the first step only: the batch, the labels or the losses are not what
                 they have to be. Later on the recording stops instead.
         """
-        if self.stopped is not None:
-            return
-        if not self._handles:
-            raise RecordingError("batches are named inside of the with-block of the recording")
-        with self._clock.ours():
-            if self.step == 0 and self._pending is None:
-                self._add_batch(batch, ids, weight)
-            else:
-                self._guarded(lambda: self._add_batch(batch, ids, weight))
+        self._name(self.step == 0 and self._pending is None, lambda: self._add_batch(batch, ids, weight))
 
     def skip(self) -> None:
         """Forget the batches of a step that will not be taken."""
@@ -271,7 +255,7 @@ class Recording:
             raise RecordingError("no step was recorded: call path.batch(batch, ids=ids) before each optimizer.step()")
         with self._clock.ours():
             if self.stopped is None:
-                self._guarded(self._settle)
+                self._guarded(self._at_end)
             windows, final = self._integrator.finish()
         net, gross = windows.stacked(len(self._sources))
         order = self._sources.order()
@@ -289,11 +273,6 @@ class Recording:
         found.outputs[0] = self._integrator.initial
         return found
 
-    @property
-    def overhead(self) -> float:
-        """Time of the recording relative to the loop's own, from the first batch on."""
-        return self._clock.overhead
-
     def describe(self) -> str:
         """One line: steps, sources, cost."""
         groups = sum(self._sources.is_data(i) for i in range(len(self._sources)))
@@ -307,7 +286,7 @@ class Recording:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that continues the recording, beside the model's and the optimizer's own states."""
-        self._guarded(self._settle)
+        self._guarded(self._at_end)
         return {
             "format": "genkernel.recording",
             "coordinates": self._coordinates.describe(),
@@ -396,46 +375,7 @@ class Recording:
         except InputError as error:
             raise InputError(f"{path}: {error}") from error
 
-    # ------------------------------------------------------------------------------ hooks
-
-    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        with self._clock.ours():
-            self._guarded(lambda: self._look(args, kwargs))
-
-    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        with self._clock.ours():
-            self._guarded(self._take)
-
-    def _guarded(self, work: Callable[[], None]) -> None:
-        """Run a part of the recording; what goes wrong there ends the recording and not the training."""
-        if self.stopped is not None:
-            return
-        try:
-            work()
-        except GenkernelError as error:
-            self._stop(str(error))
-        except Exception as error:  # whatever it is, the training goes on
-            self._stop(f"{type(error).__name__}: {error}")
-
-    def _stop(self, reason: str) -> None:
-        self.stopped = reason
-        self._pending = self._before = None
-        warnings.warn(
-            f"the recording stopped at step {self.step}, the training goes on: {reason}", RecordingWarning, stacklevel=3
-        )
-
     # -------------------------------------------------------------------- parts of a step
-
-    def _start(self) -> None:
-        """Momentum that is there already belongs to what was before."""
-        held = self._steps.buffers()
-        if any(b is not None and bool(b.any()) for b in held.values()):
-            source = self._sources.extra(BEFORE)
-            self._state.grow(len(self._sources))
-            self._state.set_buffer(source, self._coordinates.flat(held))
-        if self._average is not None and self._average.apart is not None:
-            self._average.start(self._sources.extra(BEFORE))
-            self._state.grow(len(self._sources))
 
     def _add_batch(self, batch: Any, ids: Any, weight: float | Tensor | None) -> None:
         n = batches.size(batch)
@@ -450,12 +390,9 @@ class Recording:
         else:
             self._pending.add(new, gradients_gone(self._parameters.values()))
 
-    def _look(self, args: Any, kwargs: Any) -> None:
+    def _look(self) -> None:
         """Before ``step()``: the gradient that it will use, against the groups."""
         self._before = None
-        if len(args) > 1 or kwargs.get("closure") is not None:
-            # args[0] is the optimizer itself
-            raise RecordingError("step(closure) computes gradients inside of the step, where they cannot be recorded")
         self._follow_average()
         self._check_others()
         now = self._coordinates.flat(self._parameters)
@@ -547,11 +484,14 @@ class Recording:
             theta = self._average.update(self._theta)
             self._advance(theta, self._average.increment)
 
-    def _settle(self) -> None:
+    def _at_end(self) -> None:
         """Take in what happened since the last step."""
         self._follow_average()
         if self.step:
             self._integrator.set_buffers(self._buffers(), lambda: self._sources.extra(BUFFERS))
+
+    def _let_go(self) -> None:
+        self._pending = self._before = None
 
     def _buffers(self) -> dict[str, Tensor]:
         if self._average is not None:

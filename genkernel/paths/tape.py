@@ -17,10 +17,8 @@ from __future__ import annotations
 import io
 import json
 import math
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -30,8 +28,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from genkernel.errors import GenkernelError, InputError, MissingError, OutputError, RecordingError, RecordingWarning
-from genkernel.paths.clock import Clock
+from genkernel.errors import InputError, MissingError, OutputError, RecordingError
+from genkernel.paths.beside import Beside
 from genkernel.paths.coordinates import Coordinates, optimized
 from genkernel.paths.gathered import gradients_gone
 from genkernel.paths.linear_step import Steps, unwrapped
@@ -92,7 +90,7 @@ def tape(
     return Tape(model, optimizer, Path(store), spacing, notes)
 
 
-class Tape:
+class Tape(Beside):
     """A tape that runs. Made by :func:`tape`.
 
     Attributes:
@@ -105,17 +103,15 @@ class Tape:
         self._parameters = optimized(self._module, unwrapped(optimizer))
         self._coordinates = Coordinates(self._parameters)
         self._steps = Steps(optimizer, self._parameters, self._coordinates)
+        super().__init__("tape", self._steps.optimizer, self._coordinates.device)
         self._folder, self._every = folder, every
         self._sample = sampled_entries(self._coordinates)
-        self._handles: list[Any] = []
         self._rows: list[dict[str, Any]] = []
         self._row: dict[str, Any] | None = None
         self._batches: list[dict[str, Any]] = []
         self._named = False
-        self.step = self._start = 0
+        self._start = 0
         self._copied: int | None = None
-        self.stopped: str | None = None
-        self._clock = Clock(self._coordinates.device)
         self._head = {
             "format": FORMAT,
             "version": 1,
@@ -128,30 +124,6 @@ class Tape:
         }
         self._open()
 
-    def __enter__(self) -> Tape:
-        optimizer = self._steps.optimizer
-        self._handles = [
-            optimizer.register_step_pre_hook(self._before_step),
-            optimizer.register_step_post_hook(self._after_step),
-        ]
-        self._clock.open()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        with self._clock.ours():
-            self._guarded(self._finish)
-        self._clock.close()
-
-    @property
-    def overhead(self) -> float:
-        """Time of the taping relative to the loop's own."""
-        return self._clock.overhead
-
     def batch(self, ids: Any, weight: float | Tensor | None = None, **extras: Any) -> None:
         """Name a batch, or a micro-batch, of the coming step, before its forward pass.
 
@@ -163,30 +135,9 @@ class Tape:
         Raises:
             InputError: before the first step only; later on the tape stops instead.
         """
-        if self.stopped is not None:
-            return
-        if not self._handles:
-            raise RecordingError("batches are named inside of the with-block of the tape")
-        with self._clock.ours():
-            if self.step == self._start and not self._named:
-                self._add(ids, weight, extras)
-            else:
-                self._guarded(lambda: self._add(ids, weight, extras))
+        self._name(self.step == self._start and not self._named, lambda: self._add(ids, weight, extras))
 
     # --------------------------------------------------------------------------- private
-
-    def _guarded(self, work: Any) -> None:
-        if self.stopped is not None:
-            return
-        try:
-            work()
-        except Exception as error:  # whatever it is, the training goes on
-            self.stopped = str(error) if isinstance(error, GenkernelError) else f"{type(error).__name__}: {error}"
-            warnings.warn(
-                f"the tape stopped at step {self.step}, the training goes on: {self.stopped}",
-                RecordingWarning,
-                stacklevel=4,
-            )
 
     def _add(self, ids: Any, weight: float | Tensor | None, extras: Mapping[str, Any]) -> None:
         if not self._named and (self._copied is None or self.step - self._copied >= self._every):
@@ -208,14 +159,8 @@ class Tape:
         self._batches.append(row)
         self._named = True
 
-    def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        with self._clock.ours():
-            self._guarded(lambda: self._look(args, kwargs))
-
-    def _look(self, args: Any, kwargs: Any) -> None:
+    def _look(self) -> None:
         self._row = None
-        if len(args) > 1 or kwargs:
-            raise RecordingError("step(closure) computes gradients inside of the step, where they cannot be taped")
         if not self._named:
             raise RecordingError("optimizer.step() was called without tape.batch(ids) since the step before")
         now = random_state(self._coordinates.device)
@@ -240,10 +185,6 @@ class Tape:
             return
         active = np.array([name in grads for name in self._coordinates.names])
         self._row = {"size": size, "entries": entries.numpy(), "options": self._options(), "active": active}
-
-    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        with self._clock.ours():
-            self._guarded(self._take)
 
     def _take(self) -> None:
         row, self._row = self._row, None
@@ -334,7 +275,7 @@ class Tape:
         write_atomic(self._folder / steps_name(first), buffer.getvalue())
         self._rows, self._batches = [], []
 
-    def _finish(self) -> None:
+    def _at_end(self) -> None:
         self._flush()
         self._copy()
         write_atomic(self._folder / "tape.json", json.dumps({**self._head, "steps": self.step}, indent=1) + "\n")
