@@ -39,8 +39,18 @@ CONFIGURATIONS = {
 }
 
 
-@pytest.mark.parametrize("clip", [None, 0.05], ids=["", "clipped"])
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+# decay is added after clipping where it is coupled, and passes through momentum and preconditioner
+CLIPPED = (
+    "momentum, dampening, decay",
+    "sgd, maximize, decay",
+    "rmsprop, centered, decay",
+    "adam, amsgrad, decay",
+    "adamw",
+)
+CASES = [(name, None) for name in CONFIGURATIONS] + [(name, 0.05) for name in CLIPPED]
+
+
+@pytest.mark.parametrize("name, clip", CASES, ids=str)
 def test_every_optimizer_is_decomposed_as_the_definition_says(name, clip):
     path, tape, q = train(CONFIGURATIONS[name], clip=clip, cosine=True, rule="gauss4")
     parts = path.contributions()
@@ -58,7 +68,7 @@ def test_rules_converge_at_their_order(name):
     for rule in ("left", "trapezoid", "midpoint"):
         halvings = [
             train(CONFIGURATIONS[name], lr_scale=0.5**k, repeat=2**k, rule=rule, naive=False)[0].contributions().gap_abs
-            for k in (1, 2, 3)
+            for k in (1, 2)
         ]
         gaps[rule] = halvings
         ratios = [a / b for a, b in itertools.pairwise(halvings)]

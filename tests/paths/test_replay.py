@@ -15,7 +15,7 @@ import genkernel as gk
 from genkernel.errors import InputError, MissingError, RecordingError, RecordingWarning
 from tests.paths.runs import loss_fn, mlp, problem, shuffled
 from tests.paths.test_loops import bn_net
-from tests.paths.test_recorder import CONFIGURATIONS
+from tests.paths.test_recorder import CASES, CONFIGURATIONS
 
 HEAVY = ("momentum, dampening, decay", "rmsprop, momentum", "adam, amsgrad, decay", "nesterov, decay", "adamw")
 
@@ -97,8 +97,7 @@ def assert_same(recorded: gk.PathDecomposition, found: Any, tol: float = 1e-10) 
     assert int(parts.samples.sum()) == found.visits
 
 
-@pytest.mark.parametrize("clip", [None, 0.05], ids=["", "clipped"])
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("name, clip", CASES, ids=str)
 def test_every_optimizer_replays_to_the_recording(tmp_path, name, clip):
     recorded, found, _ = both(tmp_path, CONFIGURATIONS[name], mlp(), clip=clip, rule="trapezoid")
     assert_same(recorded, found)
