@@ -60,6 +60,10 @@ class Average:
         else:
             self._displaced[source] = increment.clone()
 
+    def moved(self) -> bool:
+        """The averaged weights are not those of the last look."""
+        return not torch.equal(self._read(), self.theta)
+
     def update(self, theta: Tensor) -> Tensor:
         """Look at the average after a step.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -93,7 +94,8 @@ class Beside:
 
     def _before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         def look() -> None:
-            if len(args) > 1 or kwargs.get("closure") is not None:  # args[0] is the optimizer itself
+            # the first is the optimizer itself, and wrappers hand on a closure that is None
+            if any(one is not None for one in (*args[1:], *kwargs.values())):
                 raise RecordingError("step(closure) computes gradients inside of the step, where they cannot be seen")
             self._look()
 
@@ -112,11 +114,12 @@ class Beside:
         except Exception as error:  # whatever it is, the training goes on
             self.stopped = str(error) if isinstance(error, GenkernelError) else f"{type(error).__name__}: {error}"
             self._let_go()
-            warnings.warn(
-                f"the {self._what} stopped at step {self.step}, the training goes on: {self.stopped}",
-                RecordingWarning,
-                stacklevel=4,
-            )
+            with suppress(RecordingWarning):  # where warnings are errors, it is in ``stopped`` alone
+                warnings.warn(
+                    f"the {self._what} stopped at step {self.step}, the training goes on: {self.stopped}",
+                    RecordingWarning,
+                    stacklevel=4,
+                )
 
     def _let_go(self) -> None:
         """Free what only a going watch needs."""

@@ -28,7 +28,7 @@ class Part:
         source: its label.
         value: its net contribution.
         share: of the whole change; shares of all sources sum to 1 up to the gap.
-        gross: Σ over the recorded evaluations of its size; at least ``|value|``.
+        gross: Σ over time of its size, times that of the direction; at least ``|value|``.
     """
 
     source: Label
@@ -50,7 +50,8 @@ class PathDecomposition:
             "buffers").
         net: contributions ``[W, S, L, m, *out]`` by window of time, source, layer and query.
         gross: ``[W, S, L, m]``: Σ over steps of the norm over the outputs of a contribution. Cancellation over time
-            is net over gross.
+            is net over gross. With the trapezoid the halves of two neighbouring steps are evaluated together, and what
+            cancels between these is not in it: the midpoint's is that of single steps.
         layers: L names; ``["all"]`` where they are not resolved.
         edges: training steps ``[W + 1]`` at which windows start, and the last one's end.
         outputs: f at the edges ``[W + 1, m, *out]``.
@@ -169,7 +170,7 @@ class PathDecomposition:
         u = self._direction(direction)[query]
         change = float(((self.final - self.initial)[query].reshape(-1) * u).sum())
         parts = [
-            Part(source, float(net[a]), float(net[a]) / change if change else float("nan"), float(gross[a]))
+            Part(source, float(net[a]), float(net[a]) / change if change else float("nan"), float(gross[a] * u.norm()))
             for a, source in enumerate(self.sources)
         ]
         ordered = sorted(parts, key=lambda part: -part.value)

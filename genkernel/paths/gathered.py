@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -14,13 +15,22 @@ class Gathered:
 
     gradients: dict[int, Tensor]
     counts: dict[int, int]
+    again: tuple[Callable[[], dict[int, Tensor]], ...] = ()  # what makes the gradients once more, batch by batch
 
     def plus(self, other: Gathered) -> Gathered:
         gradients = dict(self.gradients)
         for a, g in other.gradients.items():
             gradients[a] = gradients[a] + g if a in gradients else g
         counts = {a: self.counts.get(a, 0) + other.counts.get(a, 0) for a in self.counts | other.counts}
-        return Gathered(gradients, counts)
+        return Gathered(gradients, counts, (*self.again, *other.again))
+
+    def remade(self) -> Gathered:
+        """The same batches with their gradients made anew."""
+        found: dict[int, Tensor] = {}
+        for make in self.again:
+            for a, g in make().items():
+                found[a] = found[a] + g if a in found else g
+        return Gathered(found, self.counts, self.again)
 
 
 class Pending:
@@ -45,6 +55,15 @@ class Pending:
 
 
 def gradients_gone(parameters: Iterable[Tensor]) -> bool:
-    """The loop has thrown away what was in ``.grad``: the step of those batches was skipped."""
-    grads = (p.grad for p in parameters)
-    return all(g is None or not (g._nnz() if g.is_sparse else bool(g.any())) for g in grads)
+    """The loop has thrown away what was in ``.grad``, or will: the step of those batches was skipped.
+
+    A gradient scaler skips steps whose gradients are not finite.
+    """
+    there = False
+    for p in parameters:
+        if p.grad is not None:
+            content = p.grad._values() if p.grad.is_sparse else p.grad
+            if not bool(torch.isfinite(content).all()):
+                return True
+            there = there or bool(content.any())
+    return not there

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from genkernel.errors import RecordingError
 from genkernel.paths.quadrature import Rule
 from genkernel.paths.queries import Queries
 from genkernel.paths.windows import Windows
@@ -46,6 +47,7 @@ class Integrator:
         self._waiting_buffers: dict[str, Tensor] = self._buffers
         self.step = 0
         self.initial = queries.outputs(theta, buffers)
+        self._edge = theta, self._buffers, self.initial
 
     def advance(
         self, theta: Tensor, buffers: Buffers, increments: Increments, sources: int, moved: Callable[[], int]
@@ -61,7 +63,10 @@ class Integrator:
         """
         if self.windows.starts_at(self.step):
             self._flush()
-            self.windows.open(self.step, self._queries.outputs(self._theta, self._buffers))
+            outputs = self._queries.outputs(self._theta, self._buffers)
+            self.check()
+            self._edge = self._theta, self._buffers, outputs
+            self.windows.open(self.step, outputs)
         if self._rule.telescopes:
             self._trapezoid(increments, sources)
         else:
@@ -71,6 +76,8 @@ class Integrator:
 
     def set_buffers(self, buffers: Buffers, moved: Callable[[], int]) -> None:
         """Buffers change while the weights stay."""
+        if buffers.keys() != self._buffers.keys():
+            raise RecordingError("the network got or lost a buffer after the recording began")
         changed = any(not torch.equal(value, self._buffers[name]) for name, value in buffers.items())
         if not changed:
             return
@@ -82,6 +89,20 @@ class Integrator:
         value = torch.zeros(len(self._queries.layers), *change.shape, dtype=change.dtype)
         value[-1] = change  # the entry of what belongs to no parameter, where layers are resolved
         self.windows.add(moved(), value)
+
+    def check(self) -> None:
+        """Outputs are a function of the recorded weights and buffers alone: at the last edge they are what they were.
+
+        Raises:
+            RecordingError: something else moves them.
+        """
+        theta, buffers, before = self._edge
+        now = self._queries.outputs(theta, buffers)
+        if not torch.allclose(now, before, rtol=1e-3, atol=1e-4 * float(before.abs().max())):
+            raise RecordingError(
+                "the outputs at the queries are others than before at the same weights: query_call uses something that "
+                "moves besides the recorded parameters (another network that trains, or random numbers)"
+            )
 
     def finish(self) -> tuple[Windows, Tensor]:
         """The windows with everything that is waiting, and f at the present weights. The path can go on afterwards."""
@@ -114,6 +135,7 @@ class Integrator:
         self._waiting_buffers = {name: value.to(device) for name, value in state["waiting_buffers"].items()}
         self.step, self.initial = int(state["step"]), state["initial"]
         self.windows.restore(state["windows"])
+        self._edge = self._theta, self._buffers, self._queries.outputs(self._theta, self._buffers)
 
     # --------------------------------------------------------------------------- private
 

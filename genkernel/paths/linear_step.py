@@ -45,6 +45,7 @@ class LinearStep:
 
     Attributes:
         part: the coordinates, c of them.
+        buffered: the optimizer keeps a first-moment buffer, also while p is 0 (a learning rate of 0).
         alpha, rho, p, q: see above; numbers or ``[c]``.
         decoupled: δ.
         coupled: λ.
@@ -52,6 +53,7 @@ class LinearStep:
     """
 
     part: slice
+    buffered: bool
     alpha: float
     rho: Number
     p: Number
@@ -59,11 +61,6 @@ class LinearStep:
     decoupled: float
     coupled: float
     sign: float
-
-    @property
-    def buffered(self) -> bool:
-        """The step has a first-moment buffer."""
-        return not (isinstance(self.p, float) and self.p == 0.0)
 
 
 @dataclass(frozen=True)
@@ -74,11 +71,13 @@ class Before:
         options: hyperparameters by parameter name.
         active: names of parameters with a gradient; others do not move, and their buffers do not decay.
         fresh: names of parameters without a momentum buffer.
+        keys: what tells hyperparameters of groups apart, by ``id`` of the options.
     """
 
     options: dict[str, dict[str, Any]]
     active: frozenset[str]
     fresh: frozenset[str]
+    keys: dict[int, tuple[Any, ...]]
 
 
 class Steps:
@@ -101,13 +100,18 @@ class Steps:
         self.optimizer = unwrapped(optimizer)
         self.kind = _kind(self.optimizer)
         self._parameters, self._coordinates = parameters, coordinates
+        self._counts: dict[str, float] = {}
 
     def before(self) -> Before:
         """To be called right before ``step()``."""
         mine = {id(p): name for name, p in self._parameters.items()}
-        options, active, fresh = {}, set(), set()
+        options: dict[str, dict[str, Any]] = {}
+        active, fresh, keys = set(), set(), {}
         for group in self.optimizer.param_groups:
             plain = {key: value for key, value in group.items() if key not in ("params", "param_names")}
+            keys[id(plain)] = tuple(
+                sorted((k, plain_number(v)) for k, v in plain.items() if k in self.optimizer.defaults)
+            )
             for p in group["params"]:
                 name = mine.get(id(p))
                 if name is None:
@@ -117,10 +121,11 @@ class Steps:
                     active.add(name)
                 if self.optimizer.state.get(p, {}).get("momentum_buffer") is None:
                     fresh.add(name)
-        return Before(options, frozenset(active), frozenset(fresh))
+        return Before(options, frozenset(active), frozenset(fresh), keys)
 
     def after(self, before: Before) -> list[LinearStep]:
         """The coefficients of the step that was just taken, for the coordinates that took part in it."""
+        self._counts = self._step_counts(before)
         runs: list[tuple[tuple[Any, ...], list[int]]] = []
         for index, name in enumerate(self._coordinates.names):
             if name not in before.active:
@@ -141,9 +146,17 @@ class Steps:
 
     def _key(self, name: str, before: Before) -> tuple[Any, ...]:
         """Neighbours with equal keys share their scalar coefficients."""
-        entry = self.optimizer.state.get(self._parameters[name], {})
-        options = tuple(sorted((k, _number(v)) for k, v in before.options[name].items() if k not in _IRRELEVANT))
-        return options, _step(entry), name in before.fresh
+        return before.keys[id(before.options[name])], self._counts.get(name, 0.0), name in before.fresh
+
+    def _step_counts(self, before: Before) -> dict[str, float]:
+        """The parameters' own step counts; those that live on an accelerator come in one copy."""
+        held = {name: self.optimizer.state.get(self._parameters[name], {}).get("step") for name in before.active}
+        there = {name: step for name, step in held.items() if isinstance(step, Tensor) and step.device.type != "cpu"}
+        found = {name: float(step) for name, step in held.items() if step is not None and name not in there}
+        if there:
+            values = torch.stack([step.reshape(()).float() for step in there.values()]).tolist()
+            found |= dict(zip(there, values, strict=True))
+        return found
 
     def _read(self, names: list[str], indices: list[int], before: Before) -> LinearStep:
         o = before.options[names[0]]
@@ -152,9 +165,10 @@ class Steps:
         lr, decay = float(o["lr"]), float(o.get("weight_decay", 0.0))
         decoupled = bool(o.get("decoupled_weight_decay", isinstance(self.optimizer, torch.optim.AdamW)))
 
-        def step_of(alpha: float, rho: Number, p: Number, q: Number) -> LinearStep:
+        def step_of(alpha: float, rho: Number, p: Number, q: Number, buffered: bool = True) -> LinearStep:
             return LinearStep(
                 part=part,
+                buffered=buffered,
                 alpha=alpha,
                 rho=rho,
                 p=p,
@@ -167,18 +181,18 @@ class Steps:
         def stored(key: str) -> Tensor:
             return torch.cat([e[key].detach().reshape(-1) for e in entries]).to(self._coordinates.dtype)
 
-        step, eps = _step(entries[0]), float(o.get("eps", 0.0))
+        step, eps = self._counts.get(names[0], 0.0), float(o.get("eps", 0.0))
         if self.kind == "sgd":
             mu = float(o["momentum"])
             if mu == 0:
-                return step_of(alpha=0.0, rho=0.0, p=0.0, q=lr)
+                return step_of(alpha=0.0, rho=0.0, p=0.0, q=lr, buffered=False)
             first = names[0] in before.fresh
             alpha, rho = (0.0, 1.0) if first else (mu, 1.0 - float(o["dampening"]))
             p, q = (lr * mu, lr) if o["nesterov"] else (lr, 0.0)
             return step_of(alpha=alpha, rho=rho, p=p, q=q)
         if self.kind == "adagrad":
             rate = lr / (1 + (step - 1) * float(o["lr_decay"]))
-            return step_of(alpha=0.0, rho=0.0, p=0.0, q=rate / stored("sum").sqrt_().add_(eps))
+            return step_of(alpha=0.0, rho=0.0, p=0.0, q=rate / stored("sum").sqrt_().add_(eps), buffered=False)
         if self.kind == "rmsprop":
             second = stored("square_avg")
             if o["centered"]:
@@ -187,7 +201,7 @@ class Steps:
             P = second.sqrt_().add_(eps).reciprocal_()
             mu = float(o["momentum"])
             if mu == 0:
-                return step_of(alpha=0.0, rho=0.0, p=0.0, q=lr * P)
+                return step_of(alpha=0.0, rho=0.0, p=0.0, q=lr * P, buffered=False)
             return step_of(alpha=mu, rho=P, p=lr, q=0.0)
         beta1, beta2 = (float(beta) for beta in o["betas"])
         second = stored("max_exp_avg_sq" if o.get("amsgrad") else "exp_avg_sq")
@@ -195,7 +209,6 @@ class Steps:
         return step_of(alpha=beta1, rho=1 - beta1, p=(lr / (1 - beta1**step)) / root, q=0.0)
 
 
-_IRRELEVANT = ("initial_lr", "foreach", "fused", "capturable", "differentiable", "max_lr", "min_lr")
 _KINDS = {
     torch.optim.SGD: "sgd",
     torch.optim.Adagrad: "adagrad",
@@ -230,11 +243,8 @@ def _kind(optimizer: torch.optim.Optimizer) -> str:
     )
 
 
-def _step(entry: Mapping[str, Any]) -> float:
-    return float(entry["step"]) if "step" in entry else 0.0
-
-
-def _number(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
+    """Tensors of one entry as numbers, also within pairs."""
     if isinstance(value, Tensor):
         return float(value)
-    return tuple(map(_number, value)) if isinstance(value, (tuple, list)) else value
+    return tuple(map(plain_number, value)) if isinstance(value, (tuple, list)) else value

@@ -20,9 +20,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from genkernel.errors import InputError, NonFiniteError
 from genkernel.paths.coordinates import Coordinates
+from genkernel.paths.other_modules import OtherModules
 from genkernel.paths.random_state import State, random_state, set_random_state
 from genkernel.tangent import TangentModel, batches
 from genkernel.tangent.jvp import Route
+from genkernel.tangent.model import eagerly
 from genkernel.tangent.restore import random_state_kept, restored
 
 LossFunction = Callable[[nn.Module, Any], Tensor]
@@ -51,7 +53,7 @@ class Objective:
         if not callable(loss):
             raise InputError("loss_fn is a function (model, batch) -> losses [b], one per sample")
         self.model = TangentModel(module, loss, params=coordinates.names)
-        self.coordinates, self.others = coordinates, list(others)
+        self.coordinates, self.others = coordinates, OtherModules(module, others)
         self.joint: bool | None = None
         self.vectorised: bool | None = None
         self.route: Route | None = None
@@ -65,15 +67,16 @@ class Objective:
             stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
             stack.enter_context(random_state_kept())
             stack.enter_context(restored(self.model.module))
-            for other in self.others:
-                stack.enter_context(restored(other))
-                stack.enter_context(_buffers_kept(other))
+            stack.enter_context(self.others.found() if self.joint is None else self.others.kept())
+            stack.enter_context(eagerly(list(self.model.module.modules())))
             stack.enter_context(torch.enable_grad())
             if random is not None:
                 set_random_state(random, device)
             yield
 
-    def group_gradients(self, batch: Any, weights: Tensor, groups: Tensor, labels: Sequence[int]) -> dict[int, Tensor]:
+    def group_gradients(
+        self, batch: Any, weights: Tensor, groups: Tensor, labels: Sequence[int], random: State | None = None
+    ) -> dict[int, Tensor]:
         """Σ over the samples of a group of weight × gradient of the loss.
 
         Args:
@@ -81,6 +84,7 @@ class Objective:
             weights: one per sample ``[b]``.
             groups: the group of each sample ``[b]``.
             labels: the groups that occur.
+            random: the random state to start from, the present one by default.
 
         Returns:
             group → gradient ``[P]``.
@@ -89,12 +93,12 @@ class Objective:
             InputError: the loss does not return one number per sample.
             NonFiniteError: a loss is NaN or infinite.
         """
-        with self.training():
+        with self.training(random):
             batch = batches.move(batch, self.model.device)
             weights = weights.to(self.model.device)
             tensors = self.model.tensors()
             if self.joint is None and len(groups) > 1:
-                self.joint = self.is_joint(tensors, batch)
+                self.joint = self.is_joint(self.model.tensors(), batch)
             if self.joint or len(groups) == 1:
                 return self._jointly(tensors, batch, weights, groups, labels)
             found = {}
@@ -143,13 +147,21 @@ class Objective:
         return self.coordinates.flat(dict(zip(names, found, strict=True)))
 
     def is_joint(self, tensors: dict[str, Tensor], batch: Any) -> bool:
-        """Whether losses of half a batch differ from those in the whole batch, or need random numbers."""
+        """Whether losses of half a batch differ from those in the whole batch, need random numbers, or write buffers.
+
+        Args:
+            tensors: stand-ins of their own, which are written to.
+            batch: at least two samples.
+        """
         # batch normalisation in training mode may refuse parts of a batch
         if any(module.training and isinstance(module, _BatchNorm) for module in self.model.module.modules()):
             return True
         device = self.model.device
         before = random_state(device)
+        buffers = {name: tensors[name].clone() for name, _ in self.model.module.named_buffers()}
         whole = self.losses(tensors, batch).detach()
+        if any(not torch.equal(value, tensors[name]) for name, value in buffers.items()):
+            return True
         if not np.array_equal(before, random_state(device)):
             set_random_state(before, device)
             return True
@@ -176,16 +188,3 @@ def sample_weights(weight: float | Tensor | None, n: int) -> Tensor:
     if not np.isfinite(number):
         raise InputError(f"weight is a finite number, not {number}")
     return torch.full((n,), number / n, dtype=torch.float64)
-
-
-@contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Buffers that a forward pass in training mode writes to (running statistics, spectral norm's vectors)."""
-    held = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, before in held:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)

@@ -7,7 +7,8 @@ directions at once, which also gives every layer's part for nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from genkernel.errors import InputError
 from genkernel.paths.coordinates import Coordinates
+from genkernel.paths.other_modules import OtherModules
 from genkernel.tangent import TangentModel, batches
 from genkernel.tangent.jvp import WIDTH, Route, backward, choose, faster, require_finite
 from genkernel.tangent.model import Call
@@ -35,6 +37,7 @@ class Queries:
         batch: m inputs: a pytree of tensors with a leading sample axis.
         call: ``call(module, batch) -> Tensor[m, *out]``; by default the module itself.
         layers: resolve by layer.
+        modules: other modules that ``call`` runs, which are put back as they were.
 
     Attributes:
         count: m.
@@ -46,7 +49,13 @@ class Queries:
     """
 
     def __init__(
-        self, module: nn.Module, coordinates: Coordinates, batch: Any, call: Call | None = None, layers: bool = False
+        self,
+        module: nn.Module,
+        coordinates: Coordinates,
+        batch: Any,
+        call: Call | None = None,
+        layers: bool = False,
+        modules: Sequence[nn.Module] = (),
     ):
         self.model = TangentModel(module, call, params=coordinates.names)
         if self.model.parameter_names != coordinates.names:
@@ -60,6 +69,8 @@ class Queries:
         self._members: dict[int, list[int]] = {}  # number of a layer → numbers of its parameters
         for k, owner in enumerate(owners):
             self._members.setdefault(self.layers.index(owner), []).append(k)
+        self._others = OtherModules(module, modules)
+        self._looked = False  # for other modules that the call runs
         self._route: Route | None = None
         self._compared = False  # with the way that takes several directions at a time
         self.shape = tuple(self.outputs(coordinates.flat(self.model.parameters), None).shape[1:])
@@ -80,10 +91,18 @@ class Queries:
             NonFiniteError: an output is NaN or infinite.
         """
         model = self.at(theta, buffers)
-        with guarded(model), model.evaluating(), torch.no_grad():
+        with self._running(model), torch.no_grad():
             out = model.run({name: t.detach() for name, t in model.tensors().items()}, self.batch)
             require_finite(out)
             return out.double().cpu()
+
+    @contextmanager
+    def _running(self, model: TangentModel) -> Iterator[None]:
+        """Evaluation mode in full precision, whatever region of autocast the loop is in; everything is put back."""
+        others = self._others.kept() if self._looked else self._others.found()
+        self._looked = True
+        with torch.autocast(model.device.type, enabled=False), guarded(model), others, model.evaluating():
+            yield
 
     def together(self, directions: Iterator[tuple[int, Tensor]], count: int) -> Iterator[list[tuple[int, Tensor]]]:
         """At most ``count`` directions in parts that :meth:`derivatives` takes best, so that few are held."""
@@ -108,7 +127,7 @@ class Queries:
         if not pairs:
             return []
         model = self.at(theta, buffers)
-        with guarded(model), model.evaluating():
+        with self._running(model):
             tensors = model.tensors()
             if self._rows_pay(len(pairs)):
                 return self._by_rows(model, tensors, pairs)
@@ -158,7 +177,7 @@ class Queries:
         """All rows of J(θ) ``[m · outputs, P]``, by query and then output."""
         model = self.at(theta, buffers)
         found = torch.empty(self.count * self.scalars, self.coordinates.size, dtype=theta.dtype, device=theta.device)
-        with guarded(model), model.evaluating():
+        with self._running(model):
             for i, o, row in self.rows(model, model.tensors()):
                 found[i * self.scalars + o] = self.coordinates.flat(row)
         return found

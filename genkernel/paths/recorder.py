@@ -33,11 +33,13 @@ from genkernel.paths.objective import LossFunction, Objective, sample_weights
 from genkernel.paths.plain_module import plain_module
 from genkernel.paths.quadrature import parse_rule
 from genkernel.paths.queries import Queries
+from genkernel.paths.random_state import random_state
 from genkernel.paths.sources import BEFORE, BUFFERS, DECAY, ROUNDING, Groups, Sources, labels_of
 from genkernel.paths.windows import Windows
 from genkernel.runs import versions, write_atomic
 from genkernel.tangent import batches
 from genkernel.tangent.model import Call
+from genkernel.tangent.plan import parse_memory
 
 FILE = "recording.pt"
 # what a step may differ from the sum of its parts by, relative to its largest entry, beside rounding of the weights
@@ -59,6 +61,7 @@ def record(
     layers: bool = False,
     modules: Sequence[nn.Module] = (),
     store: str | Path | None = None,
+    memory: str | int = "8GiB",
     verbose: bool = True,
 ) -> Recording:
     """Record a training loop that is not changed, apart from naming its batches.
@@ -86,8 +89,11 @@ def record(
             ``"gauss4"`` and the like (exact to rounding on smooth networks).
         windows: into how many windows of time contributions are resolved at most, or the steps at which they start.
         layers: resolve them by layer.
-        modules: other modules that ``loss_fn`` runs (a discriminator), which are put back as they were.
+        modules: other networks that ``loss_fn`` or ``query_call`` run (a discriminator), which are put back as they
+            were. Modules that are called are found by themselves; this is for those that are run in other ways.
         store: a folder for :meth:`Recording.save`; a recording that is there is continued.
+        memory: bound on what is held per group: a copy of the parameters, two with the trapezoid, two more with
+            ``ema``.
         verbose: say in one line at the end what was recorded, and what it cost.
 
     Returns:
@@ -129,6 +135,7 @@ def record(
         layers=layers,
         modules=modules,
         store=store,
+        memory=memory,
         verbose=verbose,
     )
 
@@ -157,6 +164,7 @@ class Recording(Beside):
         layers: bool,
         modules: Sequence[nn.Module],
         store: str | Path | None,
+        memory: str | int,
         verbose: bool,
     ):
         module, call = plain_module(model)
@@ -169,7 +177,7 @@ class Recording(Beside):
         self._module, self._groups, self._verbose = module, groups, verbose
         self._rule = parse_rule(rule)
         self._objective = Objective(module, loss_fn, self._coordinates, modules)
-        self._queries = Queries(module, self._coordinates, queries, query_call or call, layers)
+        self._queries = Queries(module, self._coordinates, queries, query_call or call, layers, modules)
         self._state = GroupedState(self._coordinates)
         self._sources = Sources()
         self._theta = self._coordinates.flat(self._parameters)
@@ -186,6 +194,7 @@ class Recording(Beside):
         self._pending: Pending | None = None
         self._before: tuple[Before, dict[int, Tensor], Tensor] | None = None
         self._store = Path(store) if store is not None else None
+        self._memory = parse_memory(memory)
         self.skipped = 0
         self._step_error = self._gradient_error = 0.0
         if self._store is not None and (self._store / FILE).is_file():
@@ -255,7 +264,7 @@ class Recording(Beside):
             raise RecordingError("no step was recorded: call path.batch(batch, ids=ids) before each optimizer.step()")
         with self._clock.ours():
             if self.stopped is None:
-                self._guarded(self._at_end)
+                self._guarded(self._settle)
             windows, final = self._integrator.finish()
         net, gross = windows.stacked(len(self._sources))
         order = self._sources.order()
@@ -286,12 +295,13 @@ class Recording(Beside):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that continues the recording, beside the model's and the optimizer's own states."""
-        self._guarded(self._at_end)
+        self._guarded(self._settle)
         return {
             "format": "genkernel.recording",
             "coordinates": self._coordinates.describe(),
             "kind": self._steps.kind,
             "rule": self._rule.name,
+            "windows": self._integrator.windows.setting,
             "queries": [self._queries.count, list(self._queries.shape), list(self._queries.layers)],
             "theta": self._theta,
             "buffers": {str(a): b for a, b in enumerate(self._state.buffers) if b is not None},
@@ -321,6 +331,7 @@ class Recording(Beside):
             ("kind", "another optimizer"),
             ("rule", "another rule"),
             ("queries", "other queries"),
+            ("windows", "other windows of time"),
         ):
             if state[key] != mine[key]:
                 raise InputError(f"the recording belongs to {what}")
@@ -383,17 +394,33 @@ class Recording(Beside):
         self._state.grow(len(self._sources))
         weights = sample_weights(weight, n)
         present = sorted(set(numbers.tolist()))
-        gradients = self._objective.group_gradients(batch, weights, numbers, present)
-        new = Gathered(gradients, {a: int((numbers == a).sum()) for a in present})
+        self._check_memory()
+        state = random_state(self._coordinates.device)
+
+        def make() -> dict[int, Tensor]:
+            return self._objective.group_gradients(batch, weights, numbers, present, state)
+
+        new = Gathered(make(), {a: int((numbers == a).sum()) for a in present}, (make,))
         if self._pending is None:
             self._pending = Pending(new)
         else:
             self._pending.add(new, gradients_gone(self._parameters.values()))
 
+    def _check_memory(self) -> None:
+        """One copy of the parameters per source, and more for what the options ask for."""
+        copies = 1 + (self._rule.telescopes) + 2 * (self._average is not None)
+        needed = copies * len(self._sources) * self._coordinates.size * self._coordinates.dtype.itemsize
+        if needed > self._memory:
+            raise InputError(
+                f"{len(self._sources)} groups of {self._coordinates.size:,} parameters take {needed / 2**30:.1f} GiB, "
+                f"more than memory={self._memory / 2**30:.1f} GiB: form fewer groups, take "
+                "rule='midpoint', or tape the run (gk.tape) and replay it, which needs nothing per group"
+            )
+
     def _look(self) -> None:
         """Before ``step()``: the gradient that it will use, against the groups."""
         self._before = None
-        self._follow_average()
+        self._follow_average(whether_or_not=True)
         self._check_others()
         now = self._coordinates.flat(self._parameters)
         if not torch.equal(now, self._theta):
@@ -417,9 +444,37 @@ class Recording(Beside):
 
     def _sourced(self, grad: Tensor, pending: Pending) -> tuple[dict[int, Tensor], Tensor]:
         """Source → data gradient ``[P]``, and what rounding leaves between their sum and the optimizer's ``[P]``."""
-        allowed = agreement.tolerance(self._coordinates.coarsest)
+        coarse = self._objective.others.coarse  # autocast
+        allowed = agreement.COARSE if coarse else agreement.tolerance(self._coordinates.coarsest)
+        found, chosen, total = self._best(grad, pending.choices(), allowed)
+        if found.error > allowed and not self._objective.joint:
+            # a network may begin to draw random numbers, or to let samples see each other, at any time
+            self._objective.joint = True
+            remade = [choice.remade() for choice in pending.choices()]
+            again = self._best(grad, remade, allowed)
+            self._objective.joint = again[0].error <= allowed
+            if self._objective.joint:
+                found, chosen, total = again
+                pending = Pending(chosen)
+        if found.error > allowed:
+            raise RecordingError(
+                f"the optimizer's gradient is not a multiple of the sum over the groups (off by {found.error:.1%}): "
+                "loss_fn and the loss of the training differ by more than a factor, loss_fn is not deterministic "
+                "given the batch (noise drawn inside of it), the batch is not the one that was trained on, parts of "
+                "the network are clipped by themselves, or the loop's autocast is not in loss_fn"
+            )
+        self.skipped += chosen is not pending.total
+        self._gradient_error = max(self._gradient_error, found.error)
+        for a, count in chosen.counts.items():
+            self._sources.counts[a] += count
+        return {a: g * found.factor for a, g in chosen.gradients.items()}, grad - total * found.factor
+
+    def _best(
+        self, grad: Tensor, choices: Sequence[Gathered], allowed: float
+    ) -> tuple[agreement.Agreement, Gathered, Tensor]:
+        """The first of some micro-batches that the gradient follows from, or the nearest."""
         best: tuple[agreement.Agreement, Gathered, Tensor] | None = None
-        for choice in pending.choices():
+        for choice in choices:
             total = torch.zeros_like(grad)
             for g in choice.gradients.values():
                 total.add_(g)
@@ -429,18 +484,7 @@ class Recording(Beside):
             if found.error <= allowed:
                 break
         assert best is not None
-        found, chosen, total = best
-        if found.error > allowed:
-            raise RecordingError(
-                f"the optimizer's gradient is not a multiple of the sum over the groups (off by {found.error:.1%}): "
-                "loss_fn and the loss of the training differ by more than a factor, or loss_fn is not deterministic "
-                "given the batch (noise drawn inside of it), or the batch is not the one that was trained on"
-            )
-        self.skipped += chosen is not pending.total
-        self._gradient_error = max(self._gradient_error, found.error)
-        for a, count in chosen.counts.items():
-            self._sources.counts[a] += count
-        return {a: g * found.factor for a, g in chosen.gradients.items()}, grad - total * found.factor
+        return best
 
     def _take(self) -> None:
         """After ``step()``: split it, and follow the outputs."""
@@ -456,7 +500,8 @@ class Recording(Beside):
         decay = self._sources.extra(DECAY) if any(s.coupled or s.decoupled for s in steps) else None
         # adaptive optimizers enlarge coordinates whose gradient is rounding alone (a bias before a normalisation)
         enlarged = max((float((rest[s.part] * (s.p * s.rho + s.q)).abs().max()) for s in steps), default=0.0)
-        if enlarged > _ROUNDING * float((theta - self._theta).abs().max()):
+        smallest = max(_ROUNDING, 10 * torch.finfo(theta.dtype).eps)
+        if enlarged > smallest * float((theta - self._theta).abs().max()):
             gradients[self._sources.extra(ROUNDING)] = rest
         self._state.grow(len(self._sources))
         self._state.advance(steps, gradients, self._theta, decay)
@@ -477,18 +522,28 @@ class Recording(Beside):
         buffers = self._buffers()
         self._integrator.advance(theta, buffers, increments, sources, lambda: self._sources.extra(BUFFERS))
 
-    def _follow_average(self) -> None:
-        """Loops update averages after the step, so it is looked at before the next one."""
-        if self._average is not None and self._average_due:
+    def _follow_average(self, whether_or_not: bool) -> None:
+        """Loops update averages after the step, so it is looked at before the next one.
+
+        Args:
+            whether_or_not: it moved; False leaves an update that is still to come for later.
+        """
+        if self._average is not None and self._average_due and (whether_or_not or self._average.moved()):
             self._average_due = False
             theta = self._average.update(self._theta)
             self._advance(theta, self._average.increment)
 
-    def _at_end(self) -> None:
-        """Take in what happened since the last step."""
-        self._follow_average()
+    def _settle(self) -> None:
+        """Take in what happened since the last step, in the middle of the loop."""
+        self._follow_average(whether_or_not=False)
         if self.step:
             self._integrator.set_buffers(self._buffers(), lambda: self._sources.extra(BUFFERS))
+
+    def _at_end(self) -> None:
+        self._follow_average(whether_or_not=True)
+        self._settle()
+        if self.step:
+            self._integrator.check()
 
     def _let_go(self) -> None:
         self._pending = self._before = None
@@ -502,18 +557,21 @@ class Recording(Beside):
 
     def _check_step(self, theta: Tensor) -> None:
         moved = theta - self._theta
-        rest = moved - self._state.total_increment()
-        off, largest = float(rest.abs().max()), float(moved.abs().max())
+        rest = (moved - self._state.total_increment()).abs_()
+        off, largest = float(rest.max()), float(moved.abs().max())
         coarsest = self._coordinates.coarsest
-        if not off <= 8 * torch.finfo(coarsest).eps * float(theta.abs().max()) + _SHARE.get(coarsest, 0.1) * largest:
+        # weights are rounded by what is relative to each of them, steps by what is relative to the largest entry
+        allowed = theta.abs().mul_(8 * torch.finfo(coarsest).eps).add_(_SHARE.get(coarsest, 0.1) * largest)
+        if not bool((rest <= allowed).all()):
             raise RecordingError(
                 f"the increments of the sources do not sum to what the step did (off by {off:.1e} of {largest:.1e}): "
                 "the optimizer's step is not that of its class, or something else moved the weights during it"
             )
         self._step_error = max(self._step_error, off)
         if torch.finfo(coarsest).bits < 32:  # weights are rounded by as much as they move
-            self._state.set_remainder(self._sources.extra(ROUNDING), rest)
-            self._state.grow(len(self._sources))
+            self._state.grow(self._sources.extra(ROUNDING) + 1)
+            remainder = moved - self._state.total_increment()
+            self._state.set_remainder(self._sources.extra(ROUNDING), remainder)
 
     def _check_others(self) -> None:
         """Only the recorded parameters move."""

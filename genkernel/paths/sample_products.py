@@ -48,7 +48,7 @@ def sample_products(
     """
     tensors = model.tensors()
     if objective.joint is None and batches.size(batch) > 1:
-        objective.joint = objective.is_joint(tensors, batch)
+        objective.joint = objective.is_joint(model.tensors(), batch)
     if objective.joint or random is not None:
         seeded = model if random is None else Seeded(model, random)
         return _along_rows(objective, seeded, tensors, batch, rows, columns, layers)

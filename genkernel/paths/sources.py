@@ -41,6 +41,7 @@ class Sources:
         """
         found = []
         for label in labels:
+            label = label.item() if isinstance(label, np.generic) else label
             if not isinstance(label, (int, float, str)) or label != label:
                 raise InputError(f"a group's label is a number or a string, not {label!r}")
             if label in RESERVED:

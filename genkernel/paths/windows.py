@@ -21,6 +21,7 @@ class Windows:
         layers, count, shape: of the values: L, m and the shape of one output.
 
     Attributes:
+        setting: what was asked for.
         edges: the steps at which windows start.
         outputs: f at every edge, each ``[m, *out]``.
         net: per window ``[S, L, m, *out]``.
@@ -39,6 +40,7 @@ class Windows:
             self._starts = sorted({0, *(int(step) for step in windows)})
             if self._starts[0] < 0:
                 raise InputError(f"windows start at steps from 0 on, not at {self._starts[0]}")
+        self.setting = self._most or list(self._starts)
         self._value = (layers, count, *shape)
         self.edges: list[int] = []
         self.outputs: list[Tensor] = []

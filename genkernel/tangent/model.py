@@ -245,7 +245,7 @@ class TangentModel:
             for module in modules:
                 # assignment, not .eval(): some modules override train() with side effects
                 module.training = self.batch_norm == "train" and isinstance(module, _BatchNorm)
-            with torch.autocast(self.device.type, enabled=False), _eagerly(modules), _recurrent_in_eval(modules):
+            with torch.autocast(self.device.type, enabled=False), eagerly(modules), _recurrent_in_eval(modules):
                 yield
         for name, p in self.module.named_parameters():
             if name in versions and p._version != versions[name]:
@@ -406,7 +406,7 @@ def _recurrent_in_eval(modules: list[nn.Module]) -> Iterator[None]:
             torch.backends.cudnn.enabled = before
 
 
-def _eagerly(modules: list[nn.Module]) -> AbstractContextManager[Any]:
+def eagerly(modules: list[nn.Module]) -> AbstractContextManager[Any]:
     """Compiled submodules hide their parts: run them eagerly (dynamo is slow to import, so only then)."""
     if any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in modules):
         return torch.compiler.set_stance("force_eager")
