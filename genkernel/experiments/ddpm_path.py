@@ -46,7 +46,7 @@ def record_ddpm(
     """Train a DDPM and record what every bucket of noise levels did to every other.
 
     ``out`` gets ``path.npz``, ``losses.json`` and ``weights/<step>.safetensors`` (the initial weights, ``copies``
-    evenly spaced ones, the last among them). ``training.pt`` and ``recording.pt`` hold an unfinished run, which a
+    evenly spaced ones, the last among them). ``training.pt`` holds an unfinished run and its recording, which a
     second call continues.
 
     Args:
@@ -85,12 +85,11 @@ def record_ddpm(
     (out / "weights").mkdir(parents=True, exist_ok=True)
     write_atomic(out / "identity.json", json.dumps(identity, indent=2) + "\n")
     training = DDPMTraining(images, recipe)
-    start, losses = _resume(out / "training.pt", training)
+    start, losses, recorded = _resume(out / "training.pt", training)
     den, levels, queries = level_setup(training.unet, training.scheduler, held_out, buckets, per_bucket)
     kept = {round(recipe.steps * k / copies) for k in range(copies + 1)}
     if start == 0:
         _copy(training, out, 0)
-        (out / "recording.pt").unlink(missing_ok=True)
     with record(
         training.unet,
         training.optimizer,
@@ -100,8 +99,9 @@ def record_ddpm(
         query_call=den.tangent.call,
         rule=rule,
         windows=windows,
-        store=out,
     ) as path:
+        if recorded is not None:
+            path.load_state_dict(recorded)
         for step in trange(start, recipe.steps, initial=start, total=recipe.steps, disable=not progress, desc="train"):
             batch = training.batch(step)
             path.batch(batch, ids=batch["ids"])
@@ -109,15 +109,13 @@ def record_ddpm(
             if step + 1 in kept:
                 _copy(training, out, step + 1)
             if (step + 1) % save_every == 0 and step + 1 < recipe.steps:
-                path.save()
-                _save(out / "training.pt", training, step + 1, losses)
+                _save(out / "training.pt", training, step + 1, losses, path.state_dict())
     parts = path.contributions()
     keep_map(parts, noise_level_contributions(parts, queries.bucket, levels))
     parts.meta["losses"] = {"first": losses[0], "last_100": sum(losses[-100:]) / len(losses[-100:])}
     write_atomic(out / "losses.json", json.dumps(losses) + "\n")
     parts.save(out / "path.npz")
-    for name in ("training.pt", "recording.pt"):
-        (out / name).unlink(missing_ok=True)
+    (out / "training.pt").unlink(missing_ok=True)
     return parts
 
 
@@ -231,17 +229,17 @@ def _copy(training: DDPMTraining, out: Path, step: int) -> None:
     write_atomic(out / "weights" / f"{step:06d}.safetensors", save(tensors))
 
 
-def _save(path: Path, training: DDPMTraining, step: int, losses: list[float]) -> None:
+def _save(path: Path, training: DDPMTraining, step: int, losses: list[float], recorded: dict[str, Any]) -> None:
     state = {name: part.state_dict() for name, part in training.parts.items()}
     buffer = io.BytesIO()
-    torch.save({"parts": state, "step": step, "losses": losses}, buffer)
+    torch.save({"parts": state, "step": step, "losses": losses, "recording": recorded}, buffer)
     write_atomic(path, buffer.getvalue())
 
 
-def _resume(path: Path, training: DDPMTraining) -> tuple[int, list[float]]:
+def _resume(path: Path, training: DDPMTraining) -> tuple[int, list[float], dict[str, Any] | None]:
     if not path.is_file():
-        return 0, []
+        return 0, [], None
     state = torch.load(path, weights_only=True, map_location="cpu")
     for name, part in training.parts.items():
         part.load_state_dict(state["parts"][name])
-    return state["step"], state["losses"]
+    return state["step"], state["losses"], state["recording"]

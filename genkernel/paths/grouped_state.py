@@ -96,14 +96,15 @@ class GroupedState:
         """Add to a source's increment of the last step what the weights were rounded by ``[P]``."""
         self._remainder = source, remainder
 
-    def total_increment(self) -> Tensor:
-        """Σ_a Δθ^(a) ``[P]``."""
-        total = self._zeros()
+    def total_increment(self) -> tuple[Tensor, Tensor]:
+        """Σ_a Δθ^(a) and Σ_a |Δθ^(a)|, which its rounding is relative to; both ``[P]``."""
+        total, sizes = self._zeros(), self._zeros()
         for a in range(len(self.buffers)):
             increment = self.increment(a)
             if increment is not None:
                 total.add_(increment)
-        return total
+                sizes.add_(increment.abs_())
+        return total, sizes
 
     def total_buffer(self) -> Tensor:
         """Σ_a b^(a) ``[P]``, which is the optimizer's own buffer."""

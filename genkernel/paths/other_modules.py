@@ -36,7 +36,8 @@ class OtherModules:
         def look(module: nn.Module, _: object) -> None:
             device = next((t.device.type for t in (*module.parameters(), *module.buffers())), "cpu")
             self.coarse = self.coarse or torch.is_autocast_enabled(device)
-            if id(module) in seen:
+            # what holds the network itself is a wrapper around it
+            if id(module) in seen or any(id(part) in self._own for part in module.modules()):
                 return
             held.extend((buffer, buffer.detach().clone()) for buffer in module.buffers())
             seen.update(map(id, module.modules()))

@@ -557,11 +557,13 @@ class Recording(Beside):
 
     def _check_step(self, theta: Tensor) -> None:
         moved = theta - self._theta
-        rest = (moved - self._state.total_increment()).abs_()
+        total, sizes = self._state.total_increment()
+        rest = (moved - total).abs_()
         off, largest = float(rest.max()), float(moved.abs().max())
         coarsest = self._coordinates.coarsest
-        # weights are rounded by what is relative to each of them, steps by what is relative to the largest entry
-        allowed = theta.abs().mul_(8 * torch.finfo(coarsest).eps).add_(_SHARE.get(coarsest, 0.1) * largest)
+        # weights are rounded by what is relative to each of them, and groups that cancel by what is to their sizes
+        allowed = theta.abs().add_(sizes).mul_(8 * torch.finfo(coarsest).eps)
+        allowed.add_(_SHARE.get(coarsest, 0.1) * largest)
         if not bool((rest <= allowed).all()):
             raise RecordingError(
                 f"the increments of the sources do not sum to what the step did (off by {off:.1e} of {largest:.1e}): "
@@ -570,8 +572,7 @@ class Recording(Beside):
         self._step_error = max(self._step_error, off)
         if torch.finfo(coarsest).bits < 32:  # weights are rounded by as much as they move
             self._state.grow(self._sources.extra(ROUNDING) + 1)
-            remainder = moved - self._state.total_increment()
-            self._state.set_remainder(self._sources.extra(ROUNDING), remainder)
+            self._state.set_remainder(self._sources.extra(ROUNDING), moved - total)
 
     def _check_others(self) -> None:
         """Only the recorded parameters move."""

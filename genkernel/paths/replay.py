@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy as copying
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -46,7 +46,8 @@ from genkernel.tangent.plan import parse_memory
 from genkernel.tangent.spool import Spool
 
 Array = NDArray[np.float64]
-_DRIFT = {torch.float64: 1e-8, torch.float32: 1e-2}  # of weights over a stretch, relative to what they moved
+_IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")  # how a step is computed, not what
+_DRIFT = {torch.float64: 1e-8, torch.float32: 5e-3}  # of weights over a stretch, relative to what they moved
 
 
 @dataclass
@@ -263,7 +264,7 @@ class _Replayer:
         for number, step in enumerate(range(first, last)):
             held = {"theta": theta.cpu()}
             buffers = {f"buffer:{n}": b.detach().cpu().clone() for n, b in self._module.named_buffers()}
-            self._set_options(optimizer, arrays["options"][number])
+            self._set_options(optimizer, [arrays[f"options/{g}"][number] for g in range(len(optimizer.param_groups))])
             chosen, gradient, factor = self._gradient(step, by_step.get(step, []), arrays, number)
             active = dict(zip(self._coordinates.names, arrays["active"][number].tolist(), strict=True))
             for name, view in self._coordinates.views(gradient * factor).items():
@@ -285,7 +286,18 @@ class _Replayer:
             bar.update()
         after = {f"buffer:{n}": b.detach().cpu().clone() for n, b in self._module.named_buffers()}
         spool.put("end", {"theta": theta.cpu(), **after})
-        expected = self._coordinates.flat(self._taped.copy(last)["parameter"])
+        saved = self._taped.copy(last)
+        for name, buffer in self._module.named_buffers():
+            # the forward pass of the step that comes next may have moved them already at the end of the tape
+            if last != self._taped.steps and not torch.allclose(
+                buffer.double(), saved["buffer"][name].to(buffer).double(), rtol=1e-3, atol=1e-6
+            ):
+                raise RecordingError(
+                    f"the replay of steps {first} to {last} ends with another buffer {name!r} than the tape: forward "
+                    "passes beside those of the steps moved running statistics (a discriminator's step through a "
+                    "generator in training mode). gk.record follows such runs"
+                )
+        expected = self._coordinates.flat(saved["parameter"])
         off = float((expected - theta).double().norm()) / max(moved, 1e-300)
         self._gap_of_weights = max(self._gap_of_weights, off)
         if off > _DRIFT.get(theta.dtype, 0.1):
@@ -322,14 +334,17 @@ class _Replayer:
             worst = min(worst, off)
         raise RecordingError(
             f"the gradient of step {step} is not the tape's (off by {worst:.1%}): the data behind its ids have "
-            "changed, batch_of does not make the batch that was trained on, or loss_fn is another loss"
+            "changed, batch_of does not make the batch that was trained on, loss_fn is another loss, or gradients were "
+            "clipped by value or part by part (only one factor for all of them can be replayed)"
         )
 
     def _between(self, gradient: Tensor, size: float, entries: Tensor) -> tuple[float, float]:
         """The factor, and by how much the entries that the tape holds miss it."""
         norm = float(gradient.double().norm())
-        if not norm or not size:
-            return 0.0, 0.0 if norm == size else 1.0
+        if not size:
+            return 0.0, 0.0
+        if not norm:
+            return 0.0, 1.0
         own = torch.zeros(SAMPLED, dtype=torch.float64)
         for name, places, numbers in self._sampled:
             part = self._coordinates.slices[self._coordinates.names.index(name)]
@@ -509,8 +524,7 @@ class _Replayer:
             for group in self._taped.head["groups"]
         ]
         for group in groups:
-            group.pop("initial_lr", None)
-            for flag in ("fused", "foreach"):
+            for flag in _IMPLEMENTATION:
                 group.pop(flag, None)
             if "betas" in group:
                 group["betas"] = tuple(group["betas"])
@@ -525,11 +539,11 @@ class _Replayer:
             optimizer.state[p] = {k: v.to(p.device) if v.dim() else v.clone() for k, v in held.items()}
         return optimizer
 
-    def _set_options(self, optimizer: torch.optim.Optimizer, row: NDArray[np.float64]) -> None:
-        for group, taped, values in zip(optimizer.param_groups, self._taped.head["groups"], row, strict=True):
-            for name, value in zip(taped["numbers"], values.tolist(), strict=False):
+    def _set_options(self, optimizer: torch.optim.Optimizer, rows: Sequence[NDArray[np.float64]]) -> None:
+        for group, taped, row in zip(optimizer.param_groups, self._taped.head["groups"], rows, strict=True):
+            for name, value in zip(taped["numbers"], row.tolist(), strict=True):
                 key, _, index = name.partition(":")
-                if key not in group:
+                if key in _IMPLEMENTATION:
                     continue
                 if index:
                     pair = list(group[key])

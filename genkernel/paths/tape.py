@@ -17,7 +17,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from genkernel.errors import InputError, MissingError, OutputError, RecordingErr
 from genkernel.paths.beside import Beside
 from genkernel.paths.coordinates import Coordinates, optimized
 from genkernel.paths.gathered import gradients_gone
-from genkernel.paths.linear_step import Steps, unwrapped
+from genkernel.paths.linear_step import Steps, plain_number, unwrapped
 from genkernel.paths.plain_module import plain_module
 from genkernel.paths.random_state import random_state
 from genkernel.runs import read_json, versions, write_atomic
@@ -112,7 +112,7 @@ class Tape(Beside):
         self._named = False
         self._start = 0
         self._copied: int | None = None
-        self._head = {
+        self._head: dict[str, Any] = {
             "format": FORMAT,
             "version": 1,
             "coordinates": self._coordinates.describe(),
@@ -197,18 +197,23 @@ class Tape(Beside):
         self._named = False
 
     def _options(self) -> list[list[float]]:
-        """Numbers among the hyperparameters of every group, in the order of :func:`option_names`."""
-        return [flat_options(group) for group in self._steps.optimizer.param_groups]
+        """The hyperparameters that are numbers, of every group by the names that the head has."""
+        groups = self._steps.optimizer.param_groups
+        if len(groups) != len(self._head["groups"]):
+            raise RecordingError("a parameter group was added to the optimizer after the tape began")
+        return [
+            flat_options(group, taped["numbers"]) for group, taped in zip(groups, self._head["groups"], strict=True)
+        ]
 
     def _group_names(self) -> list[dict[str, Any]]:
         """Per parameter group: the names of its parameters and its options, for an optimizer of the same kind."""
         mine = {id(p): name for name, p in self._parameters.items()}
+        known = self._steps.optimizer.defaults
         groups = []
         for group in self._steps.optimizer.param_groups:
-            options = {k: v for k, v in group.items() if k not in ("params", "param_names")}
-            plain = {k: float(v) if isinstance(v, Tensor) else v for k, v in options.items()}
+            options = {key: plain_number(value) for key, value in group.items() if key in known}
             names = [mine[id(p)] for p in group["params"] if id(p) in mine]
-            groups.append({"parameters": names, "options": plain, "numbers": option_names(group)})
+            groups.append({"parameters": names, "options": options, "numbers": option_names(options)})
         return groups
 
     # ----------------------------------------------------------------------------- files
@@ -264,7 +269,10 @@ class Tape(Beside):
         arrays: Arrays = {
             "size": np.array([row["size"] for row in self._rows]),
             "entries": np.stack([row["entries"] for row in self._rows]),
-            "options": np.array([row["options"] for row in self._rows]),
+            **{
+                f"options/{g}": np.array([row["options"][g] for row in self._rows])
+                for g in range(len(self._head["groups"]))
+            },
             "active": np.stack([row["active"] for row in self._rows]),
             "batches": np.array(len(self._batches)),
         }
@@ -281,29 +289,25 @@ class Tape(Beside):
         write_atomic(self._folder / "tape.json", json.dumps({**self._head, "steps": self.step}, indent=1) + "\n")
 
 
-def option_names(group: Mapping[str, Any]) -> list[str]:
-    """Names of the hyperparameters of a group that are numbers, flags or pairs of numbers."""
+def option_names(options: Mapping[str, Any]) -> list[str]:
+    """Names of the hyperparameters that are numbers, flags or pairs of numbers: ``lr``, ``betas:0``, ``betas:1``, …"""
     found = []
-    for key in sorted(group):
-        value = group[key]
-        if isinstance(value, (bool, int, float)) or (isinstance(value, Tensor) and value.numel() == 1):
+    for key in sorted(options):
+        value = options[key]
+        if isinstance(value, (int, float)):
             found.append(key)
-        elif isinstance(value, (tuple, list)) and key != "params" and all(_is_number(v) for v in value):
+        elif isinstance(value, (tuple, list)):
             found += [f"{key}:{i}" for i in range(len(value))]
     return found
 
 
-def flat_options(group: Mapping[str, Any]) -> list[float]:
-    """Their values, in the same order."""
+def flat_options(group: Mapping[str, Any], names: Sequence[str]) -> list[float]:
+    """Their values in a parameter group."""
     found = []
-    for name in option_names(group):
+    for name in names:
         key, _, index = name.partition(":")
         found.append(float(group[key][int(index)] if index else group[key]))
     return found
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
 def as_array(value: Any, name: str) -> NDArray[Any]:

@@ -1,0 +1,313 @@
+"""Loops that went wrong once: learning rates of 0, autocast, other networks, averages looked at too early, and more."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import genkernel as gk
+from genkernel.errors import InputError, RecordingError, RecordingWarning
+from tests.paths.runs import loss_fn, mlp, problem, shuffled
+from tests.paths.test_loops import bn_net, close, plain_steps, recording
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def loop(net: nn.Module, optimizer: Any, *beside: Any, each: Any = None, dtype: torch.dtype = torch.float64) -> None:
+    """A plain loop with recordings and tapes beside it; ``each(step)`` before every optimizer step."""
+    x, y, _, _ = problem(dtype)
+    for step, ids in enumerate(shuffled()):
+        batch = x[ids], y[ids]
+        for one in beside:
+            one.batch(batch, ids=ids) if hasattr(one, "contributions") else one.batch(ids)
+        optimizer.zero_grad()
+        loss_fn(net, batch).mean().backward()
+        if each is not None:
+            each(step)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("at", ["start", "middle"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.8, nesterov=True, weight_decay=0.1),
+        lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.8),
+        lambda p: torch.optim.RMSprop(p, lr=0.0005, momentum=0.7),
+        lambda p: torch.optim.Adam(p, lr=0.01),
+    ],
+    ids=["nesterov", "momentum", "rmsprop", "adam"],
+)
+def test_steps_with_a_learning_rate_of_zero(tmp_path, make, at):
+    x, y, _, q = problem()
+    net = mlp()
+    optimizer = make(net.parameters())
+    rate = (lambda k: min(k, 4) / 4) if at == "start" else (lambda k: 0.0 if k in (4, 5) else 1.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    with recording(net, optimizer, q) as path, gk.tape(net, optimizer, tmp_path, every=5) as tape:
+        for ids in shuffled():
+            path.batch((x[ids], y[ids]), ids=ids)
+            tape.batch(ids)
+            optimizer.zero_grad()
+            loss_fn(net, (x[ids], y[ids])).mean().backward()
+            optimizer.step()
+            schedule.step()
+    assert path.contributions().gap_rel < 1e-10
+    found = gk.replay(tmp_path, net, lambda ids: (x[ids], y[ids]), loss_fn, queries=q, rule="gauss4", progress=False)
+    assert found.contributions().gap_rel < 1e-10
+
+
+@pytest.mark.parametrize("named_inside", [False, True])
+def test_autocast(named_inside):
+    """In loss_fn, or around the forward pass with the batch named inside of it."""
+    x, y, _, q = problem(torch.float32)
+    net = nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 3))
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+
+    def losses(module: nn.Module, batch: Any) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return loss_fn(module, batch).float()
+
+    with recording(net, optimizer, q, loss_fn=loss_fn if named_inside else losses, rule="midpoint") as path:
+        for ids in shuffled():
+            batch = x[ids], y[ids]
+            if not named_inside:
+                path.batch(batch, ids=ids)
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                if named_inside:
+                    path.batch(batch, ids=ids)
+                loss = loss_fn(net, batch).float().mean()
+            loss.backward()
+            optimizer.step()
+    assert path.stopped is None and path.contributions().gap_rel < 0.01
+
+
+def test_wrappers_hand_on_a_closure_that_is_none():
+    _, _, _, q = problem()
+    net = mlp()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    x, y, _, _ = problem()
+    with recording(net, optimizer, q) as path:
+        for ids in shuffled():
+            path.batch((x[ids], y[ids]), ids=ids)
+            optimizer.zero_grad()
+            loss_fn(net, (x[ids], y[ids])).mean().backward()
+            optimizer.step(None)
+    assert path.contributions().gap_rel < 1e-10
+
+
+@pytest.mark.parametrize("kind", ["parametrized", "legacy"])
+def test_spectral_norm(kind):
+    _, _, _, q = problem()
+    wrap = parametrizations.spectral_norm if kind == "parametrized" else nn.utils.spectral_norm
+    net = nn.Sequential(wrap(nn.Linear(2, 8)), nn.Tanh(), nn.Linear(8, 3)).double()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    with recording(net, optimizer, q, rule="gauss6") as path:
+        loop(net, optimizer, path)
+    parts = path.contributions()
+    assert parts.sources[-1] == "buffers" and parts.gap_rel < 1e-8
+
+
+def test_contributions_before_the_average_is_updated():
+    x, y, _, q = problem()
+    net = mlp()
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    with recording(net, optimizer, q, ema=average) as path:
+        for ids in shuffled():
+            path.batch((x[ids], y[ids]), ids=ids)
+            optimizer.zero_grad()
+            loss_fn(net, (x[ids], y[ids])).mean().backward()
+            optimizer.step()
+            if path.step > 1:
+                path.contributions()
+                path.state_dict()
+            average.update_parameters(net)
+    parts = path.contributions()
+    close(parts.final, average.module(q).detach())
+    assert parts.gap_rel < 1e-10
+
+
+def test_a_scaler_skips_a_step_of_accumulated_batches_named_before_zero_grad():
+    x, y, _, q = problem(torch.float32)
+    net = mlp(torch.float32)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    with recording(net, optimizer, q) as path:
+        for step, ids in enumerate(shuffled()):
+            for number, part in enumerate(ids.split(3)):
+                path.batch((x[part], y[part]), ids=part)
+                if number == 0:
+                    optimizer.zero_grad()
+                loss = loss_fn(net, (x[part], y[part])).mean()
+                scaler.scale(loss * (float("inf") if step == 4 else 1.0)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert path.stopped is None and path.step == len(shuffled()) - 1 and path.contributions().gap_rel < 1e-3
+
+
+@pytest.mark.parametrize("limit", ["one", "all"])
+def test_clipping_by_value_of_one_coordinate_and_of_all(limit):
+    _x, _y, _, q = problem()
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+
+    def clip(_: int) -> None:
+        grads = torch.cat([p.grad.flatten().abs() for p in net.parameters()])
+        grads = grads[grads > 0]
+        two = grads.topk(2).values
+        nn.utils.clip_grad_value_(net.parameters(), float(two.mean()) if limit == "one" else float(grads.min()) / 2)
+
+    with recording(net, optimizer, q) as path:
+        loop(net, optimizer, path, each=clip)
+    assert path.stopped is None and path.contributions().gap_rel < 1e-10
+
+
+def test_dropout_that_is_switched_on_later():
+    _, _, _, q = problem()
+    net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Dropout(0.0), nn.Linear(16, 3)).double()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    torch.manual_seed(3)
+    x, y, _, _ = problem()
+    with recording(net, optimizer, q) as path:
+        for step, ids in enumerate(shuffled()):
+            net[2].p = 0.3 if step >= 5 else 0.0
+            path.batch((x[ids], y[ids]), ids=ids)
+            optimizer.zero_grad()
+            loss_fn(net, (x[ids], y[ids])).mean().backward()
+            optimizer.step()
+    assert path.stopped is None and path.contributions().gap_rel < 1e-10
+
+
+# ------------------------------------------------------------------ networks beside the one that trains
+
+
+def test_other_networks_are_found_and_left_as_they_are():
+    """A discriminator in training mode that nobody named, in the loss and in the queries."""
+    x, _, _, q = problem()
+    net, D = mlp(), nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Linear(6, 1)).double()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    before = [b.clone() for b in D.buffers()]
+
+    def losses(module: nn.Module, batch: Any) -> Tensor:
+        return nn.functional.softplus(-D(module(batch[0]))).flatten()
+
+    with recording(net, optimizer, q, loss_fn=losses, query_call=lambda m, z: m(z)[:, :2]) as path:
+        path.batch((x, x), ids=torch.arange(len(x)))
+        assert all(torch.equal(a, b) for a, b in zip(before, D.buffers(), strict=True))
+        optimizer.zero_grad()
+        losses(net, (x, x)).mean().backward()
+        moved = [b.clone() for b in D.buffers()]
+        optimizer.step()
+    assert path.contributions().gap_rel < 1e-8
+    with recording(net, optimizer, q, loss_fn=losses, query_call=lambda m, z: D.train()(m(z))):
+        assert all(torch.equal(a, b) for a, b in zip(moved, D.buffers(), strict=True))
+
+
+def test_queries_through_a_network_that_trains_are_noticed():
+    _, _, _, q = problem()
+    net, other = mlp(), nn.Linear(3, 1).double()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+
+    def drift(_: int) -> None:
+        with torch.no_grad():
+            other.weight.add_(0.05)
+
+    with (
+        pytest.warns(RecordingWarning, match="query_call uses something that moves"),
+        recording(net, optimizer, q, query_call=lambda m, z: other(m(z))) as path,
+    ):
+        loop(net, optimizer, path, each=drift)
+    with pytest.raises(RecordingError, match="at the same weights"):
+        path.contributions()
+
+
+def test_statistics_that_other_forward_passes_move_cannot_be_replayed(tmp_path):
+    x, y, _, q = problem()
+    net = bn_net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    with gk.tape(net, optimizer, tmp_path, every=4) as tape, recording(net, optimizer, q) as path:
+        loop(net, optimizer, tape, path, each=lambda _: net(x + 1))
+    assert path.contributions().gap_rel < 1e-8
+    with pytest.raises(RecordingError, match="moved running statistics"):
+        gk.replay(tmp_path, net, lambda ids: (x[ids], y[ids]), loss_fn, queries=q, progress=False)
+
+
+# ------------------------------------------------------------------ what is checked, and how it is said
+
+
+def test_a_step_is_checked_coordinate_by_coordinate():
+    """One large weight does not hide what happens to the others."""
+    _, _, _, q = problem(torch.float32)
+    net = mlp(torch.float32)
+    with torch.no_grad():
+        net[4].bias[0] = 30.0
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-6)
+    handle = optimizer.register_step_post_hook(lambda *_: net[0].weight.data.add_(3e-6))
+    # the hook above runs first, as it was there first
+    with (
+        pytest.warns(RecordingWarning, match="do not sum to what the step did"),
+        recording(net, optimizer, q) as path,
+    ):
+        loop(net, optimizer, path, dtype=torch.float32)
+    handle.remove()
+    assert path.stopped is not None
+
+
+def test_more_groups_than_memory_are_refused_before_the_training():
+    x, y, _, q = problem()
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    with (
+        recording(net, optimizer, q, groups=lambda ids, _: ids, memory=20_000) as path,
+        pytest.raises(InputError, match=r"22 groups of 173 parameters take .*gk\.tape"),
+    ):
+        path.batch((x, y), ids=torch.arange(22))
+
+
+def test_warnings_as_errors_do_not_reach_the_training():
+    _, _, _, q = problem()
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RecordingWarning)
+        with recording(net, optimizer, q) as path:
+            for p in net.parameters():
+                p.grad = torch.zeros_like(p)
+            optimizer.step()  # no batch was named
+    assert path.stopped is not None
+
+
+def test_labels_of_numpy_and_other_windows(tmp_path):
+    _, _, label, q = problem()
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    groups = lambda ids, _: [np.int64(i) for i in label[ids]]  # noqa: E731
+    with recording(net, optimizer, q, groups=groups, store=tmp_path, windows=4) as path:
+        plain_steps(net, optimizer, path)
+        path.save()
+    assert path.contributions().sources == [0, 1, 2, 3]
+    with pytest.raises(InputError, match="other windows"):
+        recording(net, optimizer, q, store=tmp_path, windows=8)
+
+
+def test_a_tape_of_groups_with_options_of_their_own_and_a_scheduler_that_comes_later(tmp_path):
+    x, y, _, q = problem()
+    net = mlp()
+    rest = [*net[2].parameters(), *net[4].parameters()]
+    optimizer = torch.optim.AdamW([{"params": net[0].parameters(), "lr_scale": 0.5}, {"params": rest}], lr=0.01)
+    with gk.tape(net, optimizer, tmp_path, every=5) as tape, recording(net, optimizer, q, rule="trapezoid") as path:
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
+        loop(net, optimizer, tape, path, each=lambda step: schedule.step() if step else None)
+    assert tape.stopped is None
+    found = gk.replay(tmp_path, net, lambda ids: (x[ids], y[ids]), loss_fn, queries=q, progress=False)
+    recorded = path.contributions()
+    close(found.contributions().values.sum(0), recorded.values.sum(0), 1e-9)
