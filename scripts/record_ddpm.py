@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, help="train on a random subset of this many images")
     parser.add_argument("--buckets", type=int, default=8, help="noise buckets (default %(default)s)")
     parser.add_argument("--per-bucket", type=int, default=2, help="queries per bucket (default %(default)s)")
-    parser.add_argument("--rule", default="midpoint")
+    parser.add_argument("--rule", default="adaptive")
     parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--download", action="store_true", help="let torchvision download the data set")
     parser.add_argument("--root", help="where torchvision data sets are kept")

@@ -70,7 +70,7 @@ def _parser(recipes: dict[str, dict[str, object]]) -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=int, help="train on a random subset of this many images")
     parser.add_argument("--queries", type=int, default=20, help="latents that are followed (default %(default)s)")
-    parser.add_argument("--rule", default="midpoint")
+    parser.add_argument("--rule", default="adaptive")
     parser.add_argument("--download", action="store_true", help="let torchvision download the data set")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser

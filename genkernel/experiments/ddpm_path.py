@@ -37,7 +37,7 @@ def record_ddpm(
     *,
     buckets: int = 8,
     per_bucket: int = 2,
-    rule: str = "midpoint",
+    rule: str = "adaptive",
     windows: int = 32,
     copies: int = 3,
     save_every: int = 100,

@@ -29,7 +29,7 @@ def record_gan(
     assign: Callable[[Tensor], Any] | None = None,
     clusters: int | None = None,
     queries: int = 20,
-    rule: str = "midpoint",
+    rule: str = "adaptive",
     windows: int = 32,
     progress: bool = True,
 ) -> PathDecomposition:

@@ -98,8 +98,9 @@ class Average:
         return now
 
     def increment(self, source: int) -> Tensor | None:
-        """What a source moved the average by in the last update ``[P]``; None for zero."""
-        return self._increments.pop(source, None)
+        """What a source moved the average by in the last update, a new tensor ``[P]``; None for zero."""
+        found = self._increments.get(source)
+        return None if found is None else found.clone()
 
     def buffers(self) -> dict[str, Tensor]:
         """The average's buffers where it keeps its own, the network's otherwise."""

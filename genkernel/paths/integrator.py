@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from genkernel.errors import RecordingError
-from genkernel.paths.quadrature import Rule
+from genkernel.paths.quadrature import MISSED, Rule
 from genkernel.paths.queries import Queries
 from genkernel.paths.windows import Windows
 
@@ -36,6 +36,7 @@ class Integrator:
 
     Attributes:
         step: steps done.
+        refined: how often a step was evaluated again, with more nodes.
         initial: f at the start ``[m, *out]``.
     """
 
@@ -45,7 +46,7 @@ class Integrator:
         self._buffers = {name: value.clone() for name, value in buffers.items()}
         self._waiting: dict[int, Tensor] = {}  # half increments that still need J at the present weights
         self._waiting_buffers: dict[str, Tensor] = self._buffers
-        self.step = 0
+        self.step = self.refined = 0
         self.initial = queries.outputs(theta, buffers)
         self._edge = theta, self._buffers, self.initial
 
@@ -57,7 +58,7 @@ class Integrator:
         Args:
             theta: θ_{k+1} ``[P]``; not written to later.
             buffers: b_{k+1}, of which copies are kept.
-            increments: source → Δθ_k^(a) ``[P]``, which becomes the integrator's, or None for zero.
+            increments: source → Δθ_k^(a), a new tensor ``[P]`` at every call, or None for zero.
             sources: their number.
             moved: gives the number of the source "buffers" when it is needed.
         """
@@ -122,6 +123,7 @@ class Integrator:
             "waiting": {str(a): value for a, value in self._waiting.items()},
             "waiting_buffers": self._waiting_buffers,
             "step": self.step,
+            "refined": self.refined,
             "initial": self.initial,
             "windows": self.windows.state(),
         }
@@ -133,22 +135,41 @@ class Integrator:
         self._buffers = {name: value.to(device) for name, value in state["buffers"].items()}
         self._waiting = {int(a): value.to(device) for a, value in state["waiting"].items()}
         self._waiting_buffers = {name: value.to(device) for name, value in state["waiting_buffers"].items()}
-        self.step, self.initial = int(state["step"]), state["initial"]
+        self.step, self.refined, self.initial = int(state["step"]), int(state["refined"]), state["initial"]
         self.windows.restore(state["windows"])
         self._edge = self._theta, self._buffers, self._queries.outputs(self._theta, self._buffers)
 
     # --------------------------------------------------------------------------- private
 
     def _nodes(self, theta: Tensor, increments: Increments, sources: int) -> None:
+        found = self._by(self._rule, theta, increments, sources)
+        finer = self._rule.finer
+        if finer is not None:
+            moved = self._queries.outputs(theta, self._buffers) - self._queries.outputs(self._theta, self._buffers)
+            while finer is not None and found and self._misses(found, moved):
+                self.refined += 1
+                found = self._by(finer, theta, increments, sources)
+                finer = finer.finer
+        for a, value in found.items():  # after all nodes: the size of a contribution is that of the whole step
+            self.windows.add(a, value)
+
+    def _by(self, rule: Rule, theta: Tensor, increments: Increments, sources: int) -> dict[int, Tensor]:
+        """J̄ Δθ^(a) of the step by a rule, ``[layers, m, *out]`` each."""
         moves = ((a, d) for a in range(sources) if (d := increments(a)) is not None)
+        found: dict[int, Tensor] = {}
         for some in self._queries.together(moves, sources):
-            found: dict[int, Tensor] = {}
-            for node, weight in zip(self._rule.nodes, self._rule.weights, strict=True):
+            for node, weight in zip(rule.nodes, rule.weights, strict=True):
                 at = torch.lerp(self._theta, theta, node) if node else self._theta
                 for a, value in self._queries.derivatives(at, self._buffers, some):
                     found[a] = found[a] + weight * value if a in found else weight * value
-            for a, value in found.items():  # after all nodes: the size of a contribution is that of the whole step
-                self.windows.add(a, value)
+        return found
+
+    def _misses(self, found: dict[int, Tensor], moved: Tensor) -> bool:
+        """The parts of a step miss its change ``[m, *out]`` by too much at one of the queries."""
+        parts = torch.stack(list(found.values())).sum((0, 1))
+        count = len(moved)
+        gap, size = (one.reshape(count, -1).norm(dim=1) for one in (moved - parts, moved))
+        return bool(gap.max() > MISSED * size.max())
 
     def _trapezoid(self, increments: Increments, sources: int) -> None:
         waiting, halves = self._waiting, {}

@@ -183,8 +183,11 @@ def replay(
         RecordingError: a replayed gradient or the weights at the next copy are not the tape's: the data behind the ids
             have changed, or the loss is not the one that was trained.
     """
+    chosen = parse_rule(rule)
+    if chosen.finer is not None:
+        raise InputError("a replay runs backwards and cannot see what a step misses: take rule='gauss2' or 'gauss4'")
     return _Replayer(
-        Taped(folder), model, batch_of, loss_fn, queries, query_call, parse_rule(rule), layers, parse_memory(memory)
+        Taped(folder), model, batch_of, loss_fn, queries, query_call, chosen, layers, parse_memory(memory)
     ).run(progress)
 
 

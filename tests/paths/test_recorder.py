@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import genkernel as gk
+from genkernel.paths.quadrature import MISSED
 from tests.paths.runs import train
 
 SGD, RMS, Adam, AdamW, Adagrad = (
@@ -90,3 +91,21 @@ def test_a_linear_model_is_exact_with_the_left_rule():
             (net(x) - y).square().sum(1).mean().backward()
             optimizer.step()
     assert path.contributions().gap_abs < 1e-13
+
+
+def test_the_adaptive_rule_refines_the_steps_that_the_midpoint_misses():
+    coarse = {"lr_scale": 3.0, "naive": False, "windows": range(12)}
+    plain, parts, exact = (
+        train(CONFIGURATIONS["adam"], rule=rule, **coarse)[0].contributions()
+        for rule in ("midpoint", "adaptive", "gauss8")
+    )
+
+    def missed(found):  # in every step
+        change = (found.outputs[1:] - found.outputs[:-1]).norm(dim=2).max(1).values
+        return (found.gap_by_window.max(1).values / change).max()
+
+    assert missed(plain) > MISSED >= missed(parts)
+    assert 0 < parts.meta["refined"] < 12
+    assert float((parts.values - exact.values).abs().max()) < 0.2 * float((plain.values - exact.values).abs().max())
+    calm = train(CONFIGURATIONS["adam"], rule="adaptive", lr_scale=0.05, naive=False)[0].contributions()
+    assert calm.meta["refined"] == 0
