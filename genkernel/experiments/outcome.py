@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +96,9 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
     "domingos": ("domingos", "the formula of path kernels: how exact, for which step sizes and widths"),
     "optimizers": ("path_optimizers", "does every optimizer's path add up, and at which order of the step size"),
     "weak-error": ("weak_error", "how far the stochastic differential equations are from the optimizers they model"),
+    "retraining": ("retraining", "how well contributions predict trainings without some of the data"),
+    "what-if": ("what_if", "do contributions foresee what other loss weightings of a diffusion model do"),
+    "path-costs": ("path_costs", "memory and time of recording, taping and replaying"),
 }
 
 
@@ -102,9 +106,17 @@ def experiment(name: str) -> Callable[..., Outcome]:
     """The function that runs an experiment.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there is none of that name, or its module is not part of this installation.
     """
     if name not in EXPERIMENTS:
-        raise InputError(f"there is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}")
-    run: Callable[..., Outcome] = import_module(f"genkernel.experiments.{EXPERIMENTS[name][0]}").run
+        near = get_close_matches(str(name).lower().replace("_", "-"), EXPERIMENTS, n=1)
+        meant = f" (did you mean {near[0]!r}?)" if near else ""
+        raise InputError(f"there is no experiment {name!r}{meant}; there are {', '.join(EXPERIMENTS)}")
+    home = f"genkernel.experiments.{EXPERIMENTS[name][0]}"
+    try:
+        run: Callable[..., Outcome] = import_module(home).run
+    except ModuleNotFoundError as error:
+        if error.name != home:
+            raise
+        raise InputError(f"the experiment {name!r} is not part of this installation ({home} is missing)") from error
     return run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,7 +42,9 @@ def retraining_scatter(
     """
     figure = style.new_figure(0.9 + 2.05 * len(clouds), width=2.05 * len(titles) + 0.4)
     grid = figure.subplots(len(clouds), len(titles), squeeze=False)
-    for row, (name, kinds), color in zip(grid, clouds.items(), _COLOURS, strict=False):
+    optimizers = list(dict.fromkeys(name.partition(",")[0] for name in clouds))
+    for row, (name, kinds) in zip(grid, clouds.items(), strict=True):
+        color = _COLOURS[optimizers.index(name.partition(",")[0])]
         for axes, kind in zip(row, titles, strict=True):
             predicted, actual = (part - part.mean(0) for part in kinds[kind])
             _cloud(axes, predicted, actual, color)
@@ -177,20 +179,135 @@ def what_if(
         values = np.array([[one[key] for key in ("spearman", "low", "high")] for one in found]).T
         shift = 0.17 * (k - 1)
         axes.vlines(places + shift, values[1], values[2], color=colour, linewidth=0.9, alpha=0.6)
-        label = f"{name} (mean {style.number(round(against[name]['spearman'], 2))})"
+        label = f"{name} ({style.number(round(against[name]['spearman'], 2))})"
         axes.plot(places + shift, values[0], color=colour, marker=mark, linestyle="none", label=label)
     axes.axhline(0, color=style.GREY, linewidth=0.8)
     axes.set_ylim(max(-1.05, axes.get_ylim()[0]), 1.05)
     axes.set_xticks(places)
     axes.set_xlabel("noise level (0: clean)")
     axes.set_ylabel("Spearman over weightings")
-    axes.set_title("level by level", fontsize=9)
-    axes.legend(loc="lower left", fontsize=7, handletextpad=0.2)
-    style.title(figure, "What other loss weightings do to each noise level, foreseen and seen")
+    axes.set_title("level by level (mean above)", fontsize=9)
+    figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=7.5, handletextpad=0.1
+    )
+    style.title(figure, "Other loss weightings, foreseen and seen")
     style.footer(
         figure, meta, f"{note} · effects relative to uniform weights · dashed: equal · lines: 95 % of the bootstrap"
     )
     return figure
+
+
+# ------------------------------------------------------------------------------------- costs
+
+Measured = Sequence[tuple[int, int, int, Mapping[str, Any]]]
+
+
+@style.house
+def path_costs(
+    times: Measured,
+    memory: Measured,
+    base: tuple[int, int],
+    overheads: Mapping[str, Mapping[str, float]],
+    stored: Mapping[str, float],
+    goal: float,
+    meta: dict[str, Any],
+    note: str = "",
+) -> Figure:
+    """Time and memory of recordings, overhead of tapes, storage of a large run.
+
+    Args:
+        times, memory: (G, m, P, what was measured).
+        base: G and m around which one at a time changes.
+        overheads: network → extra time of a tape, ``measured`` and ``long``.
+        stored: what is stored → bytes.
+        goal: of the overhead.
+        meta, note: for the footer.
+    """
+    figure = style.new_figure(5.6, width=8.2)
+    (left, right), (lower, last) = figure.subplots(2, 2, height_ratios=(1.15, 1))
+    _growth(left, times, base, lambda row: row["factor"])
+    left.set_ylabel("time of the loop (its own = 1)")
+    left.axhline(1, **_DASHED)
+    left.set_title("recording: time", fontsize=9.5)
+    rows = [one for one in memory if one[3]["extra_bytes"] is not None]
+    for count in sorted({P for _, _, P, _ in rows}):
+        own = sorted((G, row["extra_bytes"] / 1e6) for G, m, P, row in rows if count == P and m == base[1])
+        color = _COLOURS[sorted({P for _, _, P, _ in rows}).index(count) % len(_COLOURS)]
+        right.plot(*zip(*dict(own).items(), strict=True), color=color, marker="o", label=f"P = {count / 1e6:.2g} M")
+        G = np.array(sorted({G for G, _ in own}))
+        right.plot(G, (2 * G + 2) * count * 4 / 1e6, **(_DASHED | {"color": color}), marker="_" if len(G) == 1 else "")
+    right.set_xscale("log", base=2)
+    right.set_yscale("log")
+    right.set_xticks(sorted({G for G, _, _, _ in rows}), [str(G) for G in sorted({G for G, _, _, _ in rows})])
+    right.minorticks_off()
+    right.set_xlabel("groups G")
+    right.set_ylabel("extra peak memory (MB)")
+    right.set_title("recording: memory", fontsize=9.5)
+    right.plot([], [], **(_DASHED | {"color": style.INK}), label="(2 G + 2) P")
+    right.legend(fontsize=7.5)
+    places = np.arange(len(overheads))[::-1].astype(float)
+    for key, shift, color, label in (
+        ("measured", 0.18, style.SKY, "a copy every few steps, as run (time on the wall)"),
+        ("long", -0.18, style.BLUE, "a copy every 317 steps, N = 100 000 (hooks by their own clock)"),
+    ):
+        values = [100 * one[key] for one in overheads.values()]
+        lower.barh(places + shift, values, height=0.34, color=color, label=label, linewidth=0)
+        for place, value in zip(places + shift, values, strict=True):
+            lower.annotate(f"{value:.1f} %", (max(value, 0), place), xytext=(3, 0), textcoords="offset points",
+                           va="center", fontsize=7)  # fmt: skip
+    lower.axvline(100 * goal, **_DASHED)
+    lower.set_yticks(places, [_wrapped(name, 22) for name in overheads], fontsize=7)
+    lower.set_xscale("symlog", linthresh=3, linscale=0.6)
+    top = max(100 * one[key] for one in overheads.values() for key in ("measured", "long"))
+    lower.set_xlim(min(0, *(100 * one[k] for one in overheads.values() for k in ("measured", "long"))), 4 * max(top, 3))
+    ticks = [v for v in (0, 3, 10, 30, 100, 300) if v <= 2 * max(top, 3)]
+    lower.set_xticks(ticks, [str(v) for v in ticks])
+    lower.minorticks_off()
+    lower.set_xlabel(f"extra time of a tape (%; goal {100 * goal:g})")
+    lower.set_title("taping: time", fontsize=9.5)
+    lower.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.35, -0.26))
+    lower.grid(False, axis="y")
+    places = np.arange(len(stored))[::-1].astype(float)
+    sizes = np.array([value / 1e12 for value in stored.values()])
+    colors = [style.VERMILION, style.VERMILION, style.SKY, style.BLUE, style.GREY]
+    last.barh(places, sizes, height=0.6, color=colors[: len(sizes)], linewidth=0)
+    for place, value in zip(places, sizes, strict=True):
+        last.annotate(
+            f"{value:.2g} TB", (value, place), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7.5
+        )
+    last.set_xscale("log")
+    last.set_xlim(sizes.min() / 3, sizes.max() * 8)
+    last.set_yticks(places, [_wrapped(name, 22) for name in stored], fontsize=7)
+    last.set_xlabel("TB")
+    last.set_title("storage: 36 M, 100 000 steps", fontsize=9.5)
+    last.grid(False, axis="y")
+    style.title(figure, "What recording, taping and storing cost")
+    style.footer(figure, meta, note)
+    return figure
+
+
+def _growth(axes: Axes, rows: Measured, base: tuple[int, int], of: Callable[[Mapping[str, Any]], float]) -> None:
+    """One line over groups and one over queries, at the size that most rows have."""
+    sizes = [P for _, _, P, _ in rows]
+    size = max(sizes, key=sizes.count)
+    here = [(G, m, of(row)) for G, m, P, row in rows if size == P]
+    over_groups = sorted((G, value) for G, m, value in here if m == base[1])
+    over_queries = sorted((m, value) for G, m, value in here if base[0] == G)
+    for points, color, mark, label in (
+        (over_groups, style.BLUE, "o", f"over groups G (m = {base[1]})"),
+        (over_queries, style.VERMILION, "s", f"over queries m (G = {base[0]})"),
+    ):
+        axes.plot(*zip(*points, strict=True), color=color, marker=mark, label=label)
+    ticks = sorted({k for k, _ in (*over_groups, *over_queries)})
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(ticks, [str(k) for k in ticks])
+    low, high = min(v for _, _, v in here), max(v for _, _, v in here)
+    kept = [v for v in (1, 2, 5, 10, 20, 50, 100, 200) if 0.7 * min(low, 1) <= v <= 1.5 * high]
+    axes.set_yticks(kept, [str(v) for v in kept])
+    axes.minorticks_off()
+    axes.set_xlabel(f"G or m (P = {size / 1e6:.2g} M)")
+    axes.legend(fontsize=7.5)
 
 
 # ------------------------------------------------------------------------------------- parts

@@ -1,0 +1,91 @@
+"""The cost table: every kind of case on a small network, the arithmetic of storage, one case in its own process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from genkernel.errors import GenkernelError, InputError
+from genkernel.experiments import path_costs as study
+from genkernel.experiments.cost_cases import Case, answer, measured
+from genkernel.experiments.outcome import experiment
+from genkernel.plots.style import to_bytes
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+SMALL = Case("replay", width=12, batch=8, queries=2, groups=2, steps=9, blocks=1)
+
+
+def test_it_is_in_the_registry() -> None:
+    assert experiment("path-costs") is study.run
+
+
+def test_the_bytes_of_a_tape() -> None:
+    before = torch.random.get_rng_state()
+    found = answer(SMALL)
+    assert torch.equal(before, torch.random.get_rng_state())
+    P = found["parameters"]
+    assert P == 64 * 12 + 12 + 12 * 12 + 12 + 12 * 10 + 10
+    assert found["copies"] == 4 and found["visits"] == 72 and found["gap"] < 1e-3
+    # weights, two moments, a step count per parameter, and the header of the file
+    assert 12 * P < found["copy_bytes"] < 12 * P + 4096
+    assert found["weights_bytes"] < 4 * found["copy_bytes"]  # the first copy has no state
+    # weights and coefficients of two steps wait while the third of the stretch is taken
+    assert 2 * 8 * P < found["spool_bytes"] < 2 * 8 * P + 4096
+
+
+def test_copies_hold_what_the_optimizer_holds() -> None:
+    sizes = {
+        name: answer(replace(SMALL, kind="copies", steps=2, optimizer=name))["copy_bytes"]
+        for name in ("SGD", "RMSprop", "AdamW")
+    }
+    P = 1066
+    assert abs(sizes["SGD"] - 8 * P) < 4096 and abs(sizes["RMSprop"] - 8 * P) < 4096
+    assert abs(sizes["AdamW"] - 12 * P) < 4096
+
+
+def test_the_claim_on_storage() -> None:
+    adam = {"copy_bytes": 12_000, "parameters": 1000}
+    row = {"spool_bytes": 9 * 8 * 1000, "parameters": 1000, "steps_bytes": 100 * 2000}
+    found = study.storage(
+        {"copies": [(Case("copies"), adam)], "replay": [(Case("replay", steps=100), row)]}  # type: ignore[list-item]
+    )
+    assert found["all_weights"] == 14.4e12 and found["all_states"] == pytest.approx(43.2e12)
+    assert found["copies"] == 317
+    assert found["tape"] == pytest.approx(317 * 36e6 * 12 + 1e5 * 2000)
+    assert found["tape"] == pytest.approx(0.14e12, rel=0.03)
+    assert found["waiting"] == pytest.approx(36e6 * (317 * 8 + 4))
+
+
+def test_a_case_in_its_own_process() -> None:
+    found = measured(replace(SMALL, kind="record memory", steps=2))
+    assert found["formula_bytes"] == 6 * 4 * found["parameters"]
+    assert found["peak_bytes"] is None or found["peak_bytes"] >= 0
+    with pytest.raises(InputError, match="not 'walk'"):
+        answer(replace(SMALL, kind="walk"))
+    with pytest.raises(GenkernelError, match="took more than"):
+        measured(SMALL, timeout=0.01)
+
+
+def test_the_whole_table() -> None:
+    setting = study.Setting(
+        base=Case("record", width=12, groups=2, queries=2, steps=2, blocks=1, batch=8),
+        groups=(1, 2),
+        widths=(8,),
+        queries=(1,),
+        lengths=(2, 4),
+        replays=(4, 9),
+        replayed=SMALL,
+        tapes=(("MLP", Case("tape", width=12, batch=8, steps=4, blocks=1)),),
+        optimizers=("AdamW",),
+    )
+    found = study.run(progress=False, setting=setting, isolated=False)
+    assert len(found.tables) == 6 and len(found.claims) == 6
+    assert to_bytes(found.figures["path_costs"], "png")[:4] == b"\x89PNG"
+    assert found.numbers["storage"]["all_weights"] == 14.4e12
+    assert {case["case"]["groups"] for case in found.numbers["record"]} == {1, 2}
+    assert found.numbers["overheads"]["MLP"]["hooks"] > 0
+    json.dumps(found.numbers)
