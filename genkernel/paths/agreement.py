@@ -35,14 +35,14 @@ def compare(grad: Tensor, total: Tensor, allowed: float) -> Agreement:
     Args:
         allowed: the error up to which one number is enough (:func:`tolerance`).
     """
-    size = float(grad.double().norm())
+    size = float(grad.norm())
     if size == 0:
         return Agreement(0.0, 0.0)
-    square = float(total.double().square().sum())
+    square = float(total @ total)
     if not square:
         return Agreement(0.0, 1.0)
-    factor = float(grad.double() @ total.double()) / square
-    error = float((grad.double() - factor * total.double()).norm()) / size
+    factor = float(grad @ total) / square
+    error = float(torch.add(grad, total, alpha=-factor).norm()) / size
     if error <= allowed:
         return Agreement(factor, error)
     clamped = _by_value(grad, total)

@@ -159,13 +159,13 @@ class Queries:
     def _by_rows(
         self, model: TangentModel, tensors: dict[str, Tensor], pairs: list[tuple[int, Tensor]]
     ) -> list[tuple[int, Tensor]]:
-        D = torch.stack([d for _, d in pairs], 1)  # [P, directions]
+        D = torch.stack([d for _, d in pairs])  # [directions, P]
         found = torch.zeros(len(pairs), len(self.layers), self.count, self.scalars, dtype=torch.float64)
         for i, o, row in self.rows(model, tensors):
             for layer, index in self._members.items():
                 for k in index:
                     g = row[self.coordinates.names[k]].reshape(-1).to(D)
-                    found[:, layer, i, o] += (g @ D[self.coordinates.slices[k]]).double().cpu()
+                    found[:, layer, i, o] += (D[:, self.coordinates.slices[k]] @ g).double().cpu()
         shape = (len(self.layers), self.count, *self.shape)
         return [(number, found[k].view(shape)) for k, (number, _) in enumerate(pairs)]
 
