@@ -48,6 +48,7 @@ class Integrator:
         self._waiting_buffers: dict[str, Tensor] = self._buffers
         self.step = self.refined = 0
         self.initial = queries.outputs(theta, buffers)
+        self._here: Tensor | None = self.initial  # f at the present weights and buffers, where it is known
         self._edge = theta, self._buffers, self.initial
 
     def advance(
@@ -64,15 +65,17 @@ class Integrator:
         """
         if self.windows.starts_at(self.step):
             self._flush()
-            outputs = self._queries.outputs(self._theta, self._buffers)
-            self.check()
+            outputs = self._outputs()
+            if self.step:
+                self.check()
             self._edge = self._theta, self._buffers, outputs
             self.windows.open(self.step, outputs)
+        after: Tensor | None = None
         if self._rule.telescopes:
             self._trapezoid(increments, sources)
         else:
-            self._nodes(theta, increments, sources)
-        self._theta, self.step = theta, self.step + 1
+            after = self._nodes(theta, increments, sources)
+        self._theta, self._here, self.step = theta, after, self.step + 1
         self.set_buffers(buffers, moved)
 
     def set_buffers(self, buffers: Buffers, moved: Callable[[], int]) -> None:
@@ -83,10 +86,10 @@ class Integrator:
         if not changed:
             return
         self._flush()
-        before = self._queries.outputs(self._theta, self._buffers)
+        before = self._outputs()
         self._buffers = {name: value.clone() for name, value in buffers.items()}
-        self._waiting_buffers = self._buffers
-        change = self._queries.outputs(self._theta, self._buffers) - before
+        self._waiting_buffers, self._here = self._buffers, None
+        change = self._outputs() - before
         value = torch.zeros(len(self._queries.layers), *change.shape, dtype=change.dtype)
         value[-1] = change  # the entry of what belongs to no parameter, where layers are resolved
         self.windows.add(moved(), value)
@@ -111,7 +114,7 @@ class Integrator:
         self.windows = own.copy()
         try:
             self._flush()
-            return self.windows, self._queries.outputs(self._theta, self._buffers)
+            return self.windows, self._outputs()
         finally:
             self.windows, self._waiting = own, waiting
 
@@ -137,21 +140,32 @@ class Integrator:
         self._waiting_buffers = {name: value.to(device) for name, value in state["waiting_buffers"].items()}
         self.step, self.refined, self.initial = int(state["step"]), int(state["refined"]), state["initial"]
         self.windows.restore(state["windows"])
-        self._edge = self._theta, self._buffers, self._queries.outputs(self._theta, self._buffers)
+        self._here = None
+        self._edge = self._theta, self._buffers, self._outputs()
 
     # --------------------------------------------------------------------------- private
 
-    def _nodes(self, theta: Tensor, increments: Increments, sources: int) -> None:
+    def _outputs(self) -> Tensor:
+        """f at the present weights and buffers."""
+        if self._here is None:
+            self._here = self._queries.outputs(self._theta, self._buffers)
+        return self._here
+
+    def _nodes(self, theta: Tensor, increments: Increments, sources: int) -> Tensor | None:
+        """Add the parts of a step; f(θ_{k+1}, b_k) comes back where it was needed."""
+        after: Tensor | None = None
         found = self._by(self._rule, theta, increments, sources)
         finer = self._rule.finer
         if finer is not None:
-            moved = self._queries.outputs(theta, self._buffers) - self._queries.outputs(self._theta, self._buffers)
+            after = self._queries.outputs(theta, self._buffers)
+            moved = after - self._outputs()
             while finer is not None and found and self._misses(found, moved):
                 self.refined += 1
                 found = self._by(finer, theta, increments, sources)
                 finer = finer.finer
         for a, value in found.items():  # after all nodes: the size of a contribution is that of the whole step
             self.windows.add(a, value)
+        return after
 
     def _by(self, rule: Rule, theta: Tensor, increments: Increments, sources: int) -> dict[int, Tensor]:
         """J̄ Δθ^(a) of the step by a rule, ``[layers, m, *out]`` each."""

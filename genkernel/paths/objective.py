@@ -123,19 +123,6 @@ class Objective:
             raise NonFiniteError(f"the loss is NaN or infinite for sample {int(bad[0])} of the batch")
         return out
 
-    # --------------------------------------------------------------------------- private
-
-    def _jointly(
-        self, tensors: dict[str, Tensor], batch: Any, weights: Tensor, groups: Tensor, labels: Sequence[int]
-    ) -> dict[int, Tensor]:
-        losses = self.losses(tensors, batch)
-        groups = groups.to(weights.device)
-        last = labels[-1]
-        return {
-            label: self.pull(tensors, losses, torch.where(groups == label, weights, 0.0), retain=label != last)
-            for label in labels
-        }
-
     def pull(self, tensors: dict[str, Tensor], losses: Tensor, weights: Tensor, retain: bool = False) -> Tensor:
         """Σ weight × gradient of the loss ``[P]``; zero for parameters that are frozen now."""
         trained = dict(self.model.module.named_parameters())
@@ -172,6 +159,19 @@ class Objective:
             if float((alone - whole[rows]).double().abs().max()) > near:
                 return True
         return False
+
+    # --------------------------------------------------------------------------- private
+
+    def _jointly(
+        self, tensors: dict[str, Tensor], batch: Any, weights: Tensor, groups: Tensor, labels: Sequence[int]
+    ) -> dict[int, Tensor]:
+        losses = self.losses(tensors, batch)
+        groups = groups.to(weights.device)
+        last = labels[-1]
+        return {
+            label: self.pull(tensors, losses, torch.where(groups == label, weights, 0.0), retain=label != last)
+            for label in labels
+        }
 
 
 def sample_weights(weight: float | Tensor | None, n: int) -> Tensor:

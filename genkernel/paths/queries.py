@@ -106,7 +106,7 @@ class Queries:
 
     def together(self, directions: Iterator[tuple[int, Tensor]], count: int) -> Iterator[list[tuple[int, Tensor]]]:
         """At most ``count`` directions in parts that :meth:`derivatives` takes best, so that few are held."""
-        width = count if self._rows_pay(count) else WIDTH
+        width = count if self.rows_pay(count) else WIDTH
         while some := list(islice(directions, max(1, width))):
             yield some
 
@@ -129,11 +129,12 @@ class Queries:
         model = self.at(theta, buffers)
         with self._running(model):
             tensors = model.tensors()
-            if self._rows_pay(len(pairs)):
+            if self.rows_pay(len(pairs)):
                 return self._by_rows(model, tensors, pairs)
             return self._by_directions(model, tensors, pairs)
 
-    def _rows_pay(self, directions: int) -> bool:
+    def rows_pay(self, directions: int) -> bool:
+        """Rows of J are cheaper than so many directional derivatives."""
         return _ROW * self.scalars < directions * len(self.layers)
 
     def _by_directions(

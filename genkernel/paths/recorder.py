@@ -37,6 +37,7 @@ from genkernel.paths.random_state import random_state
 from genkernel.paths.sources import BEFORE, BUFFERS, DECAY, ROUNDING, Groups, Sources, labels_of
 from genkernel.paths.windows import Windows
 from genkernel.runs import versions, write_atomic
+from genkernel.runs.atomic import explain
 from genkernel.tangent import batches
 from genkernel.tangent.model import Call
 from genkernel.tangent.plan import parse_memory
@@ -93,8 +94,8 @@ def record(
         modules: other networks that ``loss_fn`` or ``query_call`` run (a discriminator), which are put back as they
             were. Modules that are called are found by themselves; this is for those that are run in other ways.
         store: a folder for :meth:`Recording.save`; a recording that is there is continued.
-        memory: bound on what is held per group: a copy of the parameters, two with the trapezoid, two more with
-            ``ema``.
+        memory: bound on what is held per group: two copies of the parameters, three with the trapezoid, three more
+            with ``ema``, and two more where few scalars are followed.
         verbose: say in one line at the end what was recorded, and what it cost.
 
     Returns:
@@ -269,7 +270,7 @@ class Recording(Beside):
             windows, final = self._integrator.finish()
         net, gross = windows.stacked(len(self._sources))
         order = self._sources.order()
-        found = PathDecomposition(
+        return PathDecomposition(
             sources=[self._sources.names[i] for i in order],
             net=net[:, order],
             gross=gross[:, order],
@@ -280,8 +281,6 @@ class Recording(Beside):
             data=[self._sources.is_data(i) for i in order],
             meta=self._meta(),
         )
-        found.outputs[0] = self._integrator.initial
-        return found
 
     def describe(self) -> str:
         """One line: steps, sources, cost."""
@@ -373,7 +372,7 @@ class Recording(Beside):
         try:
             self._store.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"the folder {self._store} cannot be made: {error}") from error
+            raise OutputError(explain(error, self._store)) from error
         write_atomic(self._store / FILE, buffer.getvalue())
         return self._store / FILE
 
@@ -408,14 +407,16 @@ class Recording(Beside):
             self._pending.add(new, gradients_gone(self._parameters.values()))
 
     def _check_memory(self) -> None:
-        """One copy of the parameters per source, and more for what the options ask for."""
-        copies = 1 + (self._rule.telescopes) + 2 * (self._average is not None)
+        """What is held per source at the peak, in copies of the parameters."""
+        # gradient and buffer; half increments; displacement, average and increment; rows and directions side by side
+        copies = 2 + self._rule.telescopes + 3 * (self._average is not None)
+        copies += 2 * self._queries.rows_pay(len(self._sources))
         needed = copies * len(self._sources) * self._coordinates.size * self._coordinates.dtype.itemsize
         if needed > self._memory:
             raise InputError(
                 f"{len(self._sources)} groups of {self._coordinates.size:,} parameters take {needed / 2**30:.1f} GiB, "
-                f"more than memory={self._memory / 2**30:.1f} GiB: form fewer groups, take "
-                "rule='midpoint', or tape the run (gk.tape) and replay it, which needs nothing per group"
+                f"more than memory={self._memory / 2**30:.1f} GiB: form fewer groups, or tape the run (gk.tape) and "
+                "replay it, which needs nothing per group"
             )
 
     def _look(self) -> None:
@@ -468,7 +469,8 @@ class Recording(Beside):
         self._gradient_error = max(self._gradient_error, found.error)
         for a, count in chosen.counts.items():
             self._sources.counts[a] += count
-        return {a: g * found.factor for a, g in chosen.gradients.items()}, grad - total * found.factor
+        # in place: nothing else needs them any more
+        return {a: g.mul_(found.factor) for a, g in chosen.gradients.items()}, grad - total * found.factor
 
     def _best(
         self, grad: Tensor, choices: Sequence[Gathered], allowed: float

@@ -235,13 +235,15 @@ class _Replayer:
         zeros = torch.zeros(self._rows, self._coordinates.size, dtype=self._coordinates.dtype)
         self._carry = zeros.to(self._coordinates.device)
         self._others: dict[str, Array] = {}
+        self._end: Tensor | None = None  # rows at the end of a step, which are those at the start of the next
         visits: list[tuple[int, dict[str, Any], Array]] = []
         outputs = {self._taped.steps: self._outputs_at(self._taped.steps)}
         self._gap_of_weights = 0.0
         with tqdm(
             total=2 * self._taped.steps, disable=None if progress is None else not progress, desc="replay"
         ) as bar:
-            self._end = self._rows_at(*self._state_at(self._taped.steps))
+            if self._rule.telescopes:
+                self._end = self._queries.jacobian(*self._state_at(self._taped.steps))
             for first, last in reversed(stretches):
                 with Spool(self._memory) as spool:
                     steps = self._forward(first, last, spool, bar)
@@ -449,19 +451,15 @@ class _Replayer:
         """Rows of J̄ ``[R, P]`` by the rule."""
         total, end = torch.zeros_like(self._carry), self._end
         for node, weight in zip(self._rule.nodes, self._rule.weights, strict=True):
-            if node == 1.0 and all(torch.equal(b, buffers_after[n]) for n, b in buffers.items()):
+            if node == 1.0 and end is not None and all(torch.equal(b, buffers_after[n]) for n, b in buffers.items()):
                 total.add_(end, alpha=weight)
                 continue
             at = torch.lerp(theta, theta_after, node)
-            here = self._rows_at(at, buffers)
+            here = self._queries.jacobian(at, buffers)
             total.add_(here, alpha=weight)
-            if node == 0.0:
+            if node == 0.0 and self._rule.telescopes:
                 self._end = here
         return total
-
-    def _rows_at(self, theta: Tensor, buffers: Mapping[str, Tensor]) -> Tensor:
-        """Rows of J ``[R, P]``, where the rule needs them at the ends of steps."""
-        return self._queries.jacobian(theta, buffers)
 
     def _buffers_moved(
         self, step: int, theta: Tensor, before: Mapping[str, Tensor], after: Mapping[str, Tensor]

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from genkernel.paths.objective import Objective
 from genkernel.paths.random_state import Seeded, State
 from genkernel.tangent import TangentModel, batches
-from genkernel.tangent.jvp import _UNSUPPORTED, choose
+from genkernel.tangent.jvp import UNSUPPORTED, choose
 
 Columns = Mapping[int, Sequence[slice]]
 ENTRIES = 1 << 25  # of sample gradients that are held together
@@ -102,7 +102,7 @@ def _agree(together: Any, one_by_one: Any, part: Any) -> bool:
     expected = one_by_one(part)
     try:
         found = together(part)
-    except _UNSUPPORTED:
+    except UNSUPPORTED:
         return False
     off = sum(float((found[n] - g).double().square().sum()) for n, g in expected.items())
     size = sum(float(g.double().square().sum()) for g in expected.values())

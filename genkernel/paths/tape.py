@@ -227,7 +227,11 @@ class Tape(Beside):
         if not path.is_file() or not copies_in(self._folder):
             return
         head = read_json(path)
-        for key, what in (("format", "something else"), ("coordinates", "another model"), ("every", "another every=")):
+        for key, what in (
+            ("format", "something else"),
+            ("coordinates", "another model"),
+            ("every", "a run with another every="),
+        ):
             if head.get(key) != self._head[key]:
                 raise InputError(f"{self._folder} holds a tape of {what}: choose another folder")
         here = self._coordinates.flat(self._parameters)

@@ -42,7 +42,7 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
 _COARSE = 5e-2  # for 16-bit runs
 _DIFFERENCES = 1e-3  # for finite differences in any precision
 # what a network that a route does not support raises
-_UNSUPPORTED = (NotImplementedError, RuntimeError, TypeError, ValueError, AttributeError)
+UNSUPPORTED = (NotImplementedError, RuntimeError, TypeError, ValueError, AttributeError)
 
 
 def pull_back(
@@ -201,7 +201,7 @@ def faster(
     try:
         _, expected = route.products(model, tensors, batch, directions[:2])
         _, found = together.products(model, tensors, batch, directions[:2])
-    except _UNSUPPORTED:
+    except UNSUPPORTED:
         return route
     dtype = expected[0].dtype
     near = all(
@@ -306,7 +306,7 @@ def choose(
             error = adjoint_error(model, tensors, batch, route)
         except NonFiniteError:
             raise
-        except _UNSUPPORTED as refusal:
+        except UNSUPPORTED as refusal:
             reasons.append(f"{route.name}: {str(refusal).splitlines()[0][:160]}")
             continue
         if error <= _TOLERANCE.get(dtype, _COARSE):
@@ -319,7 +319,7 @@ def choose(
                 error = adjoint_error(model, tensors, batch, candidate)
             except NonFiniteError:
                 raise
-            except _UNSUPPORTED as refusal:
+            except UNSUPPORTED as refusal:
                 reasons.append(f"{candidate.describe()}: {str(refusal).splitlines()[0][:160]}")
                 continue
             if best is None or error < best[1]:
