@@ -159,7 +159,7 @@ def compare_with_kernel(
     last = sum(losses[-100:]) / len(losses[-100:])
     early, late = min(kernels), max(kernels)
     own = parts.signed()[torch.tensor(parts.data)]  # [B, m]
-    diagonal = float(own[queries.bucket, torch.arange(len(queries.bucket))].mean())
+    diagonal = float(own[queries.bucket, torch.arange(len(queries.bucket))].median())
     gross, net = float(maps.index_gross[0]), float(maps.index_net[0])
     cosine = sum(k.index_normalized for k in kernels.values()) / len(kernels)
     claims = [
@@ -171,7 +171,8 @@ def compare_with_kernel(
         Claim(
             "a noise level is learned from noise levels nearby",
             f"locality index {gross:.2f} of what was at work (gross), {net:.2f} of what was left of it (net); a "
-            f"level's own bucket made {diagonal:.0%} of its change, with {1 / levels.count:.0%} of the samples",
+            f"level's own bucket made {diagonal:.0%} of its change in the median, with "
+            f"{1 / levels.count:.0%} of the samples",
             "yes" if min(gross, net) > 0.1 else "partly" if gross > 0.05 else "no",
         ),
         Claim(
@@ -195,7 +196,7 @@ def compare_with_kernel(
     numbers = {
         "gap_relative": parts.gap_rel, "gap_absolute": parts.gap_abs, "overhead": parts.meta["overhead"],
         "loss_first": losses[0], "loss_last_100": last, "sources": parts.sources, "maps": json_ready(maps),
-        "kernels": {str(step): json_ready(k) for step, k in kernels.items()}, "own_bucket_share": diagonal,
+        "kernels": {str(step): json_ready(k) for step, k in kernels.items()}, "own_bucket_share_median": diagonal,
         "net_size": parts.net_size().mean(1).tolist(), "gross_size": parts.gross_size().mean(1).tolist(),
     }  # fmt: skip
     figures = {f"map_{kind}": level_map(parts, kind) for kind in ("gross", "net", "signed")}

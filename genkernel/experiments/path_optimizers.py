@@ -193,6 +193,8 @@ def run(*, quick: bool = False, seed: int = 0, progress: bool = True) -> Outcome
         settings={"seed": seed, "quick": quick, "samples": SAMPLES, "queries": QUERIES, "batch": BATCH, "steps": STEPS},
         claims=claims,
         tables=tables,
-        figures={"optimizers": gaps_over_rates(gaps, rates, {"seed": seed, "n": SAMPLES, "dtype": "float64"})},
+        figures={
+            "optimizers": gaps_over_rates(gaps, rates, {"seed": seed, "n": SAMPLES, "dtype": "float64"}, relative=True)
+        },
         numbers={"gaps": gaps, "slopes": slopes, "step_differences": sums, "merged": [list(row) for row in merged]},
     )

@@ -84,11 +84,13 @@ def level_indices(parts: PathDecomposition, kernels: Sequence[tuple[int, float, 
                 label=f"contributions, {kind}" if not place else "",
             )
     steps = [step for step, _, _ in kernels]
-    for values, colour, label in (
-        ([k[1] for k in kernels], style.VERMILION, "kernel, normalised"),
-        ([k[2] for k in kernels], style.PURPLE, "kernel, unnormalised"),
-    ):
-        axes.plot(steps, values, color=colour, marker="o", linestyle=(0, (4, 3)), linewidth=1.2, label=label)
+    # the two often coincide: open squares around the points keep both in sight
+    for values, colour, label, look in (
+        ([k[1] for k in kernels], style.VERMILION, "kernel, normalised", {"marker": "o"}),
+        ([k[2] for k in kernels], style.PURPLE, "kernel, unnormalised",
+         {"marker": "s", "markersize": 8, "markerfacecolor": "none"}),
+    ):  # fmt: skip
+        axes.plot(steps, values, color=colour, linestyle=(0, (4, 3)), linewidth=1.2, label=label, **look)
     axes.axhline(0, color=style.MUTED, linewidth=0.8)
     axes.set_xlabel("training step")
     axes.set_ylabel("locality index")

@@ -29,15 +29,20 @@ _APART = 25.0  # between two numbers beside the lines, which may end close to on
 
 @style.house
 def gaps_over_rates(
-    panels: Mapping[str, Mapping[str, Sequence[float]]], rates: Sequence[float], meta: dict[str, Any], columns: int = 3
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    rates: Sequence[float],
+    meta: dict[str, Any],
+    columns: int = 3,
+    relative: bool = False,
 ) -> Figure:
     """Completeness gap over the learning rate at a fixed horizon, one panel per run.
 
     Args:
         panels: title → rule → gap at every rate, relative to the change of the outputs.
-        rates: learning rates, the same for all (for runs with rates of their own: relative to the largest).
+        rates: learning rates, the same for all (see ``relative``).
         meta: for the footer.
         columns: panels side by side.
+        relative: the rates are relative to every run's own.
     """
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -72,7 +77,7 @@ def gaps_over_rates(
         axes.set_ylim(_ROUNDING / 3, 3.0)
     for column in range(columns):  # the lowest panel of a column says what the axis is
         lowest = [grid[row, column] for row in range(rows) if grid[row, column].get_visible()][-1]
-        lowest.set_xlabel("learning rate η (η × steps fixed)")
+        lowest.set_xlabel("η relative to the largest" if relative else "learning rate η (η × steps fixed)")
         lowest.tick_params(labelbottom=True)
     for axes in grid[:, 0]:
         axes.set_ylabel("gap / change of outputs")
