@@ -36,7 +36,7 @@ class Integrator:
 
     Attributes:
         step: steps done.
-        refined: how often a step was evaluated again, with more nodes.
+        evaluations: of J at nodes between the recorded weights (none with the trapezoid, whose nodes are the weights).
         initial: f at the start ``[m, *out]``.
     """
 
@@ -46,7 +46,7 @@ class Integrator:
         self._buffers = {name: value.clone() for name, value in buffers.items()}
         self._waiting: dict[int, Tensor] = {}  # half increments that still need J at the present weights
         self._waiting_buffers: dict[str, Tensor] = self._buffers
-        self.step = self.refined = 0
+        self.step = self.evaluations = 0
         self.initial = queries.outputs(theta, buffers)
         self._here: Tensor | None = self.initial  # f at the present weights and buffers, where it is known
         self._edge = theta, self._buffers, self.initial
@@ -126,7 +126,7 @@ class Integrator:
             "waiting": {str(a): value for a, value in self._waiting.items()},
             "waiting_buffers": self._waiting_buffers,
             "step": self.step,
-            "refined": self.refined,
+            "evaluations": self.evaluations,
             "initial": self.initial,
             "windows": self.windows.state(),
         }
@@ -138,7 +138,7 @@ class Integrator:
         self._buffers = {name: value.to(device) for name, value in state["buffers"].items()}
         self._waiting = {int(a): value.to(device) for a, value in state["waiting"].items()}
         self._waiting_buffers = {name: value.to(device) for name, value in state["waiting_buffers"].items()}
-        self.step, self.refined, self.initial = int(state["step"]), int(state["refined"]), state["initial"]
+        self.step, self.evaluations, self.initial = int(state["step"]), int(state["evaluations"]), state["initial"]
         self.windows.restore(state["windows"])
         self._here = None
         self._edge = self._theta, self._buffers, self._outputs()
@@ -153,37 +153,38 @@ class Integrator:
 
     def _nodes(self, theta: Tensor, increments: Increments, sources: int) -> Tensor | None:
         """Add the parts of a step; f(θ_{k+1}, b_k) comes back where it was needed."""
-        after: Tensor | None = None
-        found = self._by(self._rule, theta, increments, sources)
-        finer = self._rule.finer
-        if finer is not None:
+        rule, after = self._rule, None
+        if rule.finer is not None:
             after = self._queries.outputs(theta, self._buffers)
-            moved = after - self._outputs()
-            while finer is not None and found and self._misses(found, moved):
-                self.refined += 1
-                found = self._by(finer, theta, increments, sources)
-                finer = finer.finer
+            rule = self._fine_enough(theta, after - self._outputs())
+        moves = ((a, d) for a in range(sources) if (d := increments(a)) is not None)
+        found: dict[int, Tensor] = {}
+        for some in self._queries.together(moves, sources):
+            for weight, at in self._at_nodes(rule, theta):
+                for a, value in self._queries.derivatives(at, self._buffers, some):
+                    found[a] = found[a] + weight * value if a in found else weight * value
+        self.evaluations += len(rule.nodes)
         for a, value in found.items():  # after all nodes: the size of a contribution is that of the whole step
             self.windows.add(a, value)
         return after
 
-    def _by(self, rule: Rule, theta: Tensor, increments: Increments, sources: int) -> dict[int, Tensor]:
-        """J̄ Δθ^(a) of the step by a rule, ``[layers, m, *out]`` each."""
-        moves = ((a, d) for a in range(sources) if (d := increments(a)) is not None)
-        found: dict[int, Tensor] = {}
-        for some in self._queries.together(moves, sources):
-            for node, weight in zip(rule.nodes, rule.weights, strict=True):
-                at = torch.lerp(self._theta, theta, node) if node else self._theta
-                for a, value in self._queries.derivatives(at, self._buffers, some):
-                    found[a] = found[a] + weight * value if a in found else weight * value
-        return found
+    def _at_nodes(self, rule: Rule, theta: Tensor) -> Iterator[tuple[float, Tensor]]:
+        """Quadrature weights, and the weights of the network at their nodes ``[P]``."""
+        for node, weight in zip(rule.nodes, rule.weights, strict=True):
+            yield weight, torch.lerp(self._theta, theta, node) if node else self._theta
 
-    def _misses(self, found: dict[int, Tensor], moved: Tensor) -> bool:
-        """The parts of a step miss its change ``[m, *out]`` by too much at one of the queries."""
-        parts = torch.stack(list(found.values())).sum((0, 1))
-        count = len(moved)
-        gap, size = (one.reshape(count, -1).norm(dim=1) for one in (moved - parts, moved))
-        return bool(gap.max() > MISSED * size.max())
+    def _fine_enough(self, theta: Tensor, moved: Tensor) -> Rule:
+        """The coarsest rule by which the whole step does to the outputs what it did ``[m, *out]``, at every query."""
+        rule, step = self._rule, theta - self._theta
+        allowed = MISSED * _largest(moved)
+        while rule.finer is not None:
+            found = sum(
+                weight * self._queries.derivative(at, self._buffers, step) for weight, at in self._at_nodes(rule, theta)
+            )
+            if _largest(moved - found) <= allowed:
+                break
+            rule = rule.finer
+        return rule
 
     def _trapezoid(self, increments: Increments, sources: int) -> None:
         waiting, halves = self._waiting, {}
@@ -209,3 +210,8 @@ class Integrator:
         for some in self._queries.together(directions, count):
             for a, value in self._queries.derivatives(theta, buffers, some):
                 self.windows.add(a, value)
+
+
+def _largest(change: Tensor) -> float:
+    """Norm of the largest change ``[m, *out]`` among the queries."""
+    return float(change.reshape(len(change), -1).norm(dim=1).max())

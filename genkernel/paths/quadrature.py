@@ -10,11 +10,11 @@ rule            nodes  evaluations per step                order
 ``trapezoid``   2      1, shared between neighbours        2
 ``midpoint``    1      1, between the recorded weights     2
 ``gauss<m>``    m      m, between the recorded weights     2 m
-``adaptive``    1-4    1, 3 or 7, as the step needs        2 to 8
+``adaptive``    1-4    as many, as the step needs          2 to 8
 ==============  =====  ==================================  =========
 
-``adaptive`` compares the sum of the parts of every step with what the outputs did in it. A step that the midpoint
-misses by more than half a percent of its change is evaluated again with two nodes, and with four if that is not enough.
+``adaptive`` takes for every step the fewest nodes at which J̄ Δθ is what the outputs did, to half a percent of their
+change. That is asked of the whole Δθ, one derivative per node, before any source is evaluated.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 from genkernel.errors import InputError
 
 MISSED = 5e-3  # of a step's change, above which the adaptive rule takes more nodes
+_MOST = 4  # nodes of the adaptive rule
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Rule:
         name: as it was asked for.
         nodes, weights: of equal length.
         telescopes: the end of one step and the start of the next are evaluated together.
-        finer: what a step is evaluated with again when this misses it by more than :data:`MISSED`.
+        finer: what a step is evaluated with when this one misses it by more than :data:`MISSED`.
     """
 
     name: str
@@ -60,7 +61,10 @@ def parse_rule(name: str) -> Rule:
     if name == "midpoint":
         return Rule(name, (0.5,), (1.0,))
     if name == "adaptive":
-        return replace(_gauss(1), name=name, finer=replace(_gauss(2), finer=_gauss(4)))
+        rule = _gauss(_MOST)
+        for count in range(_MOST - 1, 0, -1):
+            rule = replace(_gauss(count), finer=rule)
+        return replace(rule, name=name)
     match = re.fullmatch(r"gauss(\d{1,2})", name) if isinstance(name, str) else None
     if match and int(match[1]) >= 1:
         return _gauss(int(match[1]))

@@ -133,6 +133,15 @@ class Queries:
                 return self._by_rows(model, tensors, pairs)
             return self._by_directions(model, tensors, pairs)
 
+    def derivative(self, theta: Tensor, buffers: Mapping[str, Tensor] | None, direction: Tensor) -> Tensor:
+        """J(θ) d along one direction ``[P]``, whatever the layers: ``[m, *out]``, float64 on the CPU."""
+        model = self.at(theta, buffers)
+        with self._running(model):
+            tensors = model.tensors()
+            route = self._a_route(model, tensors)
+            _, (product,) = route.products(model, tensors, self.batch, [self.coordinates.views(direction)])
+            return product.double().cpu()
+
     def rows_pay(self, directions: int) -> bool:
         """Rows of J are cheaper than so many directional derivatives."""
         return _ROW * self.scalars < directions * len(self.layers)
@@ -141,21 +150,26 @@ class Queries:
         self, model: TangentModel, tensors: dict[str, Tensor], pairs: list[tuple[int, Tensor]]
     ) -> list[tuple[int, Tensor]]:
         names = self.coordinates.names
-        few = batches.take(self.batch, slice(0, 2))
-        if self._route is None:
-            self._route, _ = choose(model, tensors, few, model.dtype)
+        route = self._a_route(model, tensors)
         if not self._compared and len(pairs) > 1:
             self._compared = True
-            self._route = faster(model, tensors, few, self._route, [self.coordinates.views(d) for _, d in pairs])
+            few = batches.take(self.batch, slice(0, 2))
+            route = faster(model, tensors, few, route, [self.coordinates.views(d) for _, d in pairs])
+            self._route = route
         found = torch.zeros(len(pairs), len(self.layers), self.count, *self.shape, dtype=torch.float64)
         for layer, index in self._members.items():
             along = []
             for _, d in pairs:
                 views = self.coordinates.views(d)
                 along.append({names[k]: views[names[k]] for k in index})
-            _, products = self._route.products(model, tensors, self.batch, along)
+            _, products = route.products(model, tensors, self.batch, along)
             found[:, layer] = torch.stack(products).double().cpu()
         return [(number, found[k]) for k, (number, _) in enumerate(pairs)]
+
+    def _a_route(self, model: TangentModel, tensors: dict[str, Tensor]) -> Route:
+        if self._route is None:
+            self._route, _ = choose(model, tensors, batches.take(self.batch, slice(0, 2)), model.dtype)
+        return self._route
 
     def _by_rows(
         self, model: TangentModel, tensors: dict[str, Tensor], pairs: list[tuple[int, Tensor]]

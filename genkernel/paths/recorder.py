@@ -86,8 +86,8 @@ def record(
         ema: averaged weights that the loop updates (``AveragedModel``, ``EMAModel``, …): then the outputs are those
             of the average.
         rule: ``"trapezoid"`` (second order, at the recorded weights), ``"midpoint"`` (second order, half the error;
-            cheaper with batch normalisation), ``"adaptive"`` (the midpoint, with more nodes in the steps that it
-            misses), ``"left"`` (the sum over kernels as in the literature, first order), ``"gauss4"`` and the like
+            cheaper with batch normalisation), ``"adaptive"`` (the midpoint, with more nodes in the steps that need
+            them), ``"left"`` (the sum over kernels as in the literature, first order), ``"gauss4"`` and the like
             (exact to rounding on smooth networks).
         windows: into how many windows of time contributions are resolved at most, or the steps at which they start.
         layers: resolve them by layer.
@@ -620,7 +620,7 @@ class Recording(Beside):
             "optimizer": type(self._steps.optimizer).__name__,
             "rule": self._rule.name,
             "steps": self.step,
-            "refined": self._integrator.refined,
+            "evaluations": self._integrator.evaluations,
             "skipped": self.skipped,
             "stopped": self.stopped,
             "parameters": self._coordinates.size,

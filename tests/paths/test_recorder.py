@@ -105,7 +105,7 @@ def test_the_adaptive_rule_refines_the_steps_that_the_midpoint_misses():
         return (found.gap_by_window.max(1).values / change).max()
 
     assert missed(plain) > MISSED >= missed(parts)
-    assert 0 < parts.meta["refined"] < 12
+    assert 12 < parts.meta["evaluations"] < 48  # of 12 steps, not all with four nodes
     assert float((parts.values - exact.values).abs().max()) < 0.2 * float((plain.values - exact.values).abs().max())
     calm = train(CONFIGURATIONS["adam"], rule="adaptive", lr_scale=0.05, naive=False)[0].contributions()
-    assert calm.meta["refined"] == 0
+    assert calm.meta["evaluations"] == calm.meta["steps"]
