@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genkernel.paths.problems import model_problem, unflattened
-from genkernel.paths.sde import SGD, simulate_discrete
+from genkernel.paths.stochastic.problems import model_problem, unflattened
+from genkernel.paths.stochastic.sde import SGD, simulate_discrete
 from genkernel.tangent import Coverage, TangentModel, kernel, total
 
 Array = NDArray[np.float64]

@@ -20,12 +20,12 @@ from genkernel.experiments.adam_remainder import remainder
 from genkernel.experiments.batch_size_sweep import QUANTITIES, Sweep, sweep
 from genkernel.experiments.nonsmooth_paths import walk
 from genkernel.experiments.outcome import Claim, Outcome, Table
-from genkernel.paths.gradient_noise import noise_scale
-from genkernel.paths.iid_batches import batch_indices
-from genkernel.paths.moments import Readout
-from genkernel.paths.problems import LinearRegression
-from genkernel.paths.sde import SGD, SGDM, Adam, Optimizer, RMSprop, simulate_discrete
-from genkernel.paths.weak_error import WeakError, fit_slope, weak_error
+from genkernel.paths.stochastic.gradient_noise import noise_scale
+from genkernel.paths.stochastic.iid_batches import batch_indices
+from genkernel.paths.stochastic.moments import Readout
+from genkernel.paths.stochastic.problems import LinearRegression
+from genkernel.paths.stochastic.sde import SGD, SGDM, Adam, Optimizer, RMSprop, simulate_discrete
+from genkernel.paths.stochastic.weak_error import WeakError, fit_slope, weak_error
 from genkernel.plots import stochastic
 
 Array = NDArray[np.float64]

@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 # public name -> the module that defines it, imported on first use. Functions that share their name with their module
-# (tape, replay, path_kernel, kernel_ensemble, weak_error) are imported from it.
+# (tape, replay, path_kernel) are imported from it.
 _HOMES = {
-    "IIDBatchSampler": "iid_batches",
-    "KernelEnsemble": "kernel_ensemble",
+    "IIDBatchSampler": "stochastic.iid_batches",
+    "KernelEnsemble": "stochastic.kernel_ensemble",
     "Part": "decomposition",
     "PathDecomposition": "decomposition",
     "Recording": "recorder",
@@ -17,11 +17,11 @@ _HOMES = {
     "Tape": "tape",
     "checkpoint_path": "checkpoints",
     "contribution_matrix": "maps",
-    "gradient_noise_covariance": "gradient_noise",
+    "gradient_noise_covariance": "stochastic.gradient_noise",
     "keep_map": "maps",
     "record": "recorder",
-    "simulate_discrete": "sde",
-    "simulate_sde": "sde",
+    "simulate_discrete": "stochastic.sde",
+    "simulate_sde": "stochastic.sde",
 }
 
 __all__ = [
@@ -44,13 +44,13 @@ __all__ = [
 if TYPE_CHECKING:
     from genkernel.paths.checkpoints import checkpoint_path
     from genkernel.paths.decomposition import Part, PathDecomposition
-    from genkernel.paths.gradient_noise import gradient_noise_covariance
-    from genkernel.paths.iid_batches import IIDBatchSampler
-    from genkernel.paths.kernel_ensemble import KernelEnsemble
     from genkernel.paths.maps import contribution_matrix, keep_map
     from genkernel.paths.recorder import Recording, record
     from genkernel.paths.replay import Replay
-    from genkernel.paths.sde import simulate_discrete, simulate_sde
+    from genkernel.paths.stochastic.gradient_noise import gradient_noise_covariance
+    from genkernel.paths.stochastic.iid_batches import IIDBatchSampler
+    from genkernel.paths.stochastic.kernel_ensemble import KernelEnsemble
+    from genkernel.paths.stochastic.sde import simulate_discrete, simulate_sde
     from genkernel.paths.tape import Tape
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from genkernel.paths.weak_error import WeakError
+    from genkernel.paths.stochastic.weak_error import WeakError
 
 Array = NDArray[np.float64]
 

@@ -13,9 +13,9 @@ from genkernel.experiments.adam_remainder import remainder
 from genkernel.experiments.batch_size_sweep import QUANTITIES
 from genkernel.experiments.nonsmooth_paths import walk
 from genkernel.experiments.outcome import experiment
-from genkernel.paths.moments import Readout
-from genkernel.paths.sde import SGD, RMSprop
-from genkernel.paths.weak_error import fit_slope, weak_error
+from genkernel.paths.stochastic.moments import Readout
+from genkernel.paths.stochastic.sde import SGD, RMSprop
+from genkernel.paths.stochastic.weak_error import fit_slope, weak_error
 from genkernel.plots import stochastic
 from genkernel.plots.style import to_bytes
 

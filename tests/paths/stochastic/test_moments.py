@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from genkernel.errors import InputError, NonFiniteError
-from genkernel.paths.moments import Readout, exact_moments
-from genkernel.paths.problems import LinearRegression
-from genkernel.paths.sde import SGD, SGDM, Optimizer, RMSprop
-from tests.paths.regression import regression
+from genkernel.paths.stochastic.moments import Readout, exact_moments
+from genkernel.paths.stochastic.problems import LinearRegression
+from genkernel.paths.stochastic.sde import SGD, SGDM, Optimizer, RMSprop
+from tests.paths.stochastic.regression import regression
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.errors import InputError, NonFiniteError
-from genkernel.paths.iid_batches import IIDBatchSampler
-from genkernel.paths.moments import Readout, exact_moments
-from genkernel.paths.problems import LinearRegression, Problem, model_problem
-from genkernel.paths.sde import SGD, SGDM, Adam, Optimizer, RMSprop, simulate_discrete, simulate_sde
-from tests.paths.regression import regression
+from genkernel.paths.stochastic.iid_batches import IIDBatchSampler
+from genkernel.paths.stochastic.moments import Readout, exact_moments
+from genkernel.paths.stochastic.problems import LinearRegression, Problem, model_problem
+from genkernel.paths.stochastic.sde import SGD, SGDM, Adam, Optimizer, RMSprop, simulate_discrete, simulate_sde
+from tests.paths.stochastic.regression import regression
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

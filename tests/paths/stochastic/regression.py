@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from genkernel.paths.problems import LinearRegression
+from genkernel.paths.stochastic.problems import LinearRegression
 
 
 def regression(n: int = 6, parameters: int = 3, seed: int = 0) -> tuple[LinearRegression, Tensor, Tensor]:

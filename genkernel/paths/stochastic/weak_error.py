@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genkernel.errors import InputError
-from genkernel.paths.moments import Readout, exact_moments
-from genkernel.paths.problems import LinearRegression, Problem
-from genkernel.paths.sde import Observable, Optimizer, simulate_discrete, simulate_sde
+from genkernel.paths.stochastic.moments import Readout, exact_moments
+from genkernel.paths.stochastic.problems import LinearRegression, Problem
+from genkernel.paths.stochastic.sde import Observable, Optimizer, simulate_discrete, simulate_sde
 
 Array = NDArray[np.float64]
 Model = Literal["sde", "modified", "flow"]
@@ -95,7 +95,8 @@ def weak_error(
     """Weak error over a list of learning rates at a fixed horizon and fixed θ_0.
 
     Args:
-        problem, theta0, optimizer, batch_size, replacement: as for :func:`genkernel.paths.sde.simulate_discrete`.
+        problem, theta0, optimizer, batch_size, replacement: as for
+            :func:`genkernel.paths.stochastic.sde.simulate_discrete`.
         observable: g: ``θ [R, P] → [R]``. For exact moments a :class:`Readout`.
         etas: learning rates that divide the horizon, each usually half of the one before.
         horizon: T.

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genkernel.errors import InputError
-from genkernel.paths.gradient_noise import LossFunction
-from genkernel.paths.problems import model_problem, unflattened
-from genkernel.paths.sde import Optimizer, simulate_discrete
+from genkernel.paths.stochastic.gradient_noise import LossFunction
+from genkernel.paths.stochastic.problems import model_problem, unflattened
+from genkernel.paths.stochastic.sde import Optimizer, simulate_discrete
 from genkernel.tangent import kernel
 from genkernel.tangent.cotangents import Cotangents, exact_trace
 from genkernel.tangent.model import TangentModel, as_tangent_model
@@ -91,7 +91,7 @@ def kernel_ensemble(
         loss_fn: ``loss_fn(module, batch) -> Tensor[n]``, per-sample losses.
         data: the training samples, a pytree of tensors with a leading axis.
         x, y: samples of the two sides of the kernel, n and m of them; y = None for x again.
-        optimizer: :class:`~genkernel.paths.sde.SGD`, ``SGDM``, ``RMSprop`` or ``Adam``.
+        optimizer: :class:`~genkernel.paths.stochastic.sde.SGD`, ``SGDM``, ``RMSprop`` or ``Adam``.
         eta: learning rate.
         steps: (s, t): the side of x is taken after s steps, the side of y after t.
         batch_size, replacement: how batches are drawn, independently at every step.

@@ -22,10 +22,10 @@ from scipy.linalg import expm
 from torch import Tensor
 
 from genkernel.errors import InputError, NonFiniteError
-from genkernel.paths.gradient_noise import noise_scale
-from genkernel.paths.iid_batches import check_batch
-from genkernel.paths.problems import LinearRegression
-from genkernel.paths.sde import SGD, SGDM, Optimizer
+from genkernel.paths.stochastic.gradient_noise import noise_scale
+from genkernel.paths.stochastic.iid_batches import check_batch
+from genkernel.paths.stochastic.problems import LinearRegression
+from genkernel.paths.stochastic.sde import SGD, SGDM, Optimizer
 
 Array = NDArray[np.float64]
 Process = Literal["discrete", "sde", "modified", "flow"]
@@ -92,7 +92,7 @@ def exact_moments(
         theta0: ``[P]``.
         optimizer: SGD or SGDM.
         readout: what is looked at.
-        eta, steps, batch_size, replacement: as in :func:`genkernel.paths.sde.simulate_discrete`.
+        eta, steps, batch_size, replacement: as in :func:`genkernel.paths.stochastic.sde.simulate_discrete`.
         process: ``"discrete"``, the iteration itself; ``"sde"``; ``"modified"``, with the second-order drift (SGD);
             ``"flow"``, the equation without noise.
         variance: also the variance, which takes moments of twice the order: few parameters, few distinct batches.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
 from genkernel.errors import InputError
-from genkernel.paths.gradient_noise import LossFunction, loss_model
+from genkernel.paths.stochastic.gradient_noise import LossFunction, loss_model
 from genkernel.tangent import batches
 from genkernel.tangent.model import TangentModel, as_tangent_model
 

@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genkernel.errors import InputError, NonFiniteError
-from genkernel.paths.gradient_noise import noise_scale
-from genkernel.paths.iid_batches import batch_indices, check_batch
-from genkernel.paths.problems import Problem
+from genkernel.paths.stochastic.gradient_noise import noise_scale
+from genkernel.paths.stochastic.iid_batches import batch_indices, check_batch
+from genkernel.paths.stochastic.problems import Problem
 
 Observable = Callable[[Tensor], Tensor]  # θ [R, P] → [R, *o]
 Drift = Literal["first", "modified"]

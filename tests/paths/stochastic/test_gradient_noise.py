@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.errors import InputError, NonFiniteError, RandomOutputError
-from genkernel.paths.gradient_noise import GradientNoise, gradient_noise_covariance
+from genkernel.paths.stochastic.gradient_noise import GradientNoise, gradient_noise_covariance
 from genkernel.tangent import TangentModel
 
 

@@ -12,7 +12,7 @@ from scipy.stats import chi2
 from torch.utils.data import DataLoader, TensorDataset
 
 from genkernel.errors import InputError
-from genkernel.paths.iid_batches import IIDBatchSampler, batch_indices
+from genkernel.paths.stochastic.iid_batches import IIDBatchSampler, batch_indices
 
 LEVEL = 1e-4  # of every statistical test below; seeds are fixed
 

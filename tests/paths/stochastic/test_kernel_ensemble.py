@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.errors import InputError
-from genkernel.paths.iid_batches import IIDBatchSampler
-from genkernel.paths.kernel_ensemble import KernelEnsemble, kernel_ensemble
-from genkernel.paths.sde import SGD
+from genkernel.paths.stochastic.iid_batches import IIDBatchSampler
+from genkernel.paths.stochastic.kernel_ensemble import KernelEnsemble, kernel_ensemble
+from genkernel.paths.stochastic.sde import SGD
 from genkernel.tangent import exact_trace
 from genkernel.tangent import reference as naive
 

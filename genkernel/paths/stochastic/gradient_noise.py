@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from genkernel.errors import InputError, NonFiniteError, RandomOutputError
-from genkernel.paths.iid_batches import check_batch
+from genkernel.paths.stochastic.iid_batches import check_batch
 from genkernel.tangent import batches
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.restore import random_state_kept
