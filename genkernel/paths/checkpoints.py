@@ -103,7 +103,7 @@ def checkpoint_path(
         gradients = _gradients(objective, data, numbers, batch_size)
         if preconditioners is not None and preconditioners[c] is not None:
             gradients = _preconditioned(preconditioners[c], objective, gradients)
-        for a, value in followed.derivatives(theta, buffers, gradients.items()):
+        for a, value in followed.derivatives(theta, buffers, gradients.items(), len(gradients)):
             net[c, a] = -float(learning_rates[c]) * value
     order = sources.order()
     net = net[:, order]

@@ -157,12 +157,11 @@ class Integrator:
         if rule.finer is not None:
             after = self._queries.outputs(theta, self._buffers)
             rule = self._fine_enough(theta, after - self._outputs())
-        moves = ((a, d) for a in range(sources) if (d := increments(a)) is not None)
         found: dict[int, Tensor] = {}
-        for some in self._queries.together(moves, sources):
-            for weight, at in self._at_nodes(rule, theta):
-                for a, value in self._queries.derivatives(at, self._buffers, some):
-                    found[a] = found[a] + weight * value if a in found else weight * value
+        for weight, at in self._at_nodes(rule, theta):
+            moves = ((a, d) for a in range(sources) if (d := increments(a)) is not None)
+            for a, value in self._queries.derivatives(at, self._buffers, moves, sources):
+                found[a] = found[a] + weight * value if a in found else weight * value
         self.evaluations += len(rule.nodes)
         for a, value in found.items():  # after all nodes: the size of a contribution is that of the whole step
             self.windows.add(a, value)
@@ -207,9 +206,8 @@ class Integrator:
         self._evaluate(self._theta, self._waiting_buffers, iter(waiting.items()), len(waiting))
 
     def _evaluate(self, theta: Tensor, buffers: Buffers, directions: Iterator[tuple[int, Tensor]], count: int) -> None:
-        for some in self._queries.together(directions, count):
-            for a, value in self._queries.derivatives(theta, buffers, some):
-                self.windows.add(a, value)
+        for a, value in self._queries.derivatives(theta, buffers, directions, count):
+            self.windows.add(a, value)
 
 
 def _largest(change: Tensor) -> float:

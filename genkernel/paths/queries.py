@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -43,6 +43,7 @@ class Queries:
         count: m.
         shape: of one output.
         layers: names in the order of the coordinates, then ``"buffers"``; ``["all"]`` when they are not resolved.
+        columns: number of a layer → its coordinates.
 
     Raises:
         InputError: the queries do not fit the network.
@@ -69,11 +70,13 @@ class Queries:
         self._members: dict[int, list[int]] = {}  # number of a layer → numbers of its parameters
         for k, owner in enumerate(owners):
             self._members.setdefault(self.layers.index(owner), []).append(k)
+        self.columns = {layer: _joined([coordinates.slices[k] for k in own]) for layer, own in self._members.items()}
         self._others = OtherModules(module, modules)
         self._looked = False  # for other modules that the call runs
         self._route: Route | None = None
         self._compared = False  # with the way that takes several directions at a time
         self.shape = tuple(self.outputs(coordinates.flat(self.model.parameters), None).shape[1:])
+        self._by_layer = (len(self.layers), self.count, *self.shape)
 
     @property
     def scalars(self) -> int:
@@ -104,34 +107,37 @@ class Queries:
         with torch.autocast(model.device.type, enabled=False), guarded(model), others, model.evaluating():
             yield
 
-    def together(self, directions: Iterator[tuple[int, Tensor]], count: int) -> Iterator[list[tuple[int, Tensor]]]:
-        """At most ``count`` directions in parts that :meth:`derivatives` takes best, so that few are held."""
-        width = count if self.rows_pay(count) else WIDTH
-        while some := list(islice(directions, max(1, width))):
-            yield some
-
     def derivatives(
-        self, theta: Tensor, buffers: Mapping[str, Tensor] | None, directions: Iterable[tuple[int, Tensor]]
+        self,
+        theta: Tensor,
+        buffers: Mapping[str, Tensor] | None,
+        directions: Iterable[tuple[int, Tensor]],
+        count: int,
     ) -> list[tuple[int, Tensor]]:
         """J(θ) d for several directions.
 
         Args:
             theta: θ ``[P]``.
             buffers: as for :meth:`at`.
-            directions: pairs of (a number, d ``[P]``).
+            directions: pairs of (a number, d ``[P]``); no more of them than :meth:`held` are held at a time.
+            count: how many there are, at most.
 
         Returns:
             Pairs of (the number, J d ``[layers, m, *out]``), float64 on the CPU.
         """
-        pairs = list(directions)
-        if not pairs:
+        waiting = iter(directions)
+        first = next(waiting, None)
+        if first is None:
             return []
-        model = self.at(theta, buffers)
+        model, waiting = self.at(theta, buffers), chain([first], waiting)
         with self._running(model):
             tensors = model.tensors()
-            if self.rows_pay(len(pairs)):
-                return self._by_rows(model, tensors, pairs)
-            return self._by_directions(model, tensors, pairs)
+            if not self.rows_pay(count):
+                found: list[tuple[int, Tensor]] = []
+                while some := list(islice(waiting, WIDTH)):
+                    found += self._by_directions(model, tensors, some)
+                return found
+            return self._by_rows(model, tensors, waiting, count)
 
     def derivative(self, theta: Tensor, buffers: Mapping[str, Tensor] | None, direction: Tensor) -> Tensor:
         """J(θ) d along one direction ``[P]``, whatever the layers: ``[m, *out]``, float64 on the CPU."""
@@ -141,6 +147,12 @@ class Queries:
             route = self._a_route(model, tensors)
             _, (product,) = route.products(model, tensors, self.batch, [self.coordinates.views(direction)])
             return product.double().cpu()
+
+    def held(self, directions: int) -> int:
+        """Vectors ``[P]`` that :meth:`derivatives` holds for so many directions, beside the weights."""
+        if self.rows_pay(directions):
+            return min(self.count * self.scalars + 1, directions + WIDTH)
+        return min(WIDTH, directions)
 
     def rows_pay(self, directions: int) -> bool:
         """Rows of J are cheaper than so many directional derivatives."""
@@ -172,33 +184,48 @@ class Queries:
         return self._route
 
     def _by_rows(
-        self, model: TangentModel, tensors: dict[str, Tensor], pairs: list[tuple[int, Tensor]]
+        self, model: TangentModel, tensors: dict[str, Tensor], directions: Iterable[tuple[int, Tensor]], count: int
     ) -> list[tuple[int, Tensor]]:
-        D = torch.stack([d for _, d in pairs])  # [directions, P]
-        found = torch.zeros(len(pairs), len(self.layers), self.count, self.scalars, dtype=torch.float64)
-        for i, o, row in self.rows(model, tensors):
-            for layer, index in self._members.items():
-                for k in index:
-                    g = row[self.coordinates.names[k]].reshape(-1).to(D)
-                    found[:, layer, i, o] += (D[:, self.coordinates.slices[k]] @ g).double().cpu()
-        shape = (len(self.layers), self.count, *self.shape)
-        return [(number, found[k].view(shape)) for k, (number, _) in enumerate(pairs)]
+        total = self.count * self.scalars
+        if total <= count:
+            width = total  # all rows, and one direction after the other
+        else:
+            directions, width = list(directions), WIDTH
+        found: dict[int, list[Tensor]] = {}
+        for block in self._blocks(model, tensors, width):
+            for a, d in directions:
+                found.setdefault(a, []).append(self._product(block, d))
+        return [(a, torch.cat(products, 1).view(self._by_layer)) for a, products in found.items()]
 
-    def columns(self) -> dict[int, list[slice]]:
-        """Number of a layer → its coordinates."""
-        return {layer: [self.coordinates.slices[k] for k in index] for layer, index in self._members.items()}
+    def _product(self, rows: Tensor, d: Tensor) -> Tensor:
+        """Rows of J ``[r, P]`` times a direction ``[P]``, by layer: ``[layers, r]``, float64 on the CPU."""
+        found = torch.zeros(len(self.layers), len(rows), dtype=torch.float64)
+        for layer, columns in self.columns.items():
+            for own in columns:
+                found[layer] += (rows[:, own] @ d[own]).double().cpu()
+        return found
 
     def jacobian(self, theta: Tensor, buffers: Mapping[str, Tensor] | None) -> Tensor:
         """All rows of J(θ) ``[m · outputs, P]``, by query and then output."""
         model = self.at(theta, buffers)
-        found = torch.empty(self.count * self.scalars, self.coordinates.size, dtype=theta.dtype, device=theta.device)
         with self._running(model):
-            for i, o, row in self.rows(model, model.tensors()):
-                found[i * self.scalars + o] = self.coordinates.flat(row)
-        return found
+            return next(self._blocks(model, model.tensors(), self.count * self.scalars))
 
-    def rows(self, model: TangentModel, tensors: dict[str, Tensor]) -> Iterator[tuple[int, int, dict[str, Tensor]]]:
-        """Rows of J one at a time, as (query, scalar output, gradient by name)."""
+    def _blocks(self, model: TangentModel, tensors: dict[str, Tensor], width: int) -> Iterator[Tensor]:
+        """Rows of J, ``[width, P]`` and fewer at the end; each block is overwritten by the next."""
+        block = torch.empty(width, self.coordinates.size, dtype=self.coordinates.dtype, device=self.coordinates.device)
+        filled = 0
+        for row in self._rows(model, tensors):
+            block[filled] = row
+            filled += 1
+            if filled == width:
+                yield block
+                filled = 0
+        if filled:
+            yield block[:filled]
+
+    def _rows(self, model: TangentModel, tensors: dict[str, Tensor]) -> Iterator[Tensor]:
+        """Rows of J ``[P]`` one at a time, by query and then output."""
         for i in range(self.count):
             one = batches.take(self.batch, slice(i, i + 1))
             with torch.enable_grad():
@@ -206,4 +233,15 @@ class Queries:
             for o in range(self.scalars):
                 w = torch.zeros_like(out)
                 w.view(-1)[o] = 1
-                yield i, o, backward(model, tensors, out, w, retain=o + 1 < self.scalars)
+                yield self.coordinates.flat(backward(model, tensors, out, w, retain=o + 1 < self.scalars))
+
+
+def _joined(slices: Iterable[slice]) -> list[slice]:
+    """Slices in ascending order, with neighbours made one."""
+    found: list[slice] = []
+    for own in slices:
+        if found and found[-1].stop == own.start:
+            found[-1] = slice(found[-1].start, own.stop)
+        else:
+            found.append(own)
+    return found

@@ -95,7 +95,7 @@ def record(
             were. Modules that are called are found by themselves; this is for those that are run in other ways.
         store: a folder for :meth:`Recording.save`; a recording that is there is continued.
         memory: bound on what is held per group: two copies of the parameters, three with the trapezoid, three more
-            with ``ema``, and two more where few scalars are followed.
+            with ``ema``, and beside them at most one per scalar that is followed.
         verbose: say in one line at the end what was recorded, and what it cost.
 
     Returns:
@@ -408,10 +408,10 @@ class Recording(Beside):
 
     def _check_memory(self) -> None:
         """What is held per source at the peak, in copies of the parameters."""
-        # gradient and buffer; half increments; displacement, average and increment; rows and directions side by side
+        # gradient and buffer; half increments; displacement, average and increment
         copies = 2 + self._rule.telescopes + 3 * (self._average is not None)
-        copies += 2 * self._queries.rows_pay(len(self._sources))
-        needed = copies * len(self._sources) * self._coordinates.size * self._coordinates.dtype.itemsize
+        vectors = copies * len(self._sources) + self._queries.held(len(self._sources))
+        needed = vectors * self._coordinates.size * self._coordinates.dtype.itemsize
         if needed > self._memory:
             raise InputError(
                 f"{len(self._sources)} groups of {self._coordinates.size:,} parameters take {needed / 2**30:.1f} GiB, "

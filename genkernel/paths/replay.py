@@ -228,7 +228,7 @@ class _Replayer:
         self._sampled = sampled_entries(self._coordinates)
         self._rows = self._queries.count * self._queries.scalars
         self._shape = (len(self._queries.layers), self._queries.count, *self._queries.shape)
-        self._columns = self._queries.columns()
+        self._columns = self._queries.columns
 
     def run(self, progress: bool | None) -> Replay:
         stretches = list(pairwise(self._taped.copies))

@@ -125,7 +125,11 @@ def _along_rows(
     for r, row in enumerate(rows):
         views = objective.coordinates.views(row)
         for layer, own in columns.items():
-            inside = {name: views[name] for name, part in objective.coordinates.parts() if part in own}
+            inside = {
+                name: views[name]
+                for name, part in objective.coordinates.parts()
+                if any(run.start <= part.start and part.stop <= run.stop for run in own)
+            }
             _, (product,) = objective.route.products(model, tensors, batch, [inside])
             found[:, layer, r] = product.double().cpu()
     return found
