@@ -130,6 +130,7 @@ class Queries:
         if first is None:
             return []
         model, waiting = self.at(theta, buffers), chain([first], waiting)
+        del first
         with self._running(model):
             tensors = model.tensors()
             if not self.rows_pay(count):
