@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import torch
@@ -125,12 +125,7 @@ class Queries:
         Returns:
             Pairs of (the number, J d ``[layers, m, *out]``), float64 on the CPU.
         """
-        waiting = iter(directions)
-        first = next(waiting, None)
-        if first is None:
-            return []
-        model, waiting = self.at(theta, buffers), chain([first], waiting)
-        del first
+        model, waiting = self.at(theta, buffers), iter(directions)
         with self._running(model):
             tensors = model.tensors()
             if not self.rows_pay(count):
