@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from genkernel.paths.objective import Objective
 from genkernel.paths.random_state import Seeded, State
+from genkernel.paths.sample_gradients import sample_gradients
 from genkernel.tangent import TangentModel, batches
-from genkernel.tangent.jvp import UNSUPPORTED, choose
+from genkernel.tangent.jvp import choose
 
 Columns = Mapping[int, Sequence[slice]]
 ENTRIES = 1 << 25  # of sample gradients that are held together
@@ -64,50 +64,21 @@ def _per_sample(
     columns: Columns,
     layers: int,
 ) -> Tensor:
-    n, names = batches.size(batch), objective.coordinates.names
+    n = batches.size(batch)
     found = torch.zeros(n, layers, len(rows), dtype=torch.float64)
     width = max(1, ENTRIES // objective.coordinates.size)
-    held = {name: t.detach() for name, t in tensors.items()}
 
-    def loss(own: dict[str, Tensor], one: Any) -> Tensor:
-        whole = tree_map(lambda leaf: leaf[None] if isinstance(leaf, Tensor) else leaf, one)
-        return model.run({**held, **own}, whole)[0]
-
-    def together(part: Any) -> dict[str, Tensor]:
-        axes = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, part)
-        return torch.vmap(torch.func.grad(loss), in_dims=(None, axes))({name: held[name] for name in names}, part)
-
-    def one_by_one(part: Any) -> dict[str, Tensor]:
-        gradients = []
-        for i in range(batches.size(part)):
-            losses = objective.losses(tensors, batches.take(part, slice(i, i + 1)))
-            gradients.append(objective.coordinates.views(objective.pull(tensors, losses, torch.ones(1))))
-        return {name: torch.stack([g[name] for g in gradients]) for name in names}
+    def alone(one: Any) -> Tensor:
+        return objective.pull(tensors, objective.losses(tensors, one), torch.ones(1))
 
     for first in range(0, n, width):
         part = batches.take(batch, slice(first, first + width))
-        if objective.vectorised is None:
-            objective.vectorised = _agree(together, one_by_one, batches.take(part, slice(0, 2)))
-        gradients = (together if objective.vectorised else one_by_one)(part)
-        flat = torch.cat([gradients[name].flatten(1) for name in names], 1)
+        gradients, objective.vectorised = sample_gradients(model, tensors, part, alone, objective.vectorised)
         for layer, own in columns.items():
-            for part_of in own:
-                product = flat[:, part_of].to(rows) @ rows[:, part_of].T
+            for run in own:
+                product = gradients[:, run].to(rows) @ rows[:, run].T
                 found[first : first + width, layer] += product.double().cpu()
     return found
-
-
-def _agree(together: Any, one_by_one: Any, part: Any) -> bool:
-    """Whether the network can be differentiated for several samples at a time, and gives the same."""
-    expected = one_by_one(part)
-    try:
-        found = together(part)
-    except UNSUPPORTED:
-        return False
-    off = sum(float((found[n] - g).double().square().sum()) for n, g in expected.items())
-    size = sum(float(g.double().square().sum()) for g in expected.values())
-    dtype = next(iter(expected.values())).dtype
-    return off <= (1e-9 if dtype == torch.float64 else 1e-4) ** 2 * size
 
 
 def _along_rows(

@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, vmap
 
 from genkernel.errors import InputError, NonFiniteError, RandomOutputError
+from genkernel.paths.sample_gradients import sample_gradients
 from genkernel.paths.stochastic.iid_batches import check_batch
 from genkernel.tangent import batches
+from genkernel.tangent.jvp import backward
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.restore import random_state_kept
 
@@ -183,12 +184,20 @@ def per_sample_gradients(model: TangentModel, loss_fn: LossFunction, batch: Any)
         tensors = model.tensors(torch.float64)
         data = batches.move(batch, model.device, torch.float64)
         _check_losses(losses, tensors, data)
-        leaves = {name: tensors[name] for name in model.parameter_names}
-        rest = {name: tensor for name, tensor in tensors.items() if name not in leaves}
-        try:
-            found, route = _vmapped(losses, leaves, rest, data), "vmap"
-        except (RuntimeError, NotImplementedError, ValueError):
-            found, route = _looped(losses, leaves, rest, data), "loop"
+
+        def alone(one: Any) -> Tensor:
+            with torch.enable_grad():
+                loss = losses.run(tensors, one)
+            found = backward(losses, tensors, loss, torch.ones(1))
+            return torch.cat([g.reshape(-1) for g in found.values()])
+
+        vectorised: bool | None = None
+        rows = []
+        for first in range(0, batches.size(data), _CHUNK):
+            part = batches.take(data, slice(first, first + _CHUNK))
+            gradients, vectorised = sample_gradients(losses, tensors, part, alone, vectorised)
+            rows.append(gradients)
+    found, route = torch.cat(rows), "vmap" if vectorised else "loop"
     if not torch.isfinite(found).all():
         row = int((~torch.isfinite(found)).any(1).nonzero()[0])
         raise NonFiniteError(f"the loss gradient of sample {row} holds NaN or infinity")
@@ -222,50 +231,6 @@ def _check_losses(losses: TangentModel, tensors: dict[str, Tensor], data: Any) -
             "loss_fn gives other losses when it is called again: draw noise, time steps and crops beforehand and put "
             "them into the batch"
         )
-
-
-def _vmapped(losses: TangentModel, leaves: dict[str, Tensor], rest: dict[str, Tensor], data: Any) -> Tensor:
-    names = list(leaves)
-
-    def one(parameters: dict[str, Tensor], *sample: Tensor) -> Tensor:
-        return losses.run({**parameters, **rest}, rebuilt([part[None] for part in sample])).squeeze(0)
-
-    parts, rebuilt = _leaves(data)
-    found = vmap(grad(one), in_dims=(None, *(0 for _ in parts)), chunk_size=_CHUNK)(
-        {name: leaves[name].detach() for name in names}, *parts
-    )
-    return torch.cat([found[name].reshape(len(parts[0]), -1) for name in names], 1).detach()
-
-
-def _looped(losses: TangentModel, leaves: dict[str, Tensor], rest: dict[str, Tensor], data: Any) -> Tensor:
-    rows = []
-    for i in range(batches.size(data)):
-        with torch.enable_grad():
-            loss = losses.run({**leaves, **rest}, batches.take(data, [i])).sum()
-        every = list(leaves.values())
-        found = torch.autograd.grad(loss, every, allow_unused=True) if loss.requires_grad else [None] * len(every)
-        rows.append(
-            torch.cat(
-                [(torch.zeros_like(p) if g is None else g).reshape(-1) for g, p in zip(found, every, strict=True)]
-            )
-        )
-    return torch.stack(rows).detach()
-
-
-def _leaves(data: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
-    """The tensors of a batch, and the batch made of others in their place."""
-    from torch.utils._pytree import tree_flatten, tree_unflatten
-
-    flat, spec = tree_flatten(data)
-    places = [k for k, leaf in enumerate(flat) if isinstance(leaf, Tensor)]
-
-    def rebuilt(parts: list[Tensor]) -> Any:
-        filled = list(flat)
-        for k, part in zip(places, parts, strict=True):
-            filled[k] = part
-        return tree_unflatten(filled, spec)
-
-    return [flat[k] for k in places], rebuilt
 
 
 @contextmanager
