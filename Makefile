@@ -6,6 +6,7 @@
 #   make bench     time the engine beside its alternatives: make bench ARGS=--quick
 #   make zoo       check the engine on every architecture and write docs/architectures.md
 # PYTHON=/path/to/python chooses the interpreter (3.11 or newer) for a new .venv.
+# JOBS=1 runs the tests in one process; by default there are as many as processors, up to four.
 # ARGS="..." is passed on: make test ARGS="-x -k kernel"
 
 SHELL := /bin/bash
@@ -13,6 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS :=
+JOBS := auto --maxprocesses 4
 
 .PHONY: demo test test-all lint format bench zoo clean
 .DELETE_ON_ERROR:
@@ -21,10 +23,10 @@ demo: $(STAMP)
 	$(BIN)/genkernel demo $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
