@@ -7,7 +7,6 @@ python scripts/analyze_checkpoint.py path/to/pipeline images/ --out runs/mine
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 
@@ -46,9 +45,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    from genkernel.errors import GenkernelError
+    from genkernel.runs.script import run_script
 
-    try:
-        main()
-    except GenkernelError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

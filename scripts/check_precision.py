@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 
@@ -40,9 +39,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    from genkernel.errors import GenkernelError
+    from genkernel.runs.script import run_script
 
-    try:
-        sys.exit(main())
-    except GenkernelError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -7,7 +7,6 @@ python scripts/plot_mode_collapse.py runs/mine --out figures/ --only kernel ampl
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 
@@ -39,9 +38,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    from genkernel.errors import GenkernelError
+    from genkernel.runs.script import run_script
 
-    try:
-        main()
-    except GenkernelError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 
@@ -69,11 +68,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    from genkernel.errors import GenkernelError
+    from genkernel.runs.script import run_script
 
-    try:
-        main()
-    except GenkernelError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command continues from the last saved state")
+    run_script(main, interrupted="interrupted: the same command continues from the last saved state")

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -167,11 +166,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    from genkernel.errors import GenkernelError
+    from genkernel.runs.script import run_script
 
-    try:
-        main()
-    except GenkernelError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command continues with the runs that are missing")
+    run_script(main, interrupted="interrupted: the same command continues with the runs that are missing")

@@ -11,7 +11,6 @@ finished one only draws its samples anew.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,11 +79,6 @@ def _parser(default: DDPMRecipe) -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    from genkernel.errors import GenkernelError
+    from genkernel.runs.script import run_script
 
-    try:
-        main()
-    except GenkernelError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted: the same command continues from the last saved state")
+    run_script(main, interrupted="interrupted: the same command continues from the last saved state")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 
@@ -43,9 +42,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from genkernel.errors import GenkernelError
+    from genkernel.runs.script import run_script
 
-    try:
-        main()
-    except GenkernelError as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from genkernel.errors import InputError, MissingError
+from genkernel.errors import InputError
 from genkernel.paths.sources import Label
-from genkernel.runs import write_atomic
+from genkernel.runs.archive import load_archive, save_archive
 
 FORMAT = "genkernel.path"
+_HEAD = ("sources", "layers", "edges", "data", "meta")
+_TENSORS = ("net", "gross", "outputs", "samples")
 
 
 @dataclass(frozen=True)
@@ -226,21 +225,8 @@ class PathDecomposition:
         Raises:
             OutputError: the file cannot be written; nothing is left behind.
         """
-        path = Path(path)
-        head = {
-            "format": FORMAT,
-            "version": 1,
-            "sources": self.sources,
-            "layers": self.layers,
-            "edges": self.edges,
-            "data": self.data,
-            "meta": self.meta,
-        }
-        buffer = io.BytesIO()
-        arrays = {name: getattr(self, name).numpy() for name in ("net", "gross", "outputs", "samples")}
-        np.savez_compressed(buffer, header=np.array(json.dumps(head)), **arrays)
-        write_atomic(path, buffer.getvalue())
-        return path
+        head = {name: getattr(self, name) for name in _HEAD}
+        return save_archive(path, FORMAT, head, {name: getattr(self, name) for name in _TENSORS})
 
     @classmethod
     def load(cls, path: str | Path) -> PathDecomposition:
@@ -250,25 +236,8 @@ class PathDecomposition:
             MissingError: there is no such file.
             InputError: it is not a saved decomposition.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise MissingError(f"there is no path decomposition at {path}")
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                head = json.loads(str(archive["header"]))
-                arrays = {name: torch.from_numpy(archive[name]) for name in ("net", "gross", "outputs", "samples")}
-            if head["format"] != FORMAT:
-                raise KeyError("format")
-            return cls(
-                sources=head["sources"],
-                layers=head["layers"],
-                edges=head["edges"],
-                data=head["data"],
-                meta=head["meta"],
-                **arrays,
-            )
-        except Exception as error:
-            raise InputError(f"{path} is not a path decomposition saved by genkernel: {error}") from error
+        head, tensors = load_archive(path, FORMAT, "a path decomposition", _HEAD)
+        return cls(**head, **tensors)
 
     def __repr__(self) -> str:
         return (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genkernel.errors import InputError, MissingError
-from genkernel.runs import write_atomic
+from genkernel.runs.archive import load_archive, save_archive
 
 if TYPE_CHECKING:
     from genkernel.tangent.coverage import Coverage
     from genkernel.tangent.sketches import Sketch
+
+FORMAT = "genkernel.kernel"
+_HEAD = ("layers", "symmetric", "is_normalized", "meta")
 
 
 @dataclass
@@ -109,7 +109,6 @@ class Kernel:
         Raises:
             OSError: the file cannot be written; nothing is left behind.
         """
-        path = Path(path)
         arrays = {"values": self.values, "norms_x": self.norms_x, "norms_y": self.norms_y}
         for name in ("per_probe", "per_probe_norms_x", "per_probe_norms_y"):
             if getattr(self, name) is not None:
@@ -119,18 +118,12 @@ class Kernel:
         if self.layers:
             arrays["layers"] = torch.stack(list(self.layers.values()))
         head = {
-            "format": "genkernel.kernel",
-            "version": 1,
             "layers": list(self.layers),
             "symmetric": self.symmetric,
             "is_normalized": self.is_normalized,
             "meta": self.meta,
         }
-        buffer = io.BytesIO()
-        contents: dict[str, Any] = {name: tensor.numpy() for name, tensor in arrays.items()}
-        np.savez_compressed(buffer, header=np.array(json.dumps(head)), **contents)
-        write_atomic(path, buffer.getvalue())
-        return path
+        return save_archive(path, FORMAT, head, arrays)
 
     @classmethod
     def load(cls, path: str | Path) -> Kernel:
@@ -140,19 +133,7 @@ class Kernel:
             MissingError: there is no such file.
             InputError: the file is not a saved kernel.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise MissingError(f"there is no kernel file at {path}")
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                head = json.loads(str(archive["header"]))
-                arrays: dict[str, Any] = {
-                    name: torch.from_numpy(archive[name]) for name in archive.files if name != "header"
-                }
-            if head["format"] != "genkernel.kernel":
-                raise KeyError("format")
-        except Exception as error:
-            raise InputError(f"{path} is not a kernel saved by genkernel: {error}") from error
+        head, arrays = load_archive(path, FORMAT, "a kernel", _HEAD)
         stacked = arrays.pop("layers", None)
         layers = dict(zip(head["layers"], stacked, strict=True)) if stacked is not None else {}
         return cls(

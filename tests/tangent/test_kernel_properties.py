@@ -137,7 +137,7 @@ def test_saved_and_loaded_is_the_same(
 
 
 def test_load_says_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(MissingError, match="no kernel file"):
+    with pytest.raises(MissingError, match="should be a kernel"):
         gk.Kernel.load(tmp_path / "nowhere.npz")
     (tmp_path / "text.npz").write_text("hello")
     with pytest.raises(InputError, match="not a kernel"):

@@ -1,0 +1,60 @@
+"""Tensors with a header in JSON, as one compressed ``.npz`` that holds no pickles."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genkernel.errors import InputError, MissingError
+from genkernel.runs.atomic import write_atomic
+
+
+def save_archive(path: str | Path, kind: str, head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
+    """Write tensors and what JSON holds, atomically.
+
+    Args:
+        kind: such as ``"genkernel.kernel"``, by which :func:`load_archive` knows its own.
+
+    Raises:
+        OutputError: the file cannot be written; nothing is left behind.
+    """
+    buffer = io.BytesIO()
+    header = json.dumps({"format": kind, "version": 1, **head})
+    np.savez_compressed(buffer, header=np.array(header), **{name: t.numpy() for name, t in tensors.items()})
+    write_atomic(Path(path), buffer.getvalue())
+    return Path(path)
+
+
+def load_archive(path: str | Path, kind: str, what: str, keys: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Header and tensors of what :func:`save_archive` wrote.
+
+    Args:
+        what: the name of such a file in messages: ``"a kernel"``.
+        keys: of the header.
+
+    Raises:
+        MissingError: there is no such file.
+        InputError: it is something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingError(f"there is no file {path}, which should be {what}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            head = json.loads(str(archive["header"]))
+            tensors: dict[str, Any] = {
+                name: torch.from_numpy(archive[name]) for name in archive.files if name != "header"
+            }
+        found, head = head["format"], {key: head[key] for key in keys} if head["format"] == kind else {}
+    except Exception as error:
+        raise InputError(f"{path} is not {what} saved by genkernel: {error}") from error
+    if found != kind:
+        raise InputError(f"{path} is not {what} saved by genkernel, but {found!r}")
+    return head, tensors
