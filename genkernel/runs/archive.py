@@ -27,7 +27,8 @@ def save_archive(path: str | Path, kind: str, head: Mapping[str, Any], tensors: 
     """
     buffer = io.BytesIO()
     header = json.dumps({"format": kind, "version": 1, **head})
-    np.savez_compressed(buffer, header=np.array(header), **{name: t.numpy() for name, t in tensors.items()})
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
+    np.savez_compressed(buffer, header=np.array(header), **arrays)
     write_atomic(Path(path), buffer.getvalue())
     return Path(path)
 

@@ -18,7 +18,7 @@ def test_what_is_saved_is_read_back(tmp_path):
 
 def test_other_files_are_refused_in_words(tmp_path):
     path = save_archive(tmp_path / "a.npz", "genkernel.thing", {}, {})
-    with pytest.raises(InputError, match="is not a kernel saved by genkernel, but 'genkernel.thing'"):
+    with pytest.raises(InputError, match="is not a kernel saved by genkernel, but"):
         load_archive(path, "genkernel.kernel", "a kernel", ())
     with pytest.raises(InputError, match="is not a thing saved by genkernel"):
         load_archive(path, "genkernel.thing", "a thing", ("name",))
