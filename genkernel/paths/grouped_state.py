@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from genkernel.paths.coordinates import Coordinates
-from genkernel.paths.linear_step import LinearStep
+from genkernel.paths.linear_step import LinearStep, Number
 
 
 class GroupedState:
@@ -61,33 +61,31 @@ class GroupedState:
             for s in steps:
                 if not s.buffered:
                     continue
-                drive, b = self._drive(s, a, gradients), self.buffers[a]
-                if b is None and drive is None:
+                terms, b = self._drive(s, a, gradients), self.buffers[a]
+                if b is None and not terms:
                     continue
                 if b is None:
                     b = self.buffers[a] = self._zeros()
-                b[s.part].mul_(s.alpha)
-                if drive is not None:
-                    b[s.part].add_(drive.mul_(s.rho))
+                own = b[s.part].mul_(s.alpha)
+                for values, factor in terms:
+                    _add(own, values, s.rho * factor)
 
-    def increment(self, source: int) -> Tensor | None:
-        """Δθ^(a) of the last step, a new tensor ``[P]``; None where it is zero."""
-        moved: Tensor | None = None
+    def increment(self, source: int, into: Tensor | None = None) -> Tensor | None:
+        """Δθ^(a) of the last step ``[P]``, a new tensor or ``into``; None where it is zero."""
+        moved, b = None, self.buffers[source]
         for s in self._steps:
-            parts = []
-            b = self.buffers[source]
+            terms: list[tuple[Tensor, Number]] = []
             if s.buffered and b is not None:
-                parts.append(b[s.part] * s.p)
+                terms.append((b[s.part], -s.p))
             if not _is_zero(s.q):
-                drive = self._drive(s, source, self._gradients)
-                if drive is not None:
-                    parts.append(drive.mul_(s.q))
+                terms += ((values, -s.q * factor) for values, factor in self._drive(s, source, self._gradients))
             if source == self._decay and s.decoupled and self._theta is not None:
-                parts.append(self._theta[s.part] * s.decoupled)
-            if parts:
-                moved = self._zeros() if moved is None else moved
-                for part in parts:
-                    moved[s.part].sub_(part)
+                terms.append((self._theta[s.part], -s.decoupled))
+            if terms:
+                if moved is None:
+                    moved = self._zeros() if into is None else into.zero_()
+                for values, factor in terms:
+                    _add(moved[s.part], values, factor)
         if self._remainder is not None and self._remainder[0] == source:
             moved = self._remainder[1].clone() if moved is None else moved.add_(self._remainder[1])
         return moved
@@ -98,9 +96,9 @@ class GroupedState:
 
     def total_increment(self) -> tuple[Tensor, Tensor]:
         """Σ_a Δθ^(a) and Σ_a |Δθ^(a)|, which its rounding is relative to; both ``[P]``."""
-        total, sizes = self._zeros(), self._zeros()
+        total, sizes, scratch = self._zeros(), self._zeros(), self._zeros()
         for a in range(len(self.buffers)):
-            increment = self.increment(a)
+            increment = self.increment(a, scratch)
             if increment is not None:
                 total.add_(increment)
                 sizes.add_(increment.abs_())
@@ -114,18 +112,26 @@ class GroupedState:
                 total.add_(buffer)
         return total
 
-    def _drive(self, s: LinearStep, source: int, gradients: Mapping[int, Tensor]) -> Tensor | None:
-        """A source's gradient in a run of coordinates, a new tensor ``[c]``: with its sign, and coupled decay."""
-        g = gradients.get(source)
-        drive = g[s.part] * s.sign if g is not None else None
+    def _drive(self, s: LinearStep, source: int, gradients: Mapping[int, Tensor]) -> list[tuple[Tensor, float]]:
+        """What a source adds to the gradient in a run of coordinates: numbers ``[c]`` with their factors."""
+        terms = []
+        if source in gradients:
+            terms.append((gradients[source][s.part], s.sign))
         if source == self._decay and s.coupled and self._theta is not None:
-            pull = self._theta[s.part] * s.coupled
-            drive = pull if drive is None else drive.add_(pull)
-        return drive
+            terms.append((self._theta[s.part], s.coupled))
+        return terms
 
     def _zeros(self) -> Tensor:
         return self._like.new_zeros(self._size)
 
 
-def _is_zero(value: float | Tensor) -> bool:
+def _add(to: Tensor, values: Tensor, factor: Number) -> None:
+    """``to += values × factor`` without anything new."""
+    if isinstance(factor, Tensor):
+        to.addcmul_(values, factor)
+    else:
+        to.add_(values, alpha=factor)
+
+
+def _is_zero(value: Number) -> bool:
     return isinstance(value, float) and value == 0.0
