@@ -31,7 +31,7 @@ class Average:
 
     Attributes:
         theta: the averaged weights ``[P]``.
-        before: the number of the source that what was there before belongs to.
+        followed: it ever moved.
 
     Raises:
         InputError: it does not hold weights of this network.
@@ -42,6 +42,7 @@ class Average:
         self.theta = self._read()
         if not torch.isfinite(self.theta).all():
             raise InputError("the averaged weights hold NaN or infinite entries")
+        self.followed = False
         self._displaced: dict[int, Tensor] = {}  # A
         self._averaged: dict[int, Tensor] = {}  # E
         self._increments: dict[int, Tensor] = {}
@@ -88,7 +89,7 @@ class Average:
                 "the averaged weights are not d · (what they were) + (1 - d) · (the trained weights) for any d: they "
                 f"were changed in another way (off by {float(error):.1e})"
             )
-        self._increments = {}
+        self._increments, self.followed = {}, self.followed or bool(moved.any())
         for a, displaced in self._displaced.items():
             averaged = self._averaged.get(a)
             increment = (displaced - averaged if averaged is not None else displaced).mul(share)

@@ -19,7 +19,8 @@ from torch import Tensor
 from genkernel.errors import InputError
 from genkernel.paths.coordinates import Coordinates
 from genkernel.paths.decomposition import PathDecomposition
-from genkernel.paths.objective import LossFunction, Objective
+from genkernel.paths.losses import LossFunction
+from genkernel.paths.objective import Objective
 from genkernel.paths.plain_module import plain_module
 from genkernel.paths.queries import Queries
 from genkernel.paths.sources import Groups, Sources, labels_of
@@ -73,6 +74,10 @@ def checkpoint_path(
             f"{len(checkpoints)} checkpoints bound {max(count, 0)} windows, each with the sum of its learning rates, "
             f"not {len(learning_rates)}"
         )
+    if any(not 0 <= float(rate) < float("inf") for rate in learning_rates):
+        raise InputError("learning_rates are sums of learning rates: finite, and not negative")
+    if batch_size < 1:
+        raise InputError(f"batch_size is at least 1, not {batch_size}")
     if preconditioners is not None and len(preconditioners) != count:
         raise InputError(f"there is one preconditioner per window, {count}, not {len(preconditioners)}")
     edges = [int(step) for step in steps] if steps is not None else list(range(count + 1))

@@ -34,7 +34,7 @@ class Clock:
 
     def __exit__(self, *_: Any) -> None:
         self._depth -= 1
-        if self._depth == 0:
+        if self._depth == 0 and self._opened:  # afterwards there is no loop whose time it would be taken from
             self.spent += self._now() - self._since
 
     @property

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from genkernel.errors import InputError
-from genkernel.paths.sources import Label
+from genkernel.paths.sources import RESERVED, Label
 from genkernel.runs.archive import load_archive, save_archive
 
 FORMAT = "genkernel.path"
@@ -164,6 +164,8 @@ class PathDecomposition:
         """
         if not -len(self.final) <= query < len(self.final):
             raise InputError(f"there are {len(self.final)} queries: query is 0 to {len(self.final) - 1}, not {query}")
+        if k < 1:
+            raise InputError(f"k is at least 1, not {k}")
         by_time = self.along(direction)[:, :, query]
         net, gross = by_time.sum(0), self.gross_size()[:, query]
         u = self._direction(direction)[query]
@@ -184,12 +186,17 @@ class PathDecomposition:
 
         Args:
             groups: label → new label, or a function; sources that are not data stay, and so do labels it lacks.
+
+        Raises:
+            InputError: a new label is one of the names of sources that are not data.
         """
         rename = groups if callable(groups) else (lambda label: groups.get(label, label))
         new: list[Label] = []
         index = []
         for source, is_data in zip(self.sources, self.data, strict=True):
             label = rename(source) if is_data else source
+            if is_data and label in RESERVED:
+                raise InputError(f"{label!r} names a source that is not data: give the merged groups another label")
             if label not in new:
                 new.append(label)
             index.append(new.index(label))
@@ -210,9 +217,17 @@ class PathDecomposition:
             data=data,
         )
 
-    def of(self, queries: Sequence[int] | slice | Tensor) -> PathDecomposition:
-        """The same for some of the queries."""
-        index = queries if isinstance(queries, slice) else torch.as_tensor(queries)
+    def of(self, queries: int | Sequence[int] | slice | Tensor) -> PathDecomposition:
+        """The same for some of the queries: their numbers, a slice, or one flag per query.
+
+        Raises:
+            InputError: there is no such query.
+        """
+        try:
+            index = torch.arange(len(self.final))[queries if isinstance(queries, slice) else torch.as_tensor(queries)]
+        except IndexError as error:
+            raise InputError(f"there are {len(self.final)} queries, numbers from 0: {error}") from error
+        index = torch.atleast_1d(index)
         return replace(
             self, net=self.net[:, :, :, index], gross=self.gross[:, :, :, index], outputs=self.outputs[:, index]
         )

@@ -9,7 +9,7 @@ state that the training's own forward pass will start from, and one backward pas
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,14 +20,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from genkernel.errors import InputError, NonFiniteError
 from genkernel.paths.coordinates import Coordinates
+from genkernel.paths.losses import LossFunction, loss_model
 from genkernel.paths.other_modules import OtherModules
-from genkernel.paths.random_state import State, random_state, set_random_state
+from genkernel.paths.random_state import Seeded, State, generators_used_by, random_state, set_random_state
 from genkernel.tangent import TangentModel, batches
 from genkernel.tangent.jvp import Route
 from genkernel.tangent.model import eagerly
-from genkernel.tangent.restore import random_state_kept, restored
+from genkernel.tangent.restore import generators_of, random_state_kept, restored
 
-LossFunction = Callable[[nn.Module, Any], Tensor]
 # how far losses of samples alone and in their batch may be apart, relative, per precision
 _SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
 _SAME_COARSE = 2e-2
@@ -52,8 +52,10 @@ class Objective:
     def __init__(self, module: nn.Module, loss: LossFunction, coordinates: Coordinates, others: Sequence[nn.Module]):
         if not callable(loss):
             raise InputError("loss_fn is a function (model, batch) -> losses [b], one per sample")
-        self.model = TangentModel(module, loss, params=coordinates.names)
+        self.model = loss_model(module, loss, coordinates.names)
         self.coordinates, self.others = coordinates, OtherModules(module, others)
+        # those of the module first: they are what a tape knows
+        self._generators = [*generators_of(module), *generators_used_by(loss)]
         self.joint: bool | None = None
         self.vectorised: bool | None = None
         self.route: Route | None = None
@@ -66,13 +68,23 @@ class Objective:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
             stack.enter_context(random_state_kept())
+            for generator in self._generators:
+                stack.callback(generator.set_state, generator.get_state())
             stack.enter_context(restored(self.model.module))
             stack.enter_context(self.others.found() if self.joint is None else self.others.kept())
             stack.enter_context(eagerly(list(self.model.module.modules())))
             stack.enter_context(torch.enable_grad())
             if random is not None:
-                set_random_state(random, device)
+                set_random_state(random, device, self._generators)
             yield
+
+    def random_state(self) -> State:
+        """What the loss may draw from, as it is now."""
+        return random_state(self.model.device, self._generators)
+
+    def seeded(self, model: TangentModel, random: State | None) -> TangentModel:
+        """A model that starts every run from a random state, if one is given."""
+        return model if random is None else Seeded(model, random, self._generators)
 
     def group_gradients(
         self, batch: Any, weights: Tensor, groups: Tensor, labels: Sequence[int], random: State | None = None
@@ -112,11 +124,9 @@ class Objective:
     def losses(self, tensors: dict[str, Tensor], batch: Any) -> Tensor:
         """Losses ``[b]`` with their graph."""
         out = self.model.run(tensors, batch)
-        n = batches.size(batch)
-        if out.dim() != 1:
+        if not out.requires_grad and torch.is_grad_enabled() and self._trained():
             raise InputError(
-                f"loss_fn returned shape {tuple(out.shape)} for {n} samples: it returns one loss per sample, shape "
-                f"({n},), before any mean or sum over the batch"
+                "loss_fn returned losses without a graph: it runs under torch.no_grad(), or detaches what it returns"
             )
         bad = (~torch.isfinite(out.detach())).nonzero().flatten()
         if len(bad):
@@ -125,13 +135,17 @@ class Objective:
 
     def pull(self, tensors: dict[str, Tensor], losses: Tensor, weights: Tensor, retain: bool = False) -> Tensor:
         """Σ weight × gradient of the loss ``[P]``; zero for parameters that are frozen now."""
-        trained = dict(self.model.module.named_parameters())
-        names = [name for name in self.coordinates.names if trained[name].requires_grad]
+        names = self._trained()
         if not losses.requires_grad or not names:
             return self.coordinates.flat({})
         leaves = [tensors[name] for name in names]
         found = torch.autograd.grad(losses, leaves, weights.to(losses), retain_graph=retain, allow_unused=True)
         return self.coordinates.flat(dict(zip(names, found, strict=True)))
+
+    def _trained(self) -> list[str]:
+        """Names of the parameters that are not frozen now."""
+        now = dict(self.model.module.named_parameters())
+        return [name for name in self.coordinates.names if now[name].requires_grad]
 
     def is_joint(self, tensors: dict[str, Tensor], batch: Any) -> bool:
         """Whether losses of half a batch differ from those in the whole batch, need random numbers, or write buffers.
@@ -143,14 +157,13 @@ class Objective:
         # batch normalisation in training mode may refuse parts of a batch
         if any(module.training and isinstance(module, _BatchNorm) for module in self.model.module.modules()):
             return True
-        device = self.model.device
-        before = random_state(device)
+        before = self.random_state()
         buffers = {name: tensors[name].clone() for name, _ in self.model.module.named_buffers()}
         whole = self.losses(tensors, batch).detach()
         if any(not torch.equal(value, tensors[name]) for name, value in buffers.items()):
             return True
-        if not np.array_equal(before, random_state(device)):
-            set_random_state(before, device)
+        if not np.array_equal(before, self.random_state()):
+            set_random_state(before, self.model.device, self._generators)
             return True
         near = _SAME.get(self.model.dtype, _SAME_COARSE) * (float(whole.double().abs().max()) or 1.0)
         n = len(whole)

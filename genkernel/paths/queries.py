@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genkernel.errors import InputError
+from genkernel.errors import GenkernelError, InputError
 from genkernel.paths.coordinates import Coordinates
 from genkernel.paths.other_modules import OtherModules
 from genkernel.tangent import TangentModel, batches
@@ -75,8 +75,29 @@ class Queries:
         self._looked = False  # for other modules that the call runs
         self._route: Route | None = None
         self._compared = False  # with the way that takes several directions at a time
-        self.shape = tuple(self.outputs(coordinates.flat(self.model.parameters), None).shape[1:])
+        theta = coordinates.flat(self.model.parameters)
+        try:
+            self.shape = tuple(self.outputs(theta, None).shape[1:])
+        except GenkernelError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"the network, or query_call, does not run on the queries: {error} (queries are inputs as query_call "
+                "takes them, in the precision of the weights)"
+            ) from error
+        self._check_graph(theta)
         self._by_layer = (len(self.layers), self.count, *self.shape)
+
+    def _check_graph(self, theta: Tensor) -> None:
+        """Derivatives of what is detached are zero, without a word."""
+        model = self.at(theta, None)
+        with self._running(model), torch.enable_grad():
+            if not model.run(model.tensors(), batches.take(self.batch, slice(0, 2))).requires_grad:
+                raise InputError(
+                    "the outputs at the queries do not depend on the recorded parameters by automatic "
+                    "differentiation: query_call runs under torch.no_grad(), detaches what it returns, or leaves the "
+                    "network out"
+                )
 
     @property
     def scalars(self) -> int:

@@ -1,8 +1,9 @@
-"""The state of torch's random generators, as one array."""
+"""The states of the random generators that a loss may draw from, as one array."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,31 +16,45 @@ from genkernel.tangent import TangentModel
 State = NDArray[np.uint8]
 
 
-def random_state(device: torch.device) -> State:
-    """The states of torch's generators, one after the other: the CPU's, then the device's."""
+def random_state(device: torch.device, own: Sequence[torch.Generator] = ()) -> State:
+    """The states of torch's generators, one after the other: the CPU's, the device's, and those that networks own."""
     states = [torch.get_rng_state()]
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
-    return torch.cat(states).numpy().copy()
+    return torch.cat([*states, *(generator.get_state() for generator in own)]).numpy().copy()
 
 
-def set_random_state(state: State, device: torch.device) -> None:
-    """Put back what :func:`random_state` gave; nothing for an empty array."""
-    if not len(state):
-        return
-    split = len(torch.get_rng_state())
-    torch.set_rng_state(torch.from_numpy(state[:split].copy()))
+def set_random_state(state: State, device: torch.device, own: Sequence[torch.Generator] = ()) -> None:
+    """Put back what :func:`random_state` gave, as far as it goes; nothing for an empty array."""
+    setters: list[tuple[int, Callable[[Tensor], Any]]] = [(len(torch.get_rng_state()), torch.set_rng_state)]
     if device.type == "cuda":
-        torch.cuda.set_rng_state(torch.from_numpy(state[split:].copy()), device)
+        size = len(torch.cuda.get_rng_state(device))
+        setters.append((size, lambda part: torch.cuda.set_rng_state(part, device)))
+    setters += [(len(generator.get_state()), generator.set_state) for generator in own]
+    start = 0
+    for size, put in setters:
+        if start < len(state):
+            put(torch.from_numpy(state[start : start + size].copy()))
+        start += size
+
+
+def generators_used_by(function: Callable[..., Any]) -> list[torch.Generator]:
+    """Random generators that a function refers to by name."""
+    try:
+        names = inspect.getclosurevars(function)
+    except (TypeError, ValueError):  # an object that can be called, or a name that is not bound yet
+        return []
+    values = (*names.nonlocals.values(), *names.globals.values())
+    return [value for value in values if isinstance(value, torch.Generator)]
 
 
 class Seeded(TangentModel):
     """A model whose every run starts from the same random state."""
 
-    def __init__(self, model: TangentModel, state: State):
+    def __init__(self, model: TangentModel, state: State, own: Sequence[torch.Generator] = ()):
         self.__dict__.update(model.__dict__)
-        self._state = state
+        self._state, self._own = state, own
 
     def run(self, tensors: Mapping[str, Tensor], batch: Any, *, through: bool = False) -> Tensor:
-        set_random_state(self._state, self.device)
+        set_random_state(self._state, self.device, self._own)
         return super().run(tensors, batch, through=through)

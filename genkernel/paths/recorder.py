@@ -11,6 +11,7 @@ weights; nothing else moved them in between.
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genkernel.errors import InputError, OutputError, RecordingError
+from genkernel.errors import InputError, OutputError, RecordingError, RecordingWarning
 from genkernel.paths import agreement
 from genkernel.paths.average import Average
 from genkernel.paths.beside import Beside
@@ -28,12 +29,12 @@ from genkernel.paths.decomposition import PathDecomposition
 from genkernel.paths.gathered import Gathered, Pending, gradients_gone
 from genkernel.paths.grouped_state import GroupedState
 from genkernel.paths.integrator import Integrator
-from genkernel.paths.linear_step import Before, Steps, unwrapped
-from genkernel.paths.objective import LossFunction, Objective, sample_weights
+from genkernel.paths.linear_step import Before, Number, Steps, unwrapped
+from genkernel.paths.losses import LossFunction
+from genkernel.paths.objective import Objective, sample_weights
 from genkernel.paths.plain_module import plain_module
 from genkernel.paths.quadrature import parse_rule
 from genkernel.paths.queries import Queries
-from genkernel.paths.random_state import random_state
 from genkernel.paths.sources import BEFORE, BUFFERS, DECAY, ROUNDING, Groups, Sources, labels_of
 from genkernel.paths.windows import Windows
 from genkernel.runs import versions, write_atomic
@@ -395,7 +396,7 @@ class Recording(Beside):
         weights = sample_weights(weight, n)
         present = sorted(set(numbers.tolist()))
         self._check_memory()
-        state = random_state(self._coordinates.device)
+        state = self._objective.random_state()
 
         def make() -> dict[int, Tensor]:
             return self._objective.group_gradients(batch, weights, numbers, present, state)
@@ -413,9 +414,11 @@ class Recording(Beside):
         vectors = copies * len(self._sources) + self._queries.held(len(self._sources))
         needed = vectors * self._coordinates.size * self._coordinates.dtype.itemsize
         if needed > self._memory:
+            from genkernel.tangent.forecast import size
+
             raise InputError(
-                f"{len(self._sources)} groups of {self._coordinates.size:,} parameters take {needed / 2**30:.1f} GiB, "
-                f"more than memory={self._memory / 2**30:.1f} GiB: form fewer groups, or tape the run (gk.tape) and "
+                f"{len(self._sources)} groups of {self._coordinates.size:,} parameters take {size(needed)}, "
+                f"more than memory={size(self._memory)}: form fewer groups, or tape the run (gk.tape) and "
                 "replay it, which needs nothing per group"
             )
 
@@ -461,9 +464,10 @@ class Recording(Beside):
         if found.error > allowed:
             raise RecordingError(
                 f"the optimizer's gradient is not a multiple of the sum over the groups (off by {found.error:.1%}): "
-                "loss_fn and the loss of the training differ by more than a factor, loss_fn is not deterministic "
-                "given the batch (noise drawn inside of it), the batch is not the one that was trained on, parts of "
-                "the network are clipped by themselves, or the loop's autocast is not in loss_fn"
+                "loss_fn and the loss of the training differ by more than a factor; or the batch is not the one that "
+                "was trained on, or was named twice; or random numbers were drawn between path.batch() and the forward "
+                "pass, or by loss_fn itself; or micro-batches count differently (weight=); or parts of the network are "
+                "clipped by themselves; or the loop's autocast is not in loss_fn"
             )
         self.skipped += chosen is not pending.total
         self._gradient_error = max(self._gradient_error, found.error)
@@ -504,7 +508,9 @@ class Recording(Beside):
         # adaptive optimizers enlarge coordinates whose gradient is rounding alone (a bias before a normalisation)
         enlarged = max((float((rest[s.part] * (s.p * s.rho + s.q)).abs().max()) for s in steps), default=0.0)
         smallest = max(_ROUNDING, 10 * torch.finfo(theta.dtype).eps)
-        if enlarged > smallest * float((theta - self._theta).abs().max()):
+        # at a learning rate of 0 it waits in the momentum, and nothing says how large later steps will make it
+        resting = any(s.buffered and not _any(s.p) for s in steps)
+        if resting or enlarged > smallest * float((theta - self._theta).abs().max()):
             gradients[self._sources.extra(ROUNDING)] = rest
         self._state.grow(len(self._sources))
         self._state.advance(steps, gradients, self._theta, decay)
@@ -547,6 +553,13 @@ class Recording(Beside):
         self._settle()
         if self.step:
             self._integrator.check()
+        if self._average is not None and self.step and not self._average.followed:
+            warnings.warn(
+                f"the averaged weights never moved in {self.step} steps: ema= is not what the loop updates, or is "
+                "updated after the with-block alone",
+                RecordingWarning,
+                stacklevel=4,
+            )
 
     def _let_go(self) -> None:
         self._pending = self._before = None
@@ -628,9 +641,15 @@ class Recording(Beside):
             "device": str(device),
             "average": self._average is not None,
             "joint_batches": self._objective.joint,
+            "autocast": self._objective.others.coarse,
             "step_error": self._step_error,
             "gradient_error": self._gradient_error,
             "seconds": self._clock.spent,
             "overhead": self.overhead,
             "versions": versions(),
         }
+
+
+def _any(number: Number) -> bool:
+    """Anything in it is not zero."""
+    return bool(number.any()) if isinstance(number, Tensor) else number != 0

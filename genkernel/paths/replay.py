@@ -28,11 +28,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from genkernel.errors import InputError, RecordingError
-from genkernel.paths.agreement import tolerance
+from genkernel.paths.agreement import COARSE, tolerance
 from genkernel.paths.coordinates import Coordinates
 from genkernel.paths.decomposition import PathDecomposition
 from genkernel.paths.linear_step import LinearStep, Steps
-from genkernel.paths.objective import LossFunction, Objective, sample_weights
+from genkernel.paths.losses import LossFunction
+from genkernel.paths.objective import Objective, sample_weights
 from genkernel.paths.plain_module import plain_module
 from genkernel.paths.quadrature import Rule, parse_rule
 from genkernel.paths.queries import Queries
@@ -50,7 +51,7 @@ _IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")  # how a 
 _DRIFT = {torch.float64: 1e-8, torch.float32: 5e-3}  # of weights over a stretch, relative to what they moved
 
 
-@dataclass
+@dataclass(repr=False)
 class Replay:
     """What every visit of a training sample did to every query. Made by :func:`replay`.
 
@@ -80,6 +81,12 @@ class Replay:
     def visits(self) -> int:
         """V."""
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        return (
+            f"Replay({self.visits} visits of {len(np.unique(self.ids))} samples, {self.values.shape[2]} queries, "
+            f"{self.meta.get('steps')} steps)"
+        )
 
     def per_sample(self) -> tuple[NDArray[Any], Array]:
         """Distinct ids ``[n]`` and what each did in all its visits ``[n, m, *out]``."""
@@ -221,6 +228,12 @@ class _Replayer:
         if [[n, list(named[n].shape)] for n, _ in wanted if n in named] != wanted:
             raise InputError(f"{taped.folder} is the tape of another model (names or shapes of its parameters differ)")
         self._parameters = {name: named[name] for name, _ in wanted}
+        for name, value in taped.copy(0)["parameter"].items():
+            if value.dtype != named[name].dtype:
+                raise InputError(
+                    f"the tape's weights are {value.dtype} and the model's are {named[name].dtype} ({name!r}): a "
+                    "replay runs in the precision of the run"
+                )
         self._coordinates = Coordinates(self._parameters)
         self._objective = Objective(self._module, loss_fn, self._coordinates, [])
         self._load(0)
@@ -283,6 +296,9 @@ class _Replayer:
                     if isinstance(value, Tensor):
                         held[f"{key}:{k}"] = value.cpu()
                         setattr(one, key, math.nan)
+            if isinstance(factor, Tensor):
+                held["factor"] = factor.cpu()
+                factor = 1.0
             spool.put(str(number), {**held, **buffers})
             found.append(_Step(linear, chosen, factor))
             now = self._coordinates.flat(self._parameters)
@@ -314,7 +330,7 @@ class _Replayer:
 
     def _gradient(
         self, step: int, made_of: list[dict[str, Any]], arrays: Mapping[str, Any], number: int
-    ) -> tuple[list[tuple[dict[str, Any], Tensor]], Tensor, float]:
+    ) -> tuple[list[tuple[dict[str, Any], Tensor]], Tensor, float | Tensor]:
         """The gradient of the batches that a step was made of, and the number between it and the optimizer's."""
         size, entries = float(arrays["size"][number]), torch.from_numpy(arrays["entries"][number])
         parts: list[tuple[dict[str, Any], Tensor, Tensor]] = []
@@ -331,33 +347,57 @@ class _Replayer:
             parts.append((row, weights, gradient))
         since = max((i for i, row in enumerate(made_of) if bool(row["gone"])), default=0)
         worst = math.inf
+        limit = float(arrays["limit"][number]) if "limit" in arrays else math.inf
+        allowed = COARSE if self._objective.others.coarse else 10 * tolerance(self._coordinates.coarsest)
         for begin in dict.fromkeys((0, since, len(parts) - 1)):
             total = sum((g for _, _, g in parts[begin:]), torch.zeros_like(parts[0][2]))
-            factor, off = self._between(total, size, entries)
-            if off <= 10 * tolerance(self._coordinates.coarsest):
-                return [(row, weights) for row, weights, _ in parts[begin:]], total, factor
-            worst = min(worst, off)
+            for between in (self._between, self._clamped):
+                factor, off = between(total, size, entries, limit)
+                if off <= allowed:
+                    return [(row, weights) for row, weights, _ in parts[begin:]], total, factor
+                worst = min(worst, off)
         raise RecordingError(
             f"the gradient of step {step} is not the tape's (off by {worst:.1%}): the data behind its ids have "
-            "changed, batch_of does not make the batch that was trained on, loss_fn is another loss, or gradients were "
-            "clipped by value or part by part (only one factor for all of them can be replayed)"
+            "changed, batch_of does not make the batch that was trained on, loss_fn is another loss or draws from a "
+            "random generator that the network does not hold, or gradients were clipped part by part (one factor for "
+            "all of them, and clipping by value, can be replayed)"
         )
 
-    def _between(self, gradient: Tensor, size: float, entries: Tensor) -> tuple[float, float]:
+    def _between(self, gradient: Tensor, size: float, entries: Tensor, limit: float) -> tuple[float, float]:
         """The factor, and by how much the entries that the tape holds miss it."""
         norm = float(gradient.double().norm())
         if not size:
             return 0.0, 0.0
         if not norm:
             return 0.0, 1.0
+        own = self._sample_of(gradient)
+        factor = math.copysign(size / norm, float(own @ entries) or 1.0)
+        return factor, self._missed(factor * own, size, entries)
+
+    def _clamped(self, gradient: Tensor, size: float, entries: Tensor, limit: float) -> tuple[Tensor | float, float]:
+        """The same for clipping by value: one factor per coordinate ``[P]``."""
+        own = self._sample_of(gradient)
+        inside = (entries.abs() < limit * (1 - 1e-6)) & (own != 0)
+        if not math.isfinite(limit) or not bool(inside.any()):
+            return 0.0, math.inf
+        scaled = gradient * (float(own[inside] @ entries[inside]) / float(own[inside].square().sum()))
+        clamped = scaled.clamp(-limit, limit)
+        off = abs(float(clamped.double().norm()) - size) / size
+        ratio = torch.where(gradient != 0, clamped / torch.where(gradient != 0, gradient, 1), 0.0)
+        return ratio, max(off, self._missed(self._sample_of(clamped), size, entries))
+
+    def _sample_of(self, gradient: Tensor) -> Tensor:
+        """The entries of a gradient ``[P]`` that the tape holds."""
         own = torch.zeros(SAMPLED, dtype=torch.float64)
         for name, places, numbers in self._sampled:
             part = self._coordinates.slices[self._coordinates.names.index(name)]
             own[places] = gradient[part][numbers.to(gradient.device)].double().cpu()
-        factor = math.copysign(size / norm, float(own @ entries) or 1.0)
+        return own
+
+    def _missed(self, own: Tensor, size: float, entries: Tensor) -> float:
         # entries that are small by chance are held to the size that entries have
-        typical = size * math.sqrt(SAMPLED / len(gradient))
-        return factor, float((entries - factor * own).norm()) / max(float(entries.norm()), typical)
+        typical = size * math.sqrt(SAMPLED / self._coordinates.size)
+        return float((entries - own).norm()) / max(float(entries.norm()), typical)
 
     # --------------------------------------------------------------------- backward in time
 
@@ -373,6 +413,8 @@ class _Replayer:
             rows = self._mean_rows(theta, buffers, theta_after, buffers_after)
             self._buffers_moved(step, theta_after, buffers, buffers_after)
             drive = self._transposed(steps[number].linear, held, rows, theta, step)
+            if "factor" in held:  # clipping by value
+                drive *= held["factor"].to(drive)
             for row, weights in reversed(steps[number].batches):
                 values = self._samples(row, weights, drive, theta, buffers, steps[number])
                 visits.append((step, row, values))
@@ -443,6 +485,11 @@ class _Replayer:
             )
         except Exception as error:
             raise InputError(f"batch_of(ids, …) failed for the batch of step {int(row['step'])}: {error}") from error
+        if batches.size(batch) != len(ids):
+            raise InputError(
+                f"batch_of(ids, …) made {batches.size(batch)} samples of {len(ids)} ids, for the batch of step "
+                f"{int(row['step'])}"
+            )
         return batches.move(batch, self._coordinates.device), sample_weights(weight, len(ids))
 
     def _mean_rows(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from genkernel.paths.objective import Objective
-from genkernel.paths.random_state import Seeded, State
+from genkernel.paths.random_state import State
 from genkernel.paths.sample_gradients import sample_gradients
 from genkernel.tangent import TangentModel, batches
 from genkernel.tangent.jvp import choose
@@ -50,8 +50,7 @@ def sample_products(
     if objective.joint is None and batches.size(batch) > 1:
         objective.joint = objective.is_joint(model.tensors(), batch)
     if objective.joint or random is not None:
-        seeded = model if random is None else Seeded(model, random)
-        return _along_rows(objective, seeded, tensors, batch, rows, columns, layers)
+        return _along_rows(objective, objective.seeded(model, random), tensors, batch, rows, columns, layers)
     return _per_sample(objective, model, tensors, batch, rows, columns, layers)
 
 
@@ -91,7 +90,9 @@ def _along_rows(
     layers: int,
 ) -> Tensor:
     if objective.route is None:
-        objective.route, _ = choose(model, tensors, batch, model.dtype)
+        # under autocast a forward pass is no better than 16 bits, whatever the weights are
+        dtype = torch.bfloat16 if objective.others.coarse else model.dtype
+        objective.route, _ = choose(model, tensors, batch, dtype)
     found = torch.zeros(batches.size(batch), layers, len(rows), dtype=torch.float64)
     for r, row in enumerate(rows):
         views = objective.coordinates.views(row)

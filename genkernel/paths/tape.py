@@ -37,6 +37,7 @@ from genkernel.paths.plain_module import plain_module
 from genkernel.paths.random_state import random_state
 from genkernel.runs import read_json, versions, write_atomic
 from genkernel.runs.atomic import explain
+from genkernel.tangent.restore import generators_of
 
 FORMAT = "genkernel.tape"
 SAMPLED = 64  # entries of every gradient that are kept
@@ -51,7 +52,8 @@ def tape(
     Args:
         model: the network that trains.
         optimizer: as for :func:`genkernel.record`.
-        store: the folder; a tape that is there is continued from the last copy whose weights are the model's.
+        store: the folder; a tape that is there is continued from the last copy whose weights are the model's, and what
+            it holds from there on is made again. :meth:`Tape.save` beside every checkpoint makes such copies.
         steps: how many steps are to come; copies are then kept every √steps.
         every: steps between two copies, instead.
         notes: what JSON can hold, for the reader of the tape.
@@ -84,9 +86,10 @@ def tape(
     """
     if (steps is None) == (every is None):
         raise InputError("say how many steps are to come (steps=), or how many lie between two copies (every=)")
-    spacing = every if every is not None else math.ceil(math.sqrt(max(1, steps or 1)))
-    if spacing < 1:
-        raise InputError(f"every is at least 1 step, not {every}")
+    given = steps if steps is not None else every
+    if not isinstance(given, int) or given < 1:
+        raise InputError(f"{'steps' if steps is not None else 'every'} is a whole number from 1, not {given!r}")
+    spacing = every if every is not None else math.ceil(math.sqrt(given))
     return Tape(model, optimizer, Path(store), spacing, notes)
 
 
@@ -104,7 +107,7 @@ class Tape(Beside):
         self._coordinates = Coordinates(self._parameters)
         self._steps = Steps(optimizer, self._parameters, self._coordinates)
         super().__init__("tape", self._steps.optimizer, self._coordinates.device)
-        self._folder, self._every = folder, every
+        self._folder, self._every, self._generators = folder, every, generators_of(self._module)
         self._sample = sampled_entries(self._coordinates)
         self._rows: list[dict[str, Any]] = []
         self._row: dict[str, Any] | None = None
@@ -137,7 +140,24 @@ class Tape(Beside):
         """
         self._name(self.step == self._start and not self._named, lambda: self._add(ids, weight, extras))
 
+    def save(self) -> None:
+        """Make a copy now, beside a checkpoint of the training, so that the tape can be continued from here.
+
+        Raises:
+            RecordingError: a batch of the coming step has been named already.
+        """
+        if self._named:
+            raise RecordingError("save() comes between two steps, before the next batch is named")
+        with self._clock.ours():
+            self._guarded(self._keep)
+
     # --------------------------------------------------------------------------- private
+
+    def _keep(self) -> None:
+        """Everything up to the present step in files."""
+        if self._copied != self.step:
+            self._flush()
+            self._copy()
 
     def _add(self, ids: Any, weight: float | Tensor | None, extras: Mapping[str, Any]) -> None:
         if not self._named and (self._copied is None or self.step - self._copied >= self._every):
@@ -155,22 +175,24 @@ class Tape(Beside):
             row[f"extra:{name}"] = as_array(value, name)
         if weight is not None:
             row["weight"] = as_array(weight, "weight").astype(np.float64)
-        row["random"] = random_state(self._coordinates.device)
+        row["random"] = random_state(self._coordinates.device, self._generators)
         self._batches.append(row)
         self._named = True
 
     def _look(self) -> None:
         self._row = None
         if not self._named:
+            self._keep()  # up to here the tape is good
             raise RecordingError("optimizer.step() was called without tape.batch(ids) since the step before")
-        now = random_state(self._coordinates.device)
+        now = random_state(self._coordinates.device, self._generators)
         for row in self._batches:
             if row["step"] == self.step and np.array_equal(row["random"], now):
                 row["random"] = now[:0]  # nothing was drawn since: the loss is not random
         given = [(name, p.grad) for name, p in self._parameters.items() if p.grad is not None]
         scale = getattr(self._steps.optimizer, "grad_scale", None)
-        sizes = torch.stack(torch._foreach_norm([g.to_dense() if g.is_sparse else g for _, g in given]))
-        size = float(sizes.double().norm())
+        dense = [g.to_dense() if g.is_sparse else g for _, g in given]
+        size = float(torch.stack(torch._foreach_norm(dense)).double().norm())
+        limit = float(torch.stack(torch._foreach_norm(dense, math.inf)).max())
         entries = torch.zeros(SAMPLED, dtype=torch.float64)
         grads = dict(given)
         for name, places, numbers in self._sample:
@@ -178,13 +200,19 @@ class Tape(Beside):
             if g is not None:
                 entries[places] = (g.to_dense() if g.is_sparse else g).detach().reshape(-1)[numbers].double().cpu()
         if scale is not None:
-            size, entries = size / float(scale), entries / float(scale)
+            size, limit, entries = size / float(scale), limit / float(scale), entries / float(scale)
         if not math.isfinite(size):
             if getattr(self._steps.optimizer, "found_inf", None) is None:
                 raise RecordingError("the gradient holds NaN or infinite entries")
             return
         active = np.array([name in grads for name in self._coordinates.names])
-        self._row = {"size": size, "entries": entries.numpy(), "options": self._options(), "active": active}
+        self._row = {
+            "size": size,
+            "limit": limit,
+            "entries": entries.numpy(),
+            "options": self._options(),
+            "active": active,
+        }
 
     def _take(self) -> None:
         row, self._row = self._row, None
@@ -234,27 +262,47 @@ class Tape(Beside):
         ):
             if head.get(key) != self._head[key]:
                 raise InputError(f"{self._folder} holds a tape of {what}: choose another folder")
-        here = self._coordinates.flat(self._parameters)
-        for step in sorted(copies_in(self._folder), reverse=True):
+        here, copies = self._coordinates.flat(self._parameters), copies_in(self._folder)
+        for step in reversed(copies):
             saved = load_file(self._folder / copy_name(step))
             if torch.equal(self._coordinates.flat({n: saved[f"parameter:{n}"] for n in self._coordinates.names}), here):
+                self._check_state({n: value for n, value in saved.items() if n.startswith("state:")}, step)
                 self.step = self._start = step
                 return
         raise InputError(
-            f"{self._folder} holds a tape of a run that never had these weights at one of its copies: load the states "
-            "of such a step, or choose another folder"
+            f"{self._folder} holds the tape of a run that never had these weights at one of its copies (steps "
+            f"{', '.join(map(str, copies))}): load the model and the optimizer of such a step, or choose another "
+            "folder. Tape.save() beside every checkpoint makes a copy there"
         )
+
+    def _check_state(self, saved: dict[str, Tensor], step: int) -> None:
+        now = self._state()
+        if now.keys() != saved.keys() or any(
+            not torch.allclose(value.cpu().double(), saved[name].double(), rtol=1e-5, atol=0.0)
+            for name, value in now.items()
+        ):
+            raise InputError(
+                f"the weights are those of step {step} of the tape in {self._folder}, and the optimizer's state is "
+                "not: load the optimizer of that step as well, or choose another folder"
+            )
+
+    def _state(self) -> dict[str, Tensor]:
+        """The optimizer's state as the copies hold it."""
+        found = {}
+        for name, p in self._parameters.items():
+            for key, value in self._steps.optimizer.state.get(p, {}).items():
+                if value is not None:
+                    found[f"state:{key}:{name}"] = (
+                        value.detach() if isinstance(value, Tensor) else torch.tensor(float(value))
+                    )
+        return found
 
     def _copy(self) -> None:
         tensors = {f"parameter:{name}": p.detach() for name, p in self._parameters.items()}
         others = {name: p for name, p in self._module.named_parameters() if name not in self._parameters}
         tensors |= {f"frozen:{name}": p.detach() for name, p in others.items()}
         tensors |= {f"buffer:{name}": b.detach() for name, b in self._module.named_buffers()}
-        for name, p in self._parameters.items():
-            for key, value in self._steps.optimizer.state.get(p, {}).items():
-                if value is not None:
-                    held = value if isinstance(value, Tensor) else torch.tensor(float(value))
-                    tensors[f"state:{key}:{name}"] = held.detach()
+        tensors |= self._state()
         contents = {name: value.cpu().contiguous().clone() for name, value in tensors.items()}
         if self._copied is None:
             write_atomic(self._folder / "tape.json", json.dumps(self._head, indent=1) + "\n")
@@ -272,6 +320,7 @@ class Tape(Beside):
         first = self.step - len(self._rows)
         arrays: Arrays = {
             "size": np.array([row["size"] for row in self._rows]),
+            "limit": np.array([row["limit"] for row in self._rows]),
             "entries": np.stack([row["entries"] for row in self._rows]),
             **{
                 f"options/{g}": np.array([row["options"][g] for row in self._rows])

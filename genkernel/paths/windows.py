@@ -37,9 +37,9 @@ class Windows:
             self._most, self._length = max(2, windows - windows % 2) if windows > 1 else 1, 1
             self._starts: list[int] = []
         else:
+            if any(int(step) != step or step < 0 for step in windows):
+                raise InputError(f"windows start at whole steps from 0 on, not at {list(windows)}")
             self._starts = sorted({0, *(int(step) for step in windows)})
-            if self._starts[0] < 0:
-                raise InputError(f"windows start at steps from 0 on, not at {self._starts[0]}")
         self.setting = self._most or list(self._starts)
         self._value = (layers, count, *shape)
         self.edges: list[int] = []

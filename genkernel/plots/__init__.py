@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from genkernel.plots.amplification import amplification_matrix
 from genkernel.plots.controls import control_summary
 from genkernel.plots.embedding import embedding_cosines, embedding_interpolation
+from genkernel.plots.group_maps import cluster_map, level_indices, level_map
 from genkernel.plots.interference import interference_map, stage_choice, weighting_change
 from genkernel.plots.latent_jacobian import singular_value_fan
 from genkernel.plots.latent_kernel import kernel_spectrum, latent_kernel_map
@@ -16,6 +17,15 @@ from genkernel.plots.loss import loss_per_level
 from genkernel.plots.maps import control_maps, kernel_map
 from genkernel.plots.occupancy import cluster_occupancy
 from genkernel.plots.one_step import one_step_error
+from genkernel.plots.paths import (
+    contribution_heat_map,
+    layer_map,
+    path_figures,
+    path_over_time,
+    shares,
+    stage_map,
+    waterfall,
+)
 from genkernel.plots.profiles import control_profiles, level_locality, locality_profile
 from genkernel.plots.scores import score_field
 from genkernel.plots.sheet import sample_sheet
@@ -30,7 +40,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "amplification_matrix",
+    "cluster_map",
     "cluster_occupancy",
+    "contribution_heat_map",
     "control_maps",
     "control_profiles",
     "control_summary",
@@ -43,16 +55,24 @@ __all__ = [
     "kernel_spectrum",
     "latent_kernel_map",
     "layer_bars",
+    "layer_map",
+    "level_indices",
     "level_locality",
+    "level_map",
     "locality_profile",
     "loss_per_level",
     "one_step_error",
+    "path_figures",
+    "path_over_time",
     "sample_sheet",
     "score_field",
+    "shares",
     "singular_value_fan",
     "stage_choice",
+    "stage_map",
     "to_bytes",
     "transport_field",
+    "waterfall",
     "weighting_change",
 ]
 

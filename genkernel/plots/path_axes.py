@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,7 +15,9 @@ from genkernel.plots import style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
     from genkernel.paths import PathDecomposition
     from genkernel.paths.sources import Label
@@ -25,7 +28,8 @@ Query = int | Literal["mean"]
 SIGNED = "RdBu"
 TOWARDS, AGAINST = style.BLUE, style.VERMILION
 MOST = 32  # groups with a row of their own
-NAME = 28  # letters of a name
+LINE, NAME = 28, 50  # letters of a line, and of a name, which has two lines at most
+FAINT, LINEAR = 1 / 20, 1 / 100  # of the largest value: hardly seen on a linear scale; where a logarithmic one begins
 
 
 # ------------------------------------------------------------------------------- sources
@@ -36,7 +40,7 @@ class Rows:
     """Sources as rows of a figure: groups of samples, the smallest ones as one row, then what is not data.
 
     Attributes:
-        names: of the R rows, short enough for an axis.
+        names: of the R rows, short enough for two lines of an axis, and no two the same.
         data: whether a row is of samples ``[R]``.
         members: numbers of the sources in each row.
     """
@@ -71,7 +75,7 @@ def rows(parts: PathDecomposition, size: np.ndarray, most: int = MOST, *, by_siz
     if not by_size:
         shown = sorted(shown)
     extra = [a for a, data in enumerate(parts.data) if not data]
-    names = [shorten(source_name(parts.sources[a])) for a in shown] + ([f"{len(rest)} others"] if rest else [])
+    names = short_names([source_name(parts.sources[a]) for a in shown]) + ([f"{len(rest)} others"] if rest else [])
     return Rows(
         names + [str(parts.sources[a]) for a in extra],
         [True] * len(names) + [False] * len(extra),
@@ -89,20 +93,58 @@ def shorten(name: str, room: int = NAME) -> str:
     return name if len(name) <= room else f"{name[: room // 2]}…{name[-(room - room // 2 - 1) :]}"
 
 
-def row_height(count: int) -> float:
-    """Inches of a row, so that few are not bars of lead and many fit a page."""
-    return 0.25 if count <= 12 else 0.2 if count <= 20 else 0.165
+def short_names(names: Sequence[str], room: int = NAME) -> list[str]:
+    """Cut in the middle, and those that would then look the same around what tells them apart."""
+    found = [shorten(name, room) for name in names]
+    side = room // 5
+    for same in {name for name in found if found.count(name) > 1}:
+        places = [i for i, name in enumerate(found) if name == same]
+        start, end = _alike([names[i] for i in places]), _alike([names[i][::-1] for i in places])
+        for i in places:
+            # six letters more, to know it by
+            core = shorten(names[i][max(start - 6, 0) : len(names[i]) - end], room - 2 * side - 2)
+            found[i] = f"{names[i][:side]}…{core}…{names[i][-side:]}"
+    return [f"{name} ({i + 1})" if found.count(name) > 1 else name for i, name in enumerate(found)]
+
+
+def _alike(names: Sequence[str]) -> int:
+    """With how many letters all of them start."""
+    return len(list(takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))))
+
+
+def wrap(name: str, room: int = LINE) -> str:
+    """On two lines where one is too short for it, broken at the end of a word near the middle if there is one."""
+    if len(name) <= room:
+        return name
+    ends = [i for i in range(len(name) - room, room + 1) if name[i - 1] in " _-/.,:;…"]
+    cut = min(ends, key=lambda i: abs(2 * i - len(name)), default=len(name) // 2)
+    return f"{name[:cut].rstrip()}\n{name[cut:]}"
+
+
+def body_height(found: Rows, least: float = 0.9) -> float:
+    """Inches of all rows, so that few are not bars of lead and many fit a page, and names on two lines their row."""
+    count = len(found.names)
+    row = 0.25 if count <= 12 else 0.2 if count <= 20 else 0.165
+    return max(least, count * (max(row, 0.215) if any(len(name) > LINE for name in found.names) else row))
 
 
 def name_rows(axes: Axes, found: Rows) -> None:
     """The names of the rows on the y-axis, first above; what is not data in grey and set off by a line."""
     count = len(found.names)
-    axes.set_yticks(range(count), found.names, fontsize=8 if count <= 20 else 6.8)
+    axes.set_yticks(range(count), [wrap(name) for name in found.names], fontsize=8 if count <= 20 else 6.8)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(count - 0.5, -0.5)
-    for text, data in zip(axes.get_yticklabels(), found.data, strict=True):
-        text.set_color(style.INK if data else style.MUTED)
-        text.set_fontstyle("normal" if data else "italic")
+    dress_names(axes.get_yticklabels(), found.data)
+
+
+def dress_names(labels: Iterable[Text], data: Iterable[bool]) -> None:
+    """What is not data is grey and slanted; two lines are smaller than one."""
+    for text, is_data in zip(labels, data, strict=True):
+        text.set_color(style.INK if is_data else style.MUTED)
+        text.set_fontstyle("normal" if is_data else "italic")
+        if "\n" in text.get_text():
+            text.set_fontsize(6.6)
+            text.set_linespacing(1.0)
 
 
 def set_off(axes: Axes, found: Rows) -> None:
@@ -184,23 +226,48 @@ def color_words(direction: Any) -> str:
 # ------------------------------------------------------------------------------------ axes
 
 
-def symmetric_limit(values: np.ndarray) -> tuple[float, bool]:
-    """Where the colours of signed values end on both sides, and whether a few values lie far beyond."""
-    sizes = np.abs(values[np.isfinite(values)])
-    if not sizes.size or not sizes.max():
-        return 1.0, False
-    largest, most = float(sizes.max()), float(np.quantile(sizes, 0.99))
-    return (most, True) if sizes.size > 100 and 0 < most < largest / 2 else (largest, False)
+def signed_scale(cells: np.ndarray, data: Sequence[bool]) -> tuple[Normalize, str]:
+    """Colours that are symmetric about zero and cut nothing off, and what is to be said of them.
+
+    Args:
+        cells: ``[R, K]``.
+        data: rows that say what is typical ``[R]``: where most of their values would be white beside the largest one,
+            colours are logarithmic.
+    """
+    from matplotlib.colors import Normalize, SymLogNorm
+
+    sizes = np.abs(np.where(np.isfinite(cells), cells, 0.0))
+    limit = float(sizes.max(initial=0.0)) or 1.0
+    typical = sizes[np.array(data, dtype=bool)]
+    typical = typical[typical > 0]
+    if not typical.size or np.quantile(typical, 0.75) >= FAINT * limit:
+        return Normalize(-limit, limit), ""
+    near = LINEAR * limit
+    said = f"colours: linear up to ±{exact(near, 2)}, logarithmic from there to ±{exact(limit, 2)}"
+    return SymLogNorm(near, linscale=0.5, vmin=-limit, vmax=limit), said
 
 
-def color_bar(figure: Figure, image: Any, axes: Sequence[Axes], label: str, beyond: bool) -> None:
-    """The scale below a map: as far from it, and as thick, whatever the height of the figure."""
+def color_bar(figure: Figure, image: Any, axes: Sequence[Axes], label: str, said: str) -> None:
+    """The scale below a map: as far from it, and as thick, whatever the height of the figure.
+
+    Args:
+        label: what is coloured, with its unit.
+        said: of the scale, as :func:`signed_scale` gives it.
+    """
+    from matplotlib.colors import SymLogNorm
+
     high = figure.get_figheight()
     bar = figure.colorbar(
         image, ax=list(axes), location="bottom", shrink=0.62, aspect=36, pad=0.12 / high, fraction=0.5 / high,
-        extend="both" if beyond else "neither",
+        extend="both" if np.abs(image.get_array()).max() > image.norm.vmax else "neither",
     )  # fmt: skip
-    bar.set_label(label)
+    if isinstance(image.norm, SymLogNorm):
+        largest = math.floor(math.log10(image.norm.vmax))
+        decades = [10.0**power for power in (largest - 1, largest)]
+        ticks = [-decades[1], -decades[0], 0.0, *decades]
+        bar.set_ticks(ticks, labels=[style.number(tick) for tick in ticks])
+        bar.minorticks_off()
+    bar.set_label(f"{label}\n{said}" if said else label, fontsize=8.5)
     bar.outline.set_visible(False)
 
 
@@ -308,21 +375,25 @@ def percent(share: float) -> str:
     return "n/a" if not math.isfinite(share) else f"{exact(100 * share, 2)} %"
 
 
-def gap_words(absolute: float, relative: float) -> str:
-    """``gap 1.2e-4, 0.03 %``."""
-    share = f", {percent(relative)}" if math.isfinite(relative) else ""
+def gap_words(absolute: float, relative: float, of: str = "the largest change") -> str:
+    """``gap 1.2e-4, 0.03 % of the largest change``."""
+    share = f", {percent(relative)} of {of}" if math.isfinite(relative) else ""
     return f"gap {exact(absolute, 2)}{share}"
 
 
-def footer(figure: Figure, parts: PathDecomposition, extra: str = "") -> None:
-    """The small line under every figure: optimizer, steps, rule, dtype, gap, and what the marks are."""
+def footer(figure: Figure, parts: PathDecomposition, extra: str = "", *, gap: bool = True) -> None:
+    """The small line under every figure: optimizer, steps, rule, dtype, gap, and what the marks are.
+
+    Args:
+        gap: the largest one of all queries; False where the figure says that of its query.
+    """
     meta = parts.meta
     known = [
         meta.get("optimizer"),
         f"{parts.edges[-1] - parts.edges[0]:,} steps",
         f"{meta['rule']} rule" if meta.get("rule") else None,
         meta.get("dtype"),
-        gap_words(parts.gap_abs, parts.gap_rel),
+        gap_words(parts.gap_abs, parts.gap_rel) if gap else None,
         extra,
     ]
     style.footer(figure, {}, " · ".join(str(word) for word in known if word))

@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 LAYERS = 24  # layers with a column of their own
+SHARES = "Net, gross and signed share of each source"
 
 
 def path_figures(
@@ -58,10 +59,13 @@ def path_figures(
         found[f"waterfall{tail}"] = partial(waterfall, parts, query, direction, top)
         if len(parts.net) > 1:
             found[f"over_time{tail}"] = partial(path_over_time, parts, query, direction, top)
+        if not parts.net.any():  # maps would be blank
+            continue
         found[f"contributions{tail}"] = partial(contribution_heat_map, parts, direction, query)
-        if len(parts.layers) > 1:
+        if len(_layers(parts)) > 1:
             found[f"layers{tail}"] = partial(layer_map, parts, direction, query)
-    if len(parts.final) > 1 and (direction is not None or path_axes.has_changed(parts, "mean")):
+    changed = direction is not None or path_axes.has_changed(parts, "mean")
+    if len(parts.final) > 1 and changed and parts.net.any():
         found["contributions_mean"] = partial(contribution_heat_map, parts, direction, "mean")
     found["shares"] = partial(shares, parts)
     if "map" in parts.meta:
@@ -92,7 +96,8 @@ def contribution_heat_map(parts: PathDecomposition, direction: Any = None, query
     cells = found.of(values.T)
     net, count = cells.sum(1), len(found.names)
     resolved = len(values) > 1
-    body = max(0.9, path_axes.row_height(count) * count)
+    body = path_axes.body_height(found)
+    scale, said = path_axes.signed_scale(cells, found.data)
     figure = style.new_figure(body + (2.15 if resolved else 1.25))
     what = f"contribution {path_axes.direction_words(direction, query)}"
     heading = f"What each source did to f, and when: {path_axes.query_words(parts, query)}"
@@ -113,19 +118,18 @@ def contribution_heat_map(parts: PathDecomposition, direction: Any = None, query
     )
     (upper, corner), (axes, right) = grid
     corner.set_axis_off()
-    limit, beyond = path_axes.symmetric_limit(cells)
-    image = axes.pcolormesh(
-        np.array(parts.edges, dtype=float), np.arange(count + 1) - 0.5, cells, cmap=SIGNED, vmin=-limit, vmax=limit
-    )
+    edges = np.array(parts.edges, dtype=float)
+    image = axes.pcolormesh(edges, np.arange(count + 1) - 0.5, cells, cmap=SIGNED, norm=scale)
     style.map_axes(axes)
     path_axes.set_off(axes, found)
     path_axes.step_axis(axes, parts.edges)
     _net_bars(right, found, net, "net")
     right.locator_params(axis="x", nbins=3)
+    right.xaxis.set_major_formatter(lambda value, _: style.number(value))
     right.tick_params(axis="y", labelleft=False, length=0)
     path_axes.name_rows(axes, found)
-    path_axes.sum_bars(upper, np.array(parts.edges, dtype=float), values.sum(1))
-    path_axes.color_bar(figure, image, list(grid.flat), f"{what}\nper window (units of f)", beyond)
+    path_axes.sum_bars(upper, edges, values.sum(1))
+    path_axes.color_bar(figure, image, list(grid.flat), f"{what} per window (units of f)", said)
     style.title(figure, heading)
     path_axes.footer(figure, parts, path_axes.color_words(direction))
     return figure
@@ -180,10 +184,9 @@ def waterfall(parts: PathDecomposition, query: int = 0, direction: Any = None, t
         axes.plot([value, value], [place - 0.33 if place else place, place + 1.33 - (place == count - 2) * 0.33],
                   color=style.MUTED, linewidth=0.7)  # fmt: skip
     axes.plot([start, end], [0, count - 1], "D", color=style.INK, markersize=5.5, zorder=4)
-    axes.set_yticks(range(count), ["before training", *found.names, "gap", "after training"], fontsize=8)
-    for text, data in zip(axes.get_yticklabels()[1:-1], [*found.data, False], strict=True):
-        text.set_color(style.INK if data else style.MUTED)
-        text.set_fontstyle("normal" if data else "italic")
+    names = [path_axes.wrap(name) for name in found.names]
+    axes.set_yticks(range(count), ["before training", *names, "gap", "after training"], fontsize=8)
+    path_axes.dress_names(axes.get_yticklabels()[1:-1], [*found.data, False])
     axes.set_ylim(count - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
@@ -202,10 +205,10 @@ def waterfall(parts: PathDecomposition, query: int = 0, direction: Any = None, t
     )
     style.title(figure, f"From start to end of training, source by source: {path_axes.query_words(parts, query)}")
     axes.set_title(
-        f"change {path_axes.with_sign(change)}; {path_axes.gap_words(abs(gap), relative)}", fontsize=8,
-        fontweight="normal", color=style.MUTED,
+        f"change {path_axes.with_sign(change)}; {path_axes.gap_words(abs(gap), relative, 'it')}",
+        fontsize=8, fontweight="normal", color=style.MUTED,
     )  # fmt: skip
-    path_axes.footer(figure, parts, f"{path_axes.color_words(given)}, grey: not data")
+    path_axes.footer(figure, parts, f"{path_axes.color_words(given)}, grey: not data", gap=False)
     return figure
 
 
@@ -269,7 +272,7 @@ def path_over_time(parts: PathDecomposition, query: int = 0, direction: Any = No
     path_axes.step_axis(lower, parts.edges)
     axes.tick_params(axis="x", labelbottom=False)
     axes.set_ylabel("change (units of f)")
-    axes.set_title(what, fontsize=8, fontweight="normal", color=style.MUTED)
+    axes.set_title(f"{what}; white dashes: sum of all sources", fontsize=8, fontweight="normal", color=style.MUTED)
     _name_lines(axes, found, lines, colors, float(moved[-1]))
     gap = moved - total
     lower.axhline(0, color=style.GREY, linewidth=0.8)
@@ -281,8 +284,7 @@ def path_over_time(parts: PathDecomposition, query: int = 0, direction: Any = No
     lower.locator_params(axis="y", nbins=3)
     figure.align_ylabels()
     style.title(figure, f"Contributions over training: {path_axes.query_words(parts, query)}")
-    straight = "; one window: straight lines" if len(values) == 1 else ""
-    path_axes.footer(figure, parts, f"white dashes: sum of all sources{straight}")
+    path_axes.footer(figure, parts, "one window: straight lines" if len(values) == 1 else "")
     return figure
 
 
@@ -303,17 +305,18 @@ def _line_colors(found: Rows) -> list[tuple[str, Any]]:
 
 def _name_lines(axes: Axes, found: Rows, lines: np.ndarray, colors: list[tuple[str, Any]], whole: float) -> None:
     """Names at the right ends of lines, moved apart where these meet."""
-    names = [path_axes.shorten(name, 22) for name in found.names] + ["f itself"]
+    names = [path_axes.wrap(name) for name in found.names] + ["f itself"]
+    apart = 0.078 if any("\n" in name for name in names) else 0.056
     ends = np.append(lines[:, -1], whole)
     low, high = axes.get_ylim()
     places = path_axes.spread(
-        ends.tolist(), 0.056 * (high - low), low + 0.02 * (high - low), high - 0.02 * (high - low)
+        ends.tolist(), apart * (high - low), low + 0.02 * (high - low), high - 0.02 * (high - low)
     )
     across = axes.get_yaxis_transform()
     for name, end, place, color in zip(names, ends, places, [*(c for c, _ in colors), style.INK], strict=True):
         axes.plot([1.0, 1.035], [end, place], color=color, linewidth=0.7, transform=across, clip_on=False)
-        axes.text(1.045, place, name, transform=across, va="center", fontsize=7.4,
-                  color=color if color != style.GREY else style.MUTED,
+        axes.text(1.045, place, name, transform=across, va="center", fontsize=6.4 if "\n" in name else 7.4,
+                  linespacing=1.0, color=color if color != style.GREY else style.MUTED,
                   fontweight="bold" if name == "f itself" else "normal")  # fmt: skip
     axes.set_ylim(low, high)
 
@@ -330,6 +333,8 @@ def shares(parts: PathDecomposition) -> Figure:
     lines the range over them.
     """
     net, gross, signed_parts = (t.numpy() for t in (parts.net_size(), parts.gross_size(), parts.signed()))
+    if not gross.any():
+        return _no_shares(parts)
     found = path_axes.rows(parts, gross.mean(1))
     with np.errstate(invalid="ignore", divide="ignore"):
         columns = [
@@ -339,7 +344,7 @@ def shares(parts: PathDecomposition) -> Figure:
             ("cancellation", "net / gross\n(1: one way)", found.of(net) / found.of(gross)),
         ]
     count = len(found.names)
-    figure = style.new_figure(1.5 + max(0.8, path_axes.row_height(count) * count))
+    figure = style.new_figure(1.5 + path_axes.body_height(found, 0.8))
     panels = figure.subplots(1, 4, sharey=True)
     for axes, (name, label, values) in zip(panels, columns, strict=True):
         mean, low, high = _over_queries(values)
@@ -364,13 +369,30 @@ def shares(parts: PathDecomposition) -> Figure:
         axes.tick_params(axis="y", length=0)
         axes.grid(False, axis="y")
         path_axes.set_off(axes, found)
+        if not np.isfinite(values).any():
+            axes.set_xticks([0.0], [" "])
+            axes.text(0.5, 0.5, "f did not\nchange", transform=axes.transAxes, ha="center", va="center", fontsize=8,
+                      color=style.MUTED, backgroundcolor="white")  # fmt: skip
     path_axes.name_rows(panels[0], found)
-    style.title(figure, "Net, gross and signed share of each source")
+    style.title(figure, SHARES)
     queries = len(parts.final)
     lines = f"mean and range over {queries} queries" if queries > 1 else "one query"
     if not np.isfinite(signed_parts).any():
         lines += "; nothing changed"
     path_axes.footer(figure, parts, lines)
+    return figure
+
+
+def _no_shares(parts: PathDecomposition) -> Figure:
+    """The figure where there is nothing to have a share of, in words."""
+    figure = style.new_figure(1.0)
+    axes = figure.subplots()
+    axes.set_axis_off()
+    changed = path_axes.has_changed(parts, "mean")
+    axes.text(0, 0.5, "no source moved f: all contributions are zero" + (", but f changed" if changed else ""),
+              va="center", color=style.MUTED)  # fmt: skip
+    style.title(figure, SHARES)
+    path_axes.footer(figure, parts)
     return figure
 
 
@@ -414,36 +436,45 @@ def layer_map(parts: PathDecomposition, direction: Any = None, query: Query | No
     query = "mean" if query is None else query
     # layers in the place of windows, so that a direction means the same for both
     by_layer = replace(parts, net=parts.net.sum(0, keepdim=True).transpose(0, 2))
-    values, names = _largest_layers(path_axes.along(by_layer, query, direction), list(parts.layers))
+    kept = _layers(parts)
+    values, names = _largest_layers(
+        path_axes.along(by_layer, query, direction)[kept], path_axes.short_names([parts.layers[i] for i in kept], 30)
+    )
     found = path_axes.rows(parts, np.abs(values).sum(0))
     cells = found.of(values.T)
     count = len(found.names)
-    body = max(0.9, path_axes.row_height(count) * count)
+    body = path_axes.body_height(found)
     wide = max(map(len, names)) * len(names) > 60  # letters that fit below the map
-    depth = 0.045 * min(26, max(map(len, names))) if wide else 0.0
+    depth = 0.045 * max(map(len, names)) if wide else 0.0
     figure = style.new_figure(body + depth + 2.05)
     upper, axes = figure.subplots(2, 1, sharex=True, height_ratios=(0.5, body))
-    # the sum over small layers would stretch the colours of all others
-    limit, beyond = path_axes.symmetric_limit(cells[:, : LAYERS - 1])
-    beyond = beyond or bool(np.abs(cells).max() > limit)
+    scale, said = path_axes.signed_scale(cells[:, : LAYERS - 1], found.data)
+    largest, limit = float(np.abs(cells).max()), float(scale.vmax or 0)
+    if largest > limit:  # the sum over small layers would make all others pale
+        beyond = f"colours end at ±{path_axes.exact(limit, 2)}: {names[-1]} go to ±{path_axes.exact(largest, 2)}"
+        said = f"{said}\n{beyond}" if said else beyond
     edges = np.arange(len(names) + 1) - 0.5
-    image = axes.pcolormesh(edges, np.arange(count + 1) - 0.5, cells, cmap=SIGNED, vmin=-limit, vmax=limit)
+    image = axes.pcolormesh(edges, np.arange(count + 1) - 0.5, cells, cmap=SIGNED, norm=scale)
     style.map_axes(axes)
     path_axes.set_off(axes, found)
     path_axes.name_rows(axes, found)
     slanted: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if wide else {}
     axes.set_xticks(
-        range(len(names)), [path_axes.shorten(name, 26) for name in names],
-        fontsize=7.2 if len(names) <= 16 else 6.4, **slanted,
+        range(len(names)), names, fontsize=7.2 if len(names) <= 16 else 6.4, **slanted,
     )  # fmt: skip
     axes.tick_params(axis="x", length=2)
     axes.set_xlabel("layer")
     path_axes.sum_bars(upper, edges, values.sum(1))
     label = f"contribution {path_axes.direction_words(direction, query)} (units of f)"
-    path_axes.color_bar(figure, image, (upper, axes), label, beyond)
+    path_axes.color_bar(figure, image, (upper, axes), label, said)
     style.title(figure, f"Through which layers each source worked: {path_axes.query_words(parts, query)}")
     path_axes.footer(figure, parts, path_axes.color_words(direction))
     return figure
+
+
+def _layers(parts: PathDecomposition) -> list[int]:
+    """Numbers of the layers to draw: buffers only where they did something."""
+    return [i for i, name in enumerate(parts.layers) if name != "buffers" or parts.net[:, :, i].any()]
 
 
 def _largest_layers(values: np.ndarray, names: list[str]) -> tuple[np.ndarray, list[str]]:

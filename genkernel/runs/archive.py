@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from genkernel.errors import InputError, MissingError
-from genkernel.runs.atomic import write_atomic
+from genkernel.errors import InputError, MissingError, OutputError
+from genkernel.runs.atomic import explain, write_atomic
 
 
 def save_archive(path: str | Path, kind: str, head: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Path:
-    """Write tensors and what JSON holds, atomically.
+    """Write tensors and what JSON holds, atomically, into a folder that is made if need be.
 
     Args:
         kind: such as ``"genkernel.kernel"``, by which :func:`load_archive` knows its own.
@@ -25,12 +26,17 @@ def save_archive(path: str | Path, kind: str, head: Mapping[str, Any], tensors: 
     Raises:
         OutputError: the file cannot be written; nothing is left behind.
     """
+    path = Path(path)
+    try:  # what took long to make is not lost for want of a folder
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(explain(error, path.parent)) from error
     buffer = io.BytesIO()
     header = json.dumps({"format": kind, "version": 1, **head})
     arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in tensors.items()}
     np.savez_compressed(buffer, header=np.array(header), **arrays)
-    write_atomic(Path(path), buffer.getvalue())
-    return Path(path)
+    write_atomic(path, buffer.getvalue())
+    return path
 
 
 def load_archive(path: str | Path, kind: str, what: str, keys: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -47,6 +53,8 @@ def load_archive(path: str | Path, kind: str, what: str, keys: Sequence[str]) ->
     path = Path(path)
     if not path.is_file():
         raise MissingError(f"there is no file {path}, which should be {what}")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is not {what} saved by genkernel: it is no .npz file")
     try:
         with np.load(path, allow_pickle=False) as archive:
             head = json.loads(str(archive["header"]))

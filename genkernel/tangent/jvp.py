@@ -17,6 +17,9 @@ Which one is right for a network is not assumed but measured, by the adjoint ide
 
 from __future__ import annotations
 
+import functools
+import importlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -130,6 +133,7 @@ class Forward(Route):
     def products(
         self, model: TangentModel, tensors: dict[str, Tensor], batch: Any, directions: list[Vector]
     ) -> tuple[Tensor, list[Tensor]]:
+        _load_formulas()
         held = {name: tensor.detach() for name, tensor in tensors.items()}
         found, out = [], None
         for u in directions:
@@ -163,6 +167,7 @@ class ForwardTogether(Forward):
     ) -> tuple[Tensor, list[Tensor]]:
         if len(directions) == 1:
             return super().products(model, tensors, batch, directions)
+        _load_formulas()
         held = {name: tensor.detach() for name, tensor in tensors.items()}
         names = list(directions[0])
         start = {name: held[name] for name in names}
@@ -390,6 +395,14 @@ def _gap(a: float, b: float) -> float:
 
 
 # ------------------------------------------------------------------------- forward mode's gaps
+
+
+@functools.cache
+def _load_formulas() -> None:
+    """torch imports its forward formulas on first use, with a warning that is not the user's to act on."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("torch._decomp.decompositions_for_jvp")
 
 
 @contextmanager

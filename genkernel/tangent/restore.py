@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 _CONTAINERS = (dict, list, set, deque)
@@ -22,11 +23,12 @@ def restored(module: nn.Module) -> Iterator[None]:
     """On exit every attribute of every submodule is the object it was, with the content it had.
 
     Plain tensor attributes are replaced by copies meanwhile; containers (buffers and parameters,
-    hooks, caches) get their entries back, one level deep.
+    hooks, caches) get their entries back, one level deep; random generators get their states back.
     """
     modules = list(module.modules())
     attributes = [dict(vars(m)) for m in modules]
     contents = [{k: _content(v) for k, v in a.items() if isinstance(v, _CONTAINERS)} for a in attributes]
+    generators = [(g, g.get_state()) for g in generators_of(module)]
     try:
         for m, before in zip(modules, attributes, strict=True):
             vars(m).update({k: v.detach().clone() for k, v in before.items() if isinstance(v, Tensor)})
@@ -38,6 +40,14 @@ def restored(module: nn.Module) -> Iterator[None]:
             vars(m).update(before)
             for name, saved in content.items():
                 _refill(before[name], saved)
+        for generator, state in generators:
+            generator.set_state(state)
+
+
+def generators_of(module: nn.Module) -> list[torch.Generator]:
+    """Random generators that submodules hold as attributes."""
+    held = (value for m in module.modules() for value in vars(m).values() if isinstance(value, torch.Generator))
+    return list({id(generator): generator for generator in held}.values())
 
 
 @contextmanager

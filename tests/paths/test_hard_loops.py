@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -311,3 +313,123 @@ def test_a_tape_of_groups_with_options_of_their_own_and_a_scheduler_that_comes_l
     found = gk.replay(tmp_path, net, lambda ids: (x[ids], y[ids]), loss_fn, queries=q, progress=False)
     recorded = path.contributions()
     close(found.contributions().values.sum(0), recorded.values.sum(0), 1e-9)
+
+
+def test_the_overhead_is_that_of_the_loop_whatever_is_asked_later():
+    _, _, _, q = problem()
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with gk.record(net, optimizer, loss_fn, queries=q, verbose=False) as path:
+        loop(net, optimizer, path)
+    found = [path.contributions().meta["overhead"] for _ in range(3)]
+    assert found == [path.overhead] * 3
+
+
+class Noisy(nn.Module):
+    """Draws from a generator of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3).double()
+        self.draw = torch.Generator().manual_seed(0)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            x = x + 0.1 * torch.randn(x.shape, generator=self.draw, dtype=x.dtype)
+        return self.layer(x)
+
+
+def test_generators_that_a_network_or_a_loss_own_are_left_as_they_are_and_followed(tmp_path):
+    x = torch.randn(22, 4, dtype=torch.float64)
+    draw = torch.Generator().manual_seed(1)
+
+    def loss(module, batch):
+        out = module(batch)
+        return (out * torch.rand(out.shape, generator=draw, dtype=out.dtype)).square().mean(1)
+
+    ends = []
+    for recorded in (False, True):
+        torch.manual_seed(0)
+        draw.manual_seed(1)
+        net = Noisy()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        path = gk.record(net, optimizer, loss, queries=x[:2], groups=lambda ids, _: ids % 3, verbose=False)
+        with path if recorded else nullcontext():
+            for ids in shuffled():
+                if recorded:
+                    path.batch(x[ids], ids=ids)
+                optimizer.zero_grad()
+                loss(net, x[ids]).mean().backward()
+                optimizer.step()
+        ends.append([net.layer.weight.detach().clone(), net.draw.get_state(), draw.get_state()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    assert path.stopped is None and path.contributions().gap_rel < 1e-3
+
+    def plain(module, batch):
+        return module(batch).square().mean(1)
+
+    net = Noisy()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with gk.tape(net, optimizer, tmp_path, every=4) as tape:
+        for ids in shuffled():
+            tape.batch(ids)
+            optimizer.zero_grad()
+            plain(net, x[ids]).mean().backward()
+            optimizer.step()
+    found = gk.replay(tmp_path, Noisy(), lambda ids: x[ids], plain, queries=x[:2], progress=False)
+    assert found.contributions().gap_rel < 1e-3
+
+
+def test_a_learning_rate_of_zero_keeps_what_rounding_left_in_the_momentum():
+    """The key bias of attention has no gradient but rounding, which Adam enlarges once the rate is not zero."""
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True)
+    head = nn.Linear(8, 3)
+    net = nn.ModuleList([attention, head])
+    x, y = torch.randn(40, 5, 8), torch.arange(40) % 3
+
+    def logits(module, batch):
+        return module[1](module[0](batch, batch, batch, need_weights=False)[0].mean(1))
+
+    def loss(module, batch):
+        return nn.functional.cross_entropy(logits(module, batch[0]), batch[1], reduction="none")
+
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    warm_up = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 5))
+    with gk.record(net, optimizer, loss, queries=x[:2], query_call=logits, verbose=False) as path:
+        for step in range(10):
+            batch = x[4 * step : 4 * step + 4], y[4 * step : 4 * step + 4]
+            path.batch(batch)
+            optimizer.zero_grad()
+            loss(net, batch).mean().backward()
+            optimizer.step()
+            warm_up.step()
+    assert path.stopped is None and path.step == 10
+    assert path.contributions().gap_rel < 1e-2
+
+
+def test_what_can_show_nothing_is_refused_or_said():
+    x, y, _, q = problem()
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    options = {"queries": q, "verbose": False}
+    with pytest.raises(InputError, match="do not depend on the recorded parameters"):
+        gk.record(net, optimizer, loss_fn, query_call=lambda module, batch: module(batch).detach(), **options)
+    with pytest.raises(InputError, match="does not run on the queries"):
+        gk.record(net, optimizer, loss_fn, queries=q[:, :1])
+    with (
+        gk.record(net, optimizer, lambda m, b: loss_fn(m, b).detach(), **options) as path,
+        pytest.raises(InputError, match="without a graph"),
+    ):
+        path.batch((x, y))
+    with (
+        gk.record(net, optimizer, lambda m, b: loss_fn(m, b).mean(), **options) as path,
+        pytest.raises(InputError, match=r"loss_fn returned shape \(\)"),
+    ):
+        path.batch((x, y))
+    elsewhere = copy.deepcopy(net)
+    with (
+        pytest.warns(RecordingWarning, match="never moved"),
+        gk.record(net, optimizer, loss_fn, ema=elsewhere, **options) as path,
+    ):
+        loop(net, optimizer, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -263,7 +264,7 @@ def test_a_fault_stops_the_tape_and_not_the_training(tmp_path):
             optimizer.step()
     assert tape.step == 7
     assert "steps" not in json.loads((tmp_path / "tape.json").read_text())
-    assert play(tmp_path, net, x, y).copies == [0, 3, 6]
+    assert play(tmp_path, net, x, y).copies == [0, 3, 6, 7]  # nothing that was taped is lost
 
 
 def test_bad_arguments():
@@ -319,3 +320,94 @@ def test_a_denoiser_in_float32_from_noise_seeds_with_little_memory(tmp_path):
     size = float(recorded.values.abs().max())
     torch.testing.assert_close(parts.values[:4], recorded.values[:4], rtol=1e-3, atol=1e-4 * size)
     assert parts.gap_rel < 0.02 and found.extras["t"].shape == found.ids.shape
+
+
+def taped_loop(net, optimizer, tape, steps):
+    x, y, _, _ = problem()
+    for ids in shuffled()[steps]:
+        tape.batch(ids)
+        optimizer.zero_grad()
+        loss_fn(net, (x[ids], y[ids])).mean().backward()
+        optimizer.step()
+
+
+def test_clipping_by_value_is_replayed(tmp_path):
+    x, y, _, q = problem()
+    net = mlp()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    options = {"queries": q, "groups": lambda ids, batch: ids, "verbose": False}
+    with gk.record(net, optimizer, loss_fn, **options) as path, gk.tape(net, optimizer, tmp_path, every=5) as tape:
+        for ids in shuffled():
+            path.batch((x[ids], y[ids]), ids=ids)
+            tape.batch(ids)
+            optimizer.zero_grad()
+            loss_fn(net, (x[ids], y[ids])).mean().backward()
+            nn.utils.clip_grad_value_(net.parameters(), 0.02)
+            optimizer.step()
+    assert path.stopped is None
+    assert_same(path.contributions(), play(tmp_path, mlp(), x, y), 1e-9)
+
+
+def test_a_tape_goes_on_where_it_was_saved_and_only_with_the_state_of_then(tmp_path):
+    x, y, _, _ = problem()
+    whole = mlp()
+    optimizer = torch.optim.Adam(whole.parameters(), lr=0.01)
+    with gk.tape(whole, optimizer, tmp_path / "whole", every=5) as tape:
+        taped_loop(whole, optimizer, tape, slice(None))
+    net = mlp()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    with gk.tape(net, optimizer, tmp_path / "halves", every=5) as tape:
+        taped_loop(net, optimizer, tape, slice(0, 7))
+        tape.save()
+        saved = copy.deepcopy(net.state_dict()), copy.deepcopy(optimizer.state_dict())
+        taped_loop(net, optimizer, tape, slice(7, 9))
+        tape.batch(shuffled()[9])
+        with pytest.raises(RecordingError, match="between two steps"):
+            tape.save()
+    net.load_state_dict(saved[0])
+    without = torch.optim.Adam(net.parameters(), lr=0.01)
+    with pytest.raises(InputError, match=r"those of step 7 .* and the optimizer's state is not"):
+        gk.tape(net, without, tmp_path / "halves", every=5)
+    without.load_state_dict(saved[1])
+    with gk.tape(net, without, tmp_path / "halves", every=5) as tape:
+        taped_loop(net, without, tape, slice(7, None))
+    once, twice = (play(tmp_path / name, mlp(), x, y).per_sample()[1] for name in ("whole", "halves"))
+    np.testing.assert_allclose(once, twice, rtol=1e-9, atol=1e-12)
+    other = mlp(seed=5)
+    with pytest.raises(InputError, match="steps 0, 5, 7, 12"):
+        gk.tape(other, torch.optim.Adam(other.parameters()), tmp_path / "halves", every=5)
+
+
+def test_replays_that_cannot_be_say_why(tmp_path):
+    x, y, _, q = problem()
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    with gk.tape(net, optimizer, tmp_path, every=5) as tape:
+        taped_loop(net, optimizer, tape, slice(None))
+    with pytest.raises(InputError, match="a replay runs in the precision of the run"):
+        play(tmp_path, mlp(torch.float32), x, y)
+    with pytest.raises(InputError, match="made 5 samples of 6 ids"):
+        gk.replay(tmp_path, net, lambda ids: (x[ids][1:], y[ids][1:]), loss_fn, queries=q, progress=False)
+    for steps in (0, -1, 2.5):
+        with pytest.raises(InputError, match="whole number from 1"):
+            gk.tape(net, optimizer, tmp_path / "other", steps=steps)
+
+
+def test_autocast_with_dropout_is_replayed(tmp_path):
+    x, y, _, q = problem(torch.float32)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 24), nn.SiLU(), nn.Dropout(0.1), nn.Linear(24, 3))
+
+    def loss(module, batch):
+        with torch.autocast("cpu", torch.bfloat16):
+            return loss_fn(module, batch)
+
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    with gk.tape(net, optimizer, tmp_path, every=5) as tape:
+        for ids in shuffled():
+            tape.batch(ids)
+            optimizer.zero_grad()
+            loss(net, (x[ids], y[ids])).mean().backward()
+            optimizer.step()
+    found = gk.replay(tmp_path, net, lambda ids: (x[ids], y[ids]), loss, queries=q, progress=False)
+    assert found.contributions().gap_rel < 0.05

@@ -8,7 +8,7 @@ distribution.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,14 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.errors import InputError, NonFiniteError, RandomOutputError
+from genkernel.paths.losses import LossFunction, loss_model
 from genkernel.paths.sample_gradients import sample_gradients
 from genkernel.paths.stochastic.iid_batches import check_batch
 from genkernel.tangent import batches
 from genkernel.tangent.jvp import backward
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.restore import random_state_kept
-
-LossFunction = Callable[[nn.Module, Any], Tensor]
 
 _CHUNK = 64  # samples whose gradients are taken at once
 _DENSE = 20_000  # parameters: 3 GB in float64
@@ -180,7 +179,7 @@ def per_sample_gradients(model: TangentModel, loss_fn: LossFunction, batch: Any)
             "batch norm in training mode has no per-sample gradients: wrap the model with batch_norm='eval' or 'frozen'"
         )
     with _undisturbed(model):
-        losses = loss_model(model, loss_fn)
+        losses = loss_model(model.module, loss_fn, model.parameter_names)
         tensors = model.tensors(torch.float64)
         data = batches.move(batch, model.device, torch.float64)
         _check_losses(losses, tensors, data)
@@ -202,25 +201,6 @@ def per_sample_gradients(model: TangentModel, loss_fn: LossFunction, batch: Any)
         row = int((~torch.isfinite(found)).any(1).nonzero()[0])
         raise NonFiniteError(f"the loss gradient of sample {row} holds NaN or infinity")
     return found, route
-
-
-def loss_model(model: TangentModel, loss_fn: LossFunction) -> TangentModel:
-    """The per-sample losses as a TangentModel with the same selected parameters.
-
-    Running it on ``model.tensors()`` keeps statistics that were frozen for the model.
-    """
-
-    def call(module: nn.Module, batch: Any) -> Tensor:
-        found, n = loss_fn(module, batch), batches.size(batch)
-        if not isinstance(found, Tensor) or found.shape != (n,):
-            given = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-            raise InputError(
-                f"loss_fn returned {given} for {n} samples: it returns one loss per sample, shape ({n},), before any "
-                "mean or sum over the batch"
-            )
-        return found
-
-    return TangentModel(model.module, call, set(model.parameter_names).__contains__)
 
 
 def _check_losses(losses: TangentModel, tensors: dict[str, Tensor], data: Any) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genkernel.errors import InputError
-from genkernel.paths.stochastic.gradient_noise import LossFunction
+from genkernel.paths.losses import LossFunction
 from genkernel.paths.stochastic.problems import model_problem, unflattened
 from genkernel.paths.stochastic.sde import Optimizer, simulate_discrete
 from genkernel.tangent import kernel

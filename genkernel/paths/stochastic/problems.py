@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import grad, jvp, vmap
 
 from genkernel.errors import InputError
-from genkernel.paths.stochastic.gradient_noise import LossFunction, loss_model
+from genkernel.paths.losses import LossFunction, loss_model
 from genkernel.tangent import batches
 from genkernel.tangent.model import TangentModel, as_tangent_model
 
@@ -150,7 +150,7 @@ def model_problem(model: TangentModel | nn.Module, loss_fn: LossFunction, data: 
         )
     with model.evaluating():
         tensors = {name: tensor.detach().clone() for name, tensor in model.tensors(torch.float64).items()}
-    private = loss_model(model, loss_fn)
+    private = loss_model(model.module, loss_fn, model.parameter_names)
     private = TangentModel(copy.deepcopy(model.module).eval(), private.call, set(model.parameter_names).__contains__)
     shapes = {name: tensors[name].shape for name in model.parameter_names}
 
