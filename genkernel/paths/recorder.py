@@ -87,9 +87,9 @@ def record(
         ema: averaged weights that the loop updates (``AveragedModel``, ``EMAModel``, …): then the outputs are those
             of the average.
         rule: ``"trapezoid"`` (second order, at the recorded weights), ``"midpoint"`` (second order, half the error;
-            cheaper with batch normalisation), ``"adaptive"`` (the midpoint, with more nodes in the steps that need
-            them), ``"left"`` (the sum over kernels as in the literature, first order), ``"gauss4"`` and the like
-            (exact to rounding on smooth networks).
+            cheaper with batch normalisation), ``"adaptive"`` (the midpoint, with up to 4 nodes in the steps that need
+            them; ``"adaptive32"`` with up to 32, for ReLU), ``"left"`` (the sum over kernels as in the literature,
+            first order), ``"gauss4"`` and the like (exact to rounding on smooth networks).
         windows: into how many windows of time contributions are resolved at most, or the steps at which they start.
         layers: resolve them by layer.
         modules: other networks that ``loss_fn`` or ``query_call`` run (a discriminator), which are put back as they

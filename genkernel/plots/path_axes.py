@@ -96,7 +96,7 @@ def shorten(name: str, room: int = NAME) -> str:
 def short_names(names: Sequence[str], room: int = NAME) -> list[str]:
     """Cut in the middle, and those that would then look the same around what tells them apart."""
     found = [shorten(name, room) for name in names]
-    side = room // 5
+    side = room // 6
     for same in {name for name in found if found.count(name) > 1}:
         places = [i for i, name in enumerate(found) if name == same]
         start, end = _alike([names[i] for i in places]), _alike([names[i][::-1] for i in places])
@@ -262,7 +262,7 @@ def color_bar(figure: Figure, image: Any, axes: Sequence[Axes], label: str, said
         extend="both" if np.abs(image.get_array()).max() > image.norm.vmax else "neither",
     )  # fmt: skip
     if isinstance(image.norm, SymLogNorm):
-        largest = math.floor(math.log10(image.norm.vmax))
+        largest = math.floor(math.log10(image.norm.vmax or 1.0))
         decades = [10.0**power for power in (largest - 1, largest)]
         ticks = [-decades[1], -decades[0], 0.0, *decades]
         bar.set_ticks(ticks, labels=[style.number(tick) for tick in ticks])

@@ -38,7 +38,6 @@ __all__ = [
 ]
 
 LAYERS = 24  # layers with a column of their own
-SHARES = "Net, gross and signed share of each source"
 
 
 def path_figures(
@@ -67,7 +66,8 @@ def path_figures(
     changed = direction is not None or path_axes.has_changed(parts, "mean")
     if len(parts.final) > 1 and changed and parts.net.any():
         found["contributions_mean"] = partial(contribution_heat_map, parts, direction, "mean")
-    found["shares"] = partial(shares, parts)
+    if parts.gross.any():
+        found["shares"] = partial(shares, parts)
     if "map" in parts.meta:
         found |= group_map_figures(parts)
     return found
@@ -331,10 +331,13 @@ def shares(parts: PathDecomposition) -> Figure:
     Net: norms of what is left after training; gross: summed sizes of what was done on the way, to and fro; both as
     shares of all sources. Signed: the part of the change itself, which sums to 1. Bars are means over queries and
     lines the range over them.
+
+    Raises:
+        InputError: all contributions are zero.
     """
     net, gross, signed_parts = (t.numpy() for t in (parts.net_size(), parts.gross_size(), parts.signed()))
     if not gross.any():
-        return _no_shares(parts)
+        raise InputError("no source moved f: all contributions are zero, so none has a share")
     found = path_axes.rows(parts, gross.mean(1))
     with np.errstate(invalid="ignore", divide="ignore"):
         columns = [
@@ -374,25 +377,12 @@ def shares(parts: PathDecomposition) -> Figure:
             axes.text(0.5, 0.5, "f did not\nchange", transform=axes.transAxes, ha="center", va="center", fontsize=8,
                       color=style.MUTED, backgroundcolor="white")  # fmt: skip
     path_axes.name_rows(panels[0], found)
-    style.title(figure, SHARES)
+    style.title(figure, "Net, gross and signed share of each source")
     queries = len(parts.final)
     lines = f"mean and range over {queries} queries" if queries > 1 else "one query"
     if not np.isfinite(signed_parts).any():
         lines += "; nothing changed"
     path_axes.footer(figure, parts, lines)
-    return figure
-
-
-def _no_shares(parts: PathDecomposition) -> Figure:
-    """The figure where there is nothing to have a share of, in words."""
-    figure = style.new_figure(1.0)
-    axes = figure.subplots()
-    axes.set_axis_off()
-    changed = path_axes.has_changed(parts, "mean")
-    axes.text(0, 0.5, "no source moved f: all contributions are zero" + (", but f changed" if changed else ""),
-              va="center", color=style.MUTED)  # fmt: skip
-    style.title(figure, SHARES)
-    path_axes.footer(figure, parts)
     return figure
 
 

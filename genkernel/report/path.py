@@ -109,6 +109,8 @@ def headline(parts: PathDecomposition, query: int, direction: int | None) -> str
     first = f"{_named(helpers[0])} moved query {query} most along its change ({_amount(helpers[0])})"
     if not opponents:
         return f"In {steps}, {first}, and no group was against it."
+    if abs(opponents[0].value) <= _gap(parts, query):
+        return f"In {steps}, {first}, and no group was against it by more than the gap."
     return f"In {steps}, {first}, and {_named(opponents[0])} was most against it ({_amount(opponents[0])})."
 
 
@@ -125,6 +127,16 @@ def gap_verdict(parts: PathDecomposition) -> GapVerdict:
     words = f"{exact(absolute, 2)} ({percent(relative)} of the largest change)"
     if relative <= COMPLETE:
         return GapVerdict("complete", "ok", f"the parts add up to the change of f, with a gap of {words}")
+    if not parts.net.any():
+        return GapVerdict(
+            "incomplete",
+            "watch",
+            f"f changed, but every contribution is exactly zero: the gap is {words}",
+            (
+                "The outputs that were followed do not depend on the recorded parameters by automatic "
+                "differentiation: is there a no_grad or a detach in query_call?",
+            ),
+        )
     rule = str(parts.meta.get("rule", "trapezoid"))
     if rule == "left":
         better = 'Record with rule="trapezoid", which costs the same, or rule="midpoint": both are of second order.'
@@ -170,8 +182,15 @@ def path_warnings(parts: PathDecomposition, queries: Sequence[int], direction: i
         found.append(f"{meta['skipped']} steps were not taken by the training, and are in no part.")
     if meta.get("joint_batches"):
         found.append(
-            "Samples of a batch share statistics (batch normalisation): a sample's gradient is that of its own loss "
-            "term, which other samples enter."
+            "Samples of a batch share statistics (batch normalisation), or the loss draws random numbers (dropout): a "
+            "sample's gradient is that of its own loss term in its batch as it was, with the same other samples and "
+            "the same draws."
+        )
+    if meta.get("autocast"):
+        found.append(
+            "The loss was computed under autocast, so gradients were rounded to 16 bits. Adaptive optimizers enlarge "
+            "coordinates whose sum over the groups is nearly zero: parts of single groups in the first steps can be "
+            "large, and cancel each other."
         )
     if meta.get("average"):
         found.append("f is the output of the averaged weights (EMA), along the path of the average.")
@@ -190,6 +209,11 @@ def _between_sources(parts: PathDecomposition, query: int, direction: int | None
         f"The contributions to query {query} cancel between sources: their sizes sum to {exact(sizes / whole, 2)} "
         "times the change. Read them together; one of them alone says little."
     )
+
+
+def _gap(parts: PathDecomposition, query: int) -> float:
+    """The size of what the parts of one query miss."""
+    return float(parts.gap[query].norm())
 
 
 def _of_data(parts: PathDecomposition, found: Sequence[Part]) -> list[Part]:
@@ -233,10 +257,11 @@ def _subtitle(parts: PathDecomposition, name: str) -> str:
 def key_numbers(parts: PathDecomposition) -> list[Number]:
     """The handful of numbers that a reader takes away."""
     moved = (parts.final - parts.initial).reshape(len(parts.final), -1).norm(dim=1)
+    changed = math.isfinite(parts.gap_rel)
     net, gross = float(parts.net_size().sum()), float(parts.gross_size().sum())
     extra = [str(source) for source, data in zip(parts.sources, parts.data, strict=True) if not data]
     found = [
-        Number("Gap", exact(parts.gap_abs, 2), f"{percent(parts.gap_rel)} of the largest change"),
+        Number("Gap", exact(parts.gap_abs, 2), f"{percent(parts.gap_rel)} of the largest change" if changed else ""),
         Number("Largest change of f", exact(float(moved.max())), f"smallest {exact(float(moved.min()))}, over queries"),
         Number("Groups of samples", f"{sum(parts.data)}", f"and {', '.join(extra)}" if extra else ""),
         Number("Net over gross", fixed(net / gross if gross else None, 2), "of all parts; 1: nothing went to and fro"),
@@ -244,21 +269,22 @@ def key_numbers(parts: PathDecomposition) -> list[Number]:
     if (factor := overhead_factor(parts)) is not None:
         spent = parts.meta.get("seconds")
         note = f"recording took {exact(float(spent))} s" if spent is not None else ""
-        found.append(Number("Time of the training loop", f"{exact(factor)} ×", note))
+        found.append(Number("Time of the training loop", f"{exact(factor, 2)} ×", note))
     return found
 
 
 def overhead_factor(parts: PathDecomposition) -> float | None:
-    """Time of the recorded loop over its own; None where that was not measured."""
+    """Time of the recorded loop over its own; None where that was not measured, or cannot be."""
     overhead = parts.meta.get("overhead")
-    return None if overhead is None else 1 + float(overhead)
+    factor = math.nan if overhead is None else 1 + float(overhead)
+    return factor if math.isfinite(factor) and factor > 0 else None
 
 
 # ----------------------------------------------------------------------------------- tables
 
 
 def part_tables(parts: PathDecomposition, query: int, direction: int | None, top: int) -> list[Table]:
-    """Helpers and opponents of one query, without rounding and the like below the gap.
+    """Helpers and opponents of one query, without rounding and the like below its gap.
 
     There are none where the change has no direction.
     """
@@ -269,7 +295,7 @@ def part_tables(parts: PathDecomposition, query: int, direction: int | None, top
     head = ["source", "contribution", "share", "gross", "net / gross", "samples"]
     note = (
         f"Contributions {direction_words(direction, query)}, and their shares of it. Gross and net / gross are of all "
-        f"outputs. Parts smaller than the gap ({exact(parts.gap_abs, 2)}) cannot be told from it."
+        f"outputs. Parts smaller than the gap of this query ({exact(_gap(parts, query), 2)}) cannot be told from it."
     )
     titles = (
         [f"{what} of query {query}" for what in ("Helpers", "Opponents")]
@@ -278,7 +304,7 @@ def part_tables(parts: PathDecomposition, query: int, direction: int | None, top
     )
     data = dict(zip(parts.sources, parts.data, strict=True))
     found = [
-        [part for part in ranked if data[part.source] or abs(part.value) > parts.gap_abs][:top]
+        [part for part in ranked if data[part.source] or abs(part.value) > _gap(parts, query)][:top]
         for ranked in parts.top(query, direction, len(parts.sources))
     ]
     return [
@@ -322,16 +348,19 @@ def source_table(parts: PathDecomposition) -> Table:
 
 
 def query_table(parts: PathDecomposition, direction: int | None) -> Table:
-    """The largest helper and opponent of every query, and its gap."""
+    """The largest helper and opponent of every query that can be told from its gap, and that gap."""
     change = (parts.final - parts.initial).reshape(len(parts.final), -1).norm(dim=1)
-    missed = parts.gap.reshape(len(parts.final), -1).norm(dim=1)
     rows = []
     for query in range(min(len(parts.final), TOP_QUERIES)):
-        cells = ["–", "–"]
+        cells, gap = ["–", "–"], _gap(parts, query)
         if direction is not None or has_changed(parts, query):
-            found = parts.top(query, direction, 1)
-            cells = [f"{source_name(p[0].source)} ({with_sign(p[0].value)})" if p else "none" for p in found]
-        rows.append([str(query), exact(float(change[query])), *cells, exact(float(missed[query]), 2)])
+            cells = [
+                f"{source_name(found[0].source)} ({with_sign(found[0].value)})"
+                if found and abs(found[0].value) > gap
+                else "none above the gap"
+                for found in parts.top(query, direction, 1)
+            ]
+        rows.append([str(query), exact(float(change[query])), *cells, exact(gap, 2)])
     more = len(parts.final) - TOP_QUERIES
     note = f"Contributions {direction_words(direction, 'mean')}."
     note += f" {more} more queries are in path.npz." if more > 0 else ""
@@ -351,9 +380,10 @@ def _mean(values: np.ndarray) -> np.ndarray:
 
 def _sections(parts: PathDecomposition, drawn: Mapping[str, bytes], direction: int | None) -> list[dict[str, Any]]:
     """Sections that have a figure or a table, and last the figures that no section names."""
-    tables = {"shares": [source_table(parts)], "queries": [query_table(parts, direction)]}
-    if len(parts.final) == 1:
-        tables.pop("queries")
+    tables = {
+        "shares": [source_table(parts)] if parts.gross.any() else [],
+        "queries": [query_table(parts, direction)] if len(parts.final) > 1 else [],
+    }
     captions = {name: _caption(name) for name in drawn}
     placed: set[str] = set()
     found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,7 +202,7 @@ def path_report(
 
     Raises:
         MissingError: there is no such file or folder.
-        InputError: the file is no path, or there is no such query or output.
+        InputError: neither a path nor the name of one, the file is no path, or there is no such query or output.
         OutputError: ``out`` cannot be written.
 
     Example:
@@ -236,7 +237,12 @@ def path_file(path: str | Path) -> Path:
 
     Raises:
         MissingError: there is neither.
+        InputError: not the name of a file or folder.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(
+            f"a path report is of what recording.contributions() gave, its file or its folder, not of {path!r:.80}"
+        )
     path = Path(path).expanduser()
     if path.is_dir():
         path = path / FILE
