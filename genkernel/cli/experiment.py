@@ -26,7 +26,7 @@ def experiment(
         bool,
         typer.Option(
             "--quick",
-            help="Small settings, in a minute or so: to see that it runs, not to conclude from.",
+            help="Small settings, in a few minutes: to see that it runs, not to conclude from.",
             rich_help_panel=options.COMPUTING,
         ),
     ] = False,

@@ -101,6 +101,7 @@ class Steps:
         self.kind = _kind(self.optimizer)
         self._parameters, self._coordinates = parameters, coordinates
         self._counts: dict[str, float] = {}
+        self._buffer = "exp_avg" if self.kind == "adam" else "momentum_buffer"
 
     def before(self) -> Before:
         """To be called right before ``step()``."""
@@ -139,8 +140,11 @@ class Steps:
 
     def buffers(self) -> dict[str, Tensor | None]:
         """First-moment buffers by name, as the optimizer holds them now."""
-        held = "exp_avg" if self.kind == "adam" else "momentum_buffer"
-        return {name: self.optimizer.state.get(p, {}).get(held) for name, p in self._parameters.items()}
+        return {name: self.optimizer.state.get(p, {}).get(self._buffer) for name, p in self._parameters.items()}
+
+    def buffers_in(self, state: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
+        """The same from a tape's copy of the state, whose names are ``key:parameter``."""
+        return {name: state.get(f"{self._buffer}:{name}") for name in self._parameters}
 
     # ---------------------------------------------------------------------------- reading
 

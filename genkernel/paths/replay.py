@@ -326,6 +326,12 @@ class _Replayer:
                 f"the replay of steps {first} to {last} ends {off:.1%} of its length away from the tape's weights: "
                 "something else than the optimizer moved them, or the hyperparameters of the run are not the tape's"
             )
+        made, kept = (self._coordinates.flat(one) for one in (steps.buffers(), steps.buffers_in(saved["state"])))
+        if float((made - kept).double().norm()) > 0.1 * float(made.double().norm()):
+            raise RecordingError(
+                f"the optimizer's momentum at step {last} of the tape is not what the steps before made it: its state "
+                "was lost or replaced there"
+            )
         return found
 
     def _gradient(

@@ -411,3 +411,15 @@ def test_autocast_with_dropout_is_replayed(tmp_path):
             optimizer.step()
     found = gk.replay(tmp_path, net, lambda ids: (x[ids], y[ids]), loss, queries=q, progress=False)
     assert found.contributions().gap_rel < 0.05
+
+
+def test_a_state_that_was_lost_on_the_way_is_noticed(tmp_path):
+    x, y, _, _ = problem()
+    net = mlp()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    with gk.tape(net, optimizer, tmp_path, every=5) as tape:
+        taped_loop(net, optimizer, tape, slice(0, 5))
+        optimizer.state.clear()
+        taped_loop(net, optimizer, tape, slice(5, None))
+    with pytest.raises(RecordingError, match="momentum at step 5"):
+        play(tmp_path, mlp(), x, y)

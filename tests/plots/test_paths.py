@@ -16,7 +16,7 @@ from genkernel.errors import InputError
 from genkernel.paths import PathDecomposition
 from genkernel.paths.sources import RESERVED
 from genkernel.plots import path_axes
-from genkernel.plots.path_axes import exact, gap_words, percent, shorten, spread, with_sign
+from genkernel.plots.path_axes import exact, gap_words, percent, short_names, signed_scale, spread, with_sign, wrap
 from genkernel.plots.paths import (
     LAYERS,
     contribution_heat_map,
@@ -48,6 +48,14 @@ def single() -> PathDecomposition:
 
 def uneven() -> PathDecomposition:
     return fake_parts(2, 6, 3, 2, (2, 2), edges=[0, 1, 10, 100, 1000, 3000, 10_000], others=("buffers",))
+
+
+def silent() -> PathDecomposition:
+    """Outputs changed, and no source had a part in it."""
+    parts = fake_parts(layers=2)
+    parts.net.zero_()
+    parts.gross.zero_()
+    return parts
 
 
 def crowded() -> PathDecomposition:
@@ -86,7 +94,9 @@ def test_everything_is_on_the_canvas_with_units_and_a_footer_and_nothing_warns(c
     labels = " ".join(axes.get_xlabel() + axes.get_ylabel() for axes in figure.axes)
     assert any(unit in labels for unit in ("(units of f)", "(%)"))
     footer = figure.texts[-1].get_text()
-    assert all(word in footer for word in ("Adam", f"{parts.edges[-1]:,} steps", "trapezoid rule", "float32", "gap "))
+    assert all(word in footer for word in ("Adam", f"{parts.edges[-1]:,} steps", "trapezoid rule", "float32"))
+    # a waterfall says the gap of its query, relative to that query's change
+    assert ("of the largest change" in footer) == (name != "waterfall")
 
 
 def test_only_figures_that_can_be_filled_are_offered() -> None:
@@ -96,7 +106,9 @@ def test_only_figures_that_can_be_filled_are_offered() -> None:
         "contributions_mean", "shares",
     ]  # fmt: skip
     assert "layers" in path_figures(uneven())
-    assert list(path_figures(unmoved_parts())) == ["shares"]
+    assert list(path_figures(unmoved_parts())) == [] and list(path_figures(silent())) == ["waterfall", "over_time"]
+    with pytest.raises(InputError, match="all contributions are zero"):
+        shares(unmoved_parts())
     with pytest.raises(InputError, match="layers=True"):
         layer_map(ordinary())
 
@@ -130,6 +142,20 @@ def test_the_map_has_symmetric_limits_and_the_cells_of_the_decomposition() -> No
     assert [label.get_text() for label in axes.get_yticklabels()][-2:] == ["weight decay", "rounding"]
     right = next(axes for axes in figure.axes if axes.get_xlabel() == "net")
     np.testing.assert_allclose([bar.get_width() for bar in right.patches], parts.along(1)[:, :, 2].sum(0).numpy())
+
+
+def test_colours_cut_nothing_off_and_say_when_they_are_logarithmic() -> None:
+    cells = np.linspace(-1, 1, 99).reshape(3, 33)
+    scale, said = signed_scale(cells, [True] * 3)
+    assert (scale.vmin, scale.vmax, said) == (-1, 1, "")
+    cells[0, 0] = 80
+    scale, said = signed_scale(cells, [True] * 3)
+    assert (scale.vmin, scale.vmax) == (-80, 80) and "linear up to ±0.80, logarithmic from there to ±80" in said
+    parts = fake_parts(windows=32)
+    parts.net[0] *= 100
+    figure = contribution_heat_map(parts)
+    assert within(figure) and "logarithmic" in texts(figure)
+    assert signed_scale(np.zeros((2, 2)), [True, False])[0].vmax == 1
 
 
 def test_what_is_not_data_is_grey() -> None:
@@ -178,7 +204,7 @@ def test_bars_lead_from_the_start_to_the_end(direction: int | None) -> None:
 def test_the_gap_is_on_the_label() -> None:
     parts = fake_parts(gap=0.004, queries=1)
     said = waterfall(parts).axes[0].get_title(loc="left")
-    assert said.endswith(f"; {gap_words(parts.gap_abs, parts.gap_rel)}") and "0.40 %" in said
+    assert said.endswith(f"; {gap_words(parts.gap_abs, parts.gap_rel, 'it')}") and "0.40 % of it" in said
 
 
 def test_a_falling_scalar_is_drawn_as_it_is_and_what_made_it_fall_is_blue() -> None:
@@ -236,6 +262,30 @@ def test_small_layers_are_summed_not_dropped() -> None:
     upper, axes = figure.axes[:2]
     assert [label.get_text() for label in axes.get_xticklabels()][-1] == "4 other layers"
     assert sum(bar.get_height() for bar in upper.patches) == pytest.approx(float(parts.along(0)[:, :, 0].sum()))
+    limit = exact(axes.collections[0].get_clim()[1], 2)
+    assert f"colours end at ±{limit}: 4 other layers go to ±" in texts(figure)
+
+
+def test_buffers_that_did_nothing_are_no_layer() -> None:
+    def columns() -> list[str]:
+        return [label.get_text() for label in layer_map(parts, 0, 0).axes[1].get_xticklabels()]
+
+    parts = fake_parts(layers=3)
+    parts.layers[-1] = "buffers"
+    assert len(columns()) == 3 and columns()[-1] == "buffers"
+    parts.net[:, :, -1] = 0
+    assert len(columns()) == 2 and "buffers" not in columns()
+    parts.net[:, :, 0], parts.layers[0] = 0, "head"  # a layer that is zero is still one
+    assert columns()[0] == "head"
+    parts = fake_parts(layers=2)
+    parts.net[:, :, -1], parts.layers[-1] = 0, "buffers"
+    assert "layers" not in path_figures(parts)
+
+
+def test_shares_of_a_change_that_there_is_not_are_said_to_be_none() -> None:
+    parts = fake_parts()
+    parts.outputs[:] = parts.outputs[0]
+    assert "f did not\nchange" in texts(shares(parts))
 
 
 # --------------------------------------------------------------------------- stage maps
@@ -310,8 +360,23 @@ def test_numbers_in_words() -> None:
     assert [percent(v) for v in (0.384, -0.042, 0.0003, 1e-9, float("nan"))] == [
         "38 %", "−4.2 %", "0.030 %", "< 0.001 %", "n/a"
     ]  # fmt: skip
-    assert gap_words(1.2e-4, 3e-4) == "gap 1.2e−4, 0.030 %" and gap_words(0.0, float("nan")) == "gap 0"
-    assert shorten("short") == "short" and len(shorten("a" * 50 + "z")) == path_axes.NAME
+    assert gap_words(1.2e-4, 3e-4) == "gap 1.2e−4, 0.030 % of the largest change"
+    assert gap_words(0.0, float("nan")) == "gap 0"
+
+
+def test_long_names_can_be_told_apart() -> None:
+    assert short_names(["short", "a" * 60])[0] == "short" and len(short_names(["a" * 60])[0]) == path_axes.NAME
+    start, end = "a rather long label that starts like the others, ", ", and ends like these: with_under_score"
+    found = short_names([f"{start}{what}{end}" for what in ("cats", "dogs", "c" * 70, "c" * 71)])
+    assert "cats" in found[0] and "dogs" in found[1]
+    assert len(set(found)) == 4 and max(map(len, found)) <= path_axes.NAME + 4
+    assert (
+        wrap("short") == "short"
+        and wrap("a rather long label_with_under_score") == "a rather long label_\nwith_under_score"
+    )
+    for name in (*found, "x" * path_axes.NAME):
+        lines = wrap(name).split("\n")
+        assert len(lines) <= 2 and max(map(len, lines)) <= path_axes.LINE
 
 
 def test_labels_are_apart_in_order_and_near_their_lines() -> None:

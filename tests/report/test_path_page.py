@@ -105,6 +105,18 @@ def test_a_small_gap_is_complete_and_no_change_has_no_measure() -> None:
     assert gap_verdict(unmoved_parts()).label == "unknown"
 
 
+@pytest.mark.parametrize("rule", ["left", "trapezoid", "gauss4"])
+def test_outputs_that_do_not_depend_on_the_parameters_are_said_not_to(rule: str) -> None:
+    parts = fake_parts(rule=rule)
+    parts.net.zero_()
+    parts.gross.zero_()
+    verdict = gap_verdict(parts)
+    assert verdict.label == "incomplete" and "exactly zero" in verdict.meaning
+    assert len(verdict.advice) == 1 and "no_grad or a detach in query_call" in verdict.advice[0]
+    page = path_page(parts, {}, {})
+    assert "gauss4&#34; ev" not in page and "Every source" not in page and page.count("none above the gap") == 6
+
+
 def test_what_makes_the_parts_hard_to_read_is_said() -> None:
     assert path_warnings(fake_parts(), [0], None) == []
     parts = made()
@@ -112,7 +124,14 @@ def test_what_makes_the_parts_hard_to_read_is_said() -> None:
         parts,
         net=parts.net.clone(),
         gross=parts.gross.clone(),
-        meta={**parts.meta, "stopped": "it diverged", "skipped": 3, "joint_batches": True, "average": True},
+        meta={
+            **parts.meta,
+            "stopped": "it diverged",
+            "skipped": 3,
+            "joint_batches": True,
+            "average": True,
+            "autocast": True,
+        },
     )
     other.net[:, 0] += 50 * parts.net[:, 0]
     other.net[:, 1] -= 50 * parts.net[:, 0]
@@ -121,7 +140,8 @@ def test_what_makes_the_parts_hard_to_read_is_said() -> None:
     said = " ".join(path_warnings(other, [0], None))
     for words in (
         "stopped before the training did: it diverged.", "cancel between sources", "is left of “dogs”",
-        "“rounding” is", "3 steps were not taken", "share statistics", "averaged weights",
+        "“rounding” is", "3 steps were not taken", "share statistics", "(dropout)", "rounded to 16 bits",
+        "averaged weights",
     ):  # fmt: skip
         assert words in said, words
 
@@ -138,7 +158,24 @@ def test_tables_have_the_numbers_of_the_decomposition() -> None:
     assert {row[0] for row in every.rows} == {*NAMES, "weight decay", "rounding"}
     assert len(query_table(parts, None).rows) == 2 and len(query_table(fake_parts(queries=50), None).rows) == 40
     numbers = {number.name: number.value for number in key_numbers(parts)}
-    assert numbers["Time of the training loop"] == "1.80 ×" and numbers["Groups of samples"] == "6"
+    assert numbers["Time of the training loop"] == "1.8 ×" and numbers["Groups of samples"] == "6"
+
+
+@pytest.mark.parametrize("overhead", [None, float("nan"), float("inf"), -2.0])
+def test_an_overhead_that_was_not_measured_has_no_tile(overhead: float | None) -> None:
+    assert "Time of the training loop" not in [n.name for n in key_numbers(fake_parts(overhead=overhead))]
+
+
+def test_parts_below_the_gap_of_their_query_are_not_named() -> None:
+    parts = fake_parts(2, 4, gap=0.0)
+    parts.net[:, 2:] *= 0
+    parts.net[:, 2] -= 1e-9 * (parts.final - parts.initial)
+    assert "weight decay (−" in " ".join(query_table(parts, None).rows[0])
+    parts.outputs[-1, 0] *= 1.01
+    assert query_table(parts, None).rows[0][3] == "none above the gap"
+    assert "weight decay (−" in " ".join(query_table(parts, None).rows[1])  # another query, whose gap is smaller
+    parts.net[:, 1] = parts.net[:, 2]
+    assert "no group was against it by more than the gap" in headline(parts, 0, None)
 
 
 def test_one_window_and_no_meta_and_no_change_make_a_page_too() -> None:

@@ -112,6 +112,8 @@ def test_files_that_are_no_path(tmp_path: Path) -> None:
     (tmp_path / "path.npz").write_bytes(b"nothing")
     with pytest.raises(InputError, match="is not a path decomposition"):
         path_report(tmp_path)
+    with pytest.raises(InputError, match="its file or its folder, not of 123"):
+        path_report(123)  # type: ignore[arg-type]
 
 
 def test_folders_of_other_things_are_left_alone(run: Path, tmp_path: Path) -> None:
