@@ -5,7 +5,8 @@
     python scripts/record_gan.py mnist --out runs/dcgan-path --images MNIST --classifier mnist-classifier --download
     genkernel path runs/ring-path
 
-Planar mixtures are clustered by their nearest mode, digits by a classifier.
+Planar mixtures are clustered by their nearest mode, digits by a classifier. An interrupted run continues from its last
+saved state when the same command is given again.
 """
 
 from __future__ import annotations
@@ -47,7 +48,14 @@ def main(arguments: list[str] | None = None) -> None:
         classifier = load_classifier(path if path.exists() else assets.path(args.classifier))
         assign = lambda x: probabilities(classifier, x).argmax(1)  # noqa: E731
     parts = record_gan(
-        recipe, args.out, images, assign=assign, queries=args.queries, rule=args.rule, progress=not args.quiet
+        recipe,
+        args.out,
+        images,
+        assign=assign,
+        queries=args.queries,
+        rule=args.rule,
+        save_every=args.save_every,
+        progress=not args.quiet,
     )
     outcome = cluster_outcome(parts, asdict(recipe))
     for name, figure in outcome.figures.items():
@@ -70,6 +78,7 @@ def _parser(recipes: dict[str, dict[str, object]]) -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, help="train on a random subset of this many images")
     parser.add_argument("--queries", type=int, default=20, help="latents that are followed (default %(default)s)")
     parser.add_argument("--rule", default="adaptive")
+    parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--download", action="store_true", help="let torchvision download the data set")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
@@ -78,4 +87,4 @@ def _parser(recipes: dict[str, dict[str, object]]) -> argparse.ArgumentParser:
 if __name__ == "__main__":
     from genkernel.runs.script import run_script
 
-    run_script(main)
+    run_script(main, interrupted="interrupted: the same command continues from the last saved state")

@@ -6,7 +6,6 @@ the recording are saved together.
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from genkernel.errors import InputError
+from genkernel.experiments.recorded_training import claim_folder, finish_training, resume_training, save_training
 from genkernel.paths.maps import keep_map
 from genkernel.runs import data_sha256, json_ready, read_json, write_atomic
 
@@ -79,13 +78,12 @@ def record_ddpm(
         "per_bucket": per_bucket,
         "rule": rule,
     }
-    _check_identity(out, identity)
+    claim_folder(out, identity)
     if (out / "path.npz").is_file():
         return PathDecomposition.load(out / "path.npz")
-    (out / "weights").mkdir(parents=True, exist_ok=True)
-    write_atomic(out / "identity.json", json.dumps(identity, indent=2) + "\n")
+    (out / "weights").mkdir(exist_ok=True)
     training = DDPMTraining(images, recipe)
-    start, losses, recorded = _resume(out / "training.pt", training)
+    start, losses, recorded = resume_training(out, training.parts)
     den, levels, queries = level_setup(training.unet, training.scheduler, held_out, buckets, per_bucket)
     kept = {round(recipe.steps * k / copies) for k in range(copies + 1)}
     if start == 0:
@@ -109,13 +107,13 @@ def record_ddpm(
             if step + 1 in kept:
                 _copy(training, out, step + 1)
             if (step + 1) % save_every == 0 and step + 1 < recipe.steps:
-                _save(out / "training.pt", training, step + 1, losses, path.state_dict())
+                save_training(out, training.parts, step + 1, losses, path.state_dict())
     parts = path.contributions()
     keep_map(parts, noise_level_contributions(parts, queries.bucket, levels))
     parts.meta["losses"] = {"first": losses[0], "last_100": sum(losses[-100:]) / len(losses[-100:])}
     write_atomic(out / "losses.json", json.dumps(losses) + "\n")
     parts.save(out / "path.npz")
-    (out / "training.pt").unlink(missing_ok=True)
+    finish_training(out)
     return parts
 
 
@@ -217,30 +215,8 @@ def level_setup(
     return den, levels, noise_level_queries(den, held_out, levels, per_bucket, seed=HELD_OUT)
 
 
-def _check_identity(out: Path, identity: dict[str, Any]) -> None:
-    path = out / "identity.json"
-    if path.is_file() and read_json(path) != json.loads(json.dumps(identity)):
-        raise InputError(f"{out} holds a recording of another run: choose another folder")
-
-
 def _copy(training: DDPMTraining, out: Path, step: int) -> None:
     from safetensors.torch import save
 
     tensors = {name: value.detach().cpu().contiguous() for name, value in training.unet.state_dict().items()}
     write_atomic(out / "weights" / f"{step:06d}.safetensors", save(tensors))
-
-
-def _save(path: Path, training: DDPMTraining, step: int, losses: list[float], recorded: dict[str, Any]) -> None:
-    state = {name: part.state_dict() for name, part in training.parts.items()}
-    buffer = io.BytesIO()
-    torch.save({"parts": state, "step": step, "losses": losses, "recording": recorded}, buffer)
-    write_atomic(path, buffer.getvalue())
-
-
-def _resume(path: Path, training: DDPMTraining) -> tuple[int, list[float], dict[str, Any] | None]:
-    if not path.is_file():
-        return 0, [], None
-    state = torch.load(path, weights_only=True, map_location="cpu")
-    for name, part in training.parts.items():
-        part.load_state_dict(state["parts"][name])
-    return state["step"], state["losses"], state["recording"]

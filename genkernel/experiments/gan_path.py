@@ -7,11 +7,14 @@ steps.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from genkernel.experiments.recorded_training import claim_folder, finish_training, resume_training, save_training
 
 if TYPE_CHECKING:
     from genkernel.experiments.outcome import Outcome
@@ -31,12 +34,13 @@ def record_gan(
     queries: int = 20,
     rule: str = "adaptive",
     windows: int = 32,
+    save_every: int = 100,
     progress: bool = True,
 ) -> PathDecomposition:
     """Train a GAN and record what every cluster of latents did to the samples of chosen latents.
 
     ``out`` gets ``path.npz`` (with the final cluster of every query in ``meta["query_clusters"]``), ``G.safetensors``
-    and ``D.safetensors``.
+    and ``D.safetensors``. ``training.pt`` holds an unfinished run and its recording, which a second call continues.
 
     Args:
         recipe: data, networks and optimisation.
@@ -46,10 +50,11 @@ def record_gan(
         clusters: how many there are; by default those that occur.
         queries: how many latents are followed.
         rule, windows: as for :func:`genkernel.record`.
+        save_every: generator steps between two saved states.
         progress: show a progress bar.
 
     Raises:
-        InputError: the recipe needs ``assign``, or images that are not there.
+        InputError: the recipe needs ``assign``, or images that are not there, or ``out`` holds another run.
         RecordingError: the recording stopped.
     """
     from safetensors.torch import save
@@ -61,7 +66,7 @@ def record_gan(
     from genkernel.models.gan_losses import LOSSES
     from genkernel.models.gan_training import gan_training
     from genkernel.models.mixtures import MIXTURES
-    from genkernel.paths import record
+    from genkernel.paths import PathDecomposition, record
     from genkernel.paths.maps import keep_map
     from genkernel.runs import write_atomic
 
@@ -72,6 +77,12 @@ def record_gan(
         clusters = len(modes)
         assign = lambda x: torch.cdist(x.double().cpu(), modes.double()).argmin(1)  # noqa: E731
     training = gan_training(recipe, images)
+    folder = Path(out)
+    identity = {"recipe": asdict(recipe), "data": training.source.sha256, "queries": queries, "rule": rule}
+    claim_folder(folder, identity)
+    if (folder / "path.npz").is_file():
+        return PathDecomposition.load(folder / "path.npz")
+    start, losses_so_far, recorded = resume_training(folder, training.parts())
     gen = Generator(training.generator)
     followed = gen.draw(queries, stream=QUERIES)
     loss = LOSSES[recipe.loss].generator
@@ -90,9 +101,13 @@ def record_gan(
         windows=windows,
         modules=[training.discriminator],
     ) as path:
+        if recorded is not None:
+            path.load_state_dict(recorded)
         training.before_generator_step = path.batch
-        for step in trange(recipe.steps, disable=not progress, desc="train"):
-            training.step(step)
+        for step in trange(start, recipe.steps, initial=start, total=recipe.steps, disable=not progress, desc="train"):
+            losses_so_far.append(training.step(step)[1])
+            if (step + 1) % save_every == 0 and step + 1 < recipe.steps:
+                save_training(folder, training.parts(), step + 1, losses_so_far, path.state_dict())
     parts = path.contributions()
     final = assign(gen.images(followed))
     parts.meta["query_clusters"] = torch.as_tensor(final).tolist()
@@ -100,12 +115,11 @@ def record_gan(
     count = clusters if clusters is not None else 1 + max(map(int, [*seen, *parts.meta["query_clusters"]]))
     word = "mode" if recipe.planar else "class"
     keep_map(parts, cluster_contributions(parts, final, [f"{word} {i}" for i in range(count)]))
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, network in (("G", training.generator), ("D", training.discriminator)):
         tensors = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
         write_atomic(folder / f"{name}.safetensors", save(tensors))
     parts.save(folder / "path.npz")
+    finish_training(folder)
     return parts
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from genkernel.errors import InputError
 from genkernel.experiments import domingos, path_optimizers
 from genkernel.experiments.ddpm_path import record_ddpm
+from genkernel.experiments.gan_path import record_gan
 from genkernel.experiments.outcome import EXPERIMENTS, Claim, Table, experiment
 from genkernel.models.ddpm import DDPMRecipe
+from genkernel.models.gan_training import GANTraining
+from genkernel.models.gans import RECIPES
 from genkernel.plots.quadrature import gaps_over_rates
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,3 +77,26 @@ def test_a_recorded_ddpm_goes_on_where_it_was_saved(tmp_path, monkeypatch):
     ]
     with pytest.raises(InputError, match="another run"):
         record_ddpm(images[:8], images, tmp_path / "parts", recipe, **options)
+
+
+def test_a_recorded_gan_goes_on_where_it_was_saved(tmp_path, monkeypatch):
+    recipe = replace(RECIPES["ring"]["healthy"], steps=9, batch=24)
+    options = {"queries": 4, "save_every": 4, "progress": False}
+    whole = record_gan(recipe, tmp_path / "whole", **options)
+
+    step = GANTraining.step
+
+    def killed(self, number):
+        if number == 6:
+            raise KeyboardInterrupt
+        return step(self, number)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(GANTraining, "step", killed)
+        record_gan(recipe, tmp_path / "parts", **options)
+    assert (tmp_path / "parts" / "training.pt").is_file()
+    again = record_gan(recipe, tmp_path / "parts", **options)
+    assert again.sources == whole.sources and torch.equal(again.net, whole.net)
+    assert not (tmp_path / "parts" / "training.pt").exists()
+    with pytest.raises(InputError, match="another run"):
+        record_gan(replace(recipe, seed=5), tmp_path / "parts", **options)
