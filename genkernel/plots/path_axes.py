@@ -397,3 +397,6 @@ def footer(figure: Figure, parts: PathDecomposition, extra: str = "", *, gap: bo
         extra,
     ]
     style.footer(figure, {}, " · ".join(str(word) for word in known if word))
+    text, room = figure.texts[-1], (figure.get_figwidth() - 0.1) * figure.dpi
+    if (wide := text.get_window_extent().width) > room:  # letters of small type are not in proportion
+        text.set_fontsize(0.96 * float(text.get_fontsize()) * room / wide)

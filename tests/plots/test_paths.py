@@ -99,6 +99,10 @@ def test_everything_is_on_the_canvas_with_units_and_a_footer_and_nothing_warns(c
     assert ("of the largest change" in footer) == (name != "waterfall")
 
 
+def test_a_long_footer_is_smaller_and_not_longer_than_the_figure() -> None:
+    assert within(shares(fake_parts(queries=100, steps=1_000_000, optimizer="DistributedOptimizer")))
+
+
 def test_only_figures_that_can_be_filled_are_offered() -> None:
     assert list(path_figures(single())) == ["waterfall", "contributions", "shares"]
     assert list(path_figures(ordinary(), [0, 2])) == [
@@ -370,10 +374,8 @@ def test_long_names_can_be_told_apart() -> None:
     found = short_names([f"{start}{what}{end}" for what in ("cats", "dogs", "c" * 70, "c" * 71)])
     assert "cats" in found[0] and "dogs" in found[1]
     assert len(set(found)) == 4 and max(map(len, found)) <= path_axes.NAME + 4
-    assert (
-        wrap("short") == "short"
-        and wrap("a rather long label_with_under_score") == "a rather long label_\nwith_under_score"
-    )
+    assert wrap("short") == "short"
+    assert wrap("a rather long label_with_under_score") == "a rather long label_\nwith_under_score"
     for name in (*found, "x" * path_axes.NAME):
         lines = wrap(name).split("\n")
         assert len(lines) <= 2 and max(map(len, lines)) <= path_axes.LINE

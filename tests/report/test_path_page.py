@@ -169,7 +169,8 @@ def test_an_overhead_that_was_not_measured_has_no_tile(overhead: float | None) -
 def test_parts_below_the_gap_of_their_query_are_not_named() -> None:
     parts = fake_parts(2, 4, gap=0.0)
     parts.net[:, 2:] *= 0
-    parts.net[:, 2] -= 1e-9 * (parts.final - parts.initial)
+    parts.net[:, 2] -= 1e-9 * parts.net[:, :2].sum((0, 1, 2))
+    parts.outputs[1:] = parts.initial + parts.net.sum((1, 2)).cumsum(0)
     assert "weight decay (−" in " ".join(query_table(parts, None).rows[0])
     parts.outputs[-1, 0] *= 1.01
     assert query_table(parts, None).rows[0][3] == "none above the gap"
