@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     images = load_images(args.data, split="train", limit=2000, **options).images
     began = time.perf_counter()
     run = {"ddpm": _ddpm, "dcgan": _dcgan}[args.which]
-    parts, expected, path = run(images.double(), args.steps, args.batch)
+    parts, expected = run(images.double(), args.steps, args.batch)
     off = {}
     for source, value in expected.items():
         mine = parts.values[parts.sources.index(source)]
@@ -47,7 +47,6 @@ def main(arguments: list[str] | None = None) -> None:
         "worst": max(off.values()),
         "gap_relative": parts.gap_rel,
         "rule": parts.meta["rule"],
-        "overhead": path.overhead,
         "seconds": time.perf_counter() - began,
         "threads": torch.get_num_threads(),
         "versions": versions(),
@@ -92,7 +91,7 @@ def _ddpm(images: Any, steps: int, batch: int) -> Any:
             begun, lr = naive.begin(), training.optimizer.param_groups[0]["lr"]
             training.descend(made_of)
             naive.take(begun, gradients, clip, lr)
-    return path.contributions(), naive.contributions(den.tangent.call, queries.batch, nodes=1), path
+    return path.contributions(), naive.contributions(den.tangent.call, queries.batch, nodes=1)
 
 
 def _dcgan(images: Any, steps: int, batch: int) -> Any:
@@ -152,7 +151,7 @@ def _dcgan(images: Any, steps: int, batch: int) -> Any:
             lr = training.generator_optimizer.param_groups[0]["lr"]
             naive.take((theta, buffers), taken["gradients"], 1.0, lr)
             buffers = {n: b.detach().clone() for n, b in network.named_buffers()}
-    return path.contributions(), naive.contributions(gen.tangent.call, followed, nodes=1), path
+    return path.contributions(), naive.contributions(gen.tangent.call, followed, nodes=1)
 
 
 def _parser() -> argparse.ArgumentParser:
