@@ -140,13 +140,18 @@ def gap_verdict(parts: PathDecomposition) -> GapVerdict:
     rule = str(parts.meta.get("rule", "trapezoid"))
     if rule == "left":
         better = 'Record with rule="trapezoid", which costs the same, or rule="midpoint": both are of second order.'
+    elif rule.startswith("adaptive"):
+        better = (
+            'The steps needed more nodes than the rule may take, as kinks (ReLU) do: record with rule="adaptive32", '
+            "with a smooth activation, or with a smaller learning rate."
+        )
     elif rule.startswith("gauss"):
         better = (
             "The rule is exact on smooth networks, so the rest is kinks (ReLU) that are crossed within a step, or "
             "rounding: record in float64, with a smooth activation, or with a smaller learning rate."
         )
     else:
-        better = 'Record with rule="gauss4", which evaluates more points within every step' + (
+        better = 'Record with rule="adaptive", or "gauss4": they evaluate more points within steps' + (
             '; rule="midpoint" halves the gap at the same cost.' if rule == "trapezoid" else "."
         )
     windows = "More or shorter windows do not lower it: they resolve the same sums in time."

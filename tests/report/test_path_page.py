@@ -92,7 +92,13 @@ def test_headlines_name_the_largest_groups_of_data() -> None:
 
 @pytest.mark.parametrize(
     ("rule", "advice"),
-    [("left", 'rule="trapezoid"'), ("trapezoid", 'rule="midpoint" halves'), ("midpoint", "gauss4"), ("gauss4", "ReLU")],
+    [
+        ("left", 'rule="trapezoid"'),
+        ("trapezoid", 'rule="midpoint" halves'),
+        ("midpoint", "gauss4"),
+        ("adaptive", "adaptive32"),
+        ("gauss4", "ReLU"),
+    ],
 )
 def test_an_incomplete_path_says_how_to_come_nearer(rule: str, advice: str) -> None:
     verdict = gap_verdict(fake_parts(gap=0.05, rule=rule))
@@ -114,7 +120,7 @@ def test_outputs_that_do_not_depend_on_the_parameters_are_said_not_to(rule: str)
     assert verdict.label == "incomplete" and "exactly zero" in verdict.meaning
     assert len(verdict.advice) == 1 and "no_grad or a detach in query_call" in verdict.advice[0]
     page = path_page(parts, {}, {})
-    assert "gauss4&#34; ev" not in page and "Every source" not in page and page.count("none above the gap") == 6
+    assert "gauss4&#34;: they" not in page and "Every source" not in page and page.count("none above the gap") == 6
 
 
 def test_what_makes_the_parts_hard_to_read_is_said() -> None:
