@@ -77,6 +77,8 @@ def record_ddpm(
         "buckets": buckets,
         "per_bucket": per_bucket,
         "rule": rule,
+        "windows": windows,
+        "copies": copies,
     }
     claim_folder(out, identity)
     if (out / "path.npz").is_file():
@@ -104,6 +106,7 @@ def record_ddpm(
             batch = training.batch(step)
             path.batch(batch, ids=batch["ids"])
             losses.append(training.descend(batch))
+            path.require_going()
             if step + 1 in kept:
                 _copy(training, out, step + 1)
             if (step + 1) % save_every == 0 and step + 1 < recipe.steps:

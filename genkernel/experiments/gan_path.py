@@ -78,13 +78,21 @@ def record_gan(
         assign = lambda x: torch.cdist(x.double().cpu(), modes.double()).argmin(1)  # noqa: E731
     training = gan_training(recipe, images)
     folder = Path(out)
-    identity = {"recipe": asdict(recipe), "data": training.source.sha256, "queries": queries, "rule": rule}
+    gen = Generator(training.generator)
+    followed = gen.draw(queries, stream=QUERIES)
+    identity = {
+        "recipe": asdict(recipe),
+        "data": training.source.sha256,
+        # a function is known by what it says of the untrained samples
+        "clusters": [clusters, torch.as_tensor(assign(gen.images(followed))).tolist()],
+        "queries": queries,
+        "rule": rule,
+        "windows": windows,
+    }
     claim_folder(folder, identity)
     if (folder / "path.npz").is_file():
         return PathDecomposition.load(folder / "path.npz")
     start, losses_so_far, recorded = resume_training(folder, training.parts())
-    gen = Generator(training.generator)
-    followed = gen.draw(queries, stream=QUERIES)
     loss = LOSSES[recipe.loss].generator
 
     def losses(generator: nn.Module, z: Tensor) -> Tensor:
@@ -106,6 +114,7 @@ def record_gan(
         training.before_generator_step = path.batch
         for step in trange(start, recipe.steps, initial=start, total=recipe.steps, disable=not progress, desc="train"):
             losses_so_far.append(training.step(step)[1])
+            path.require_going()
             if (step + 1) % save_every == 0 and step + 1 < recipe.steps:
                 save_training(folder, training.parts(), step + 1, losses_so_far, path.state_dict())
     parts = path.contributions()

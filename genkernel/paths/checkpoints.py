@@ -136,7 +136,10 @@ def checkpoint_path(
 def _split(state: dict[str, Tensor], coordinates: Coordinates, module: Any) -> tuple[Tensor, dict[str, Tensor]]:
     parameters = dict(module.named_parameters())
     theta = coordinates.flat({name: state.get(name, parameters[name]) for name in coordinates.names})
-    return theta, {name: state.get(name, b).detach() for name, b in module.named_buffers()}
+    others = {name: b.detach() for name, b in module.named_buffers()}
+    # parameters that are frozen now may have moved on the way
+    others |= {name: value.detach() for name, value in state.items() if name not in coordinates.names}
+    return theta, others
 
 
 def _gradients(objective: Objective, data: Any, numbers: Tensor, batch_size: int) -> dict[int, Tensor]:

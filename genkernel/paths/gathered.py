@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -41,17 +41,23 @@ class Pending:
     """
 
     def __init__(self, first: Gathered):
-        self.total = self.since = self.last = first
+        self.total = self.since = first
+        self._last: Gathered | None = None  # without its gradients, which are made again if they are asked for
 
     def add(self, new: Gathered, gone: bool) -> None:
         """One more; ``gone``: the gradients of the earlier ones are not there any more."""
+        whole = self.since is self.total
         self.total = self.total.plus(new)
-        self.since = new if gone else self.since.plus(new)
-        self.last = new
+        self.since = new if gone else self.total if whole else self.since.plus(new)
+        self._last = Gathered({}, new.counts, new.again)
 
-    def choices(self) -> list[Gathered]:
+    def choices(self) -> Iterator[Gathered]:
         """In the order in which they are tried."""
-        return [self.total, *(other for other in (self.since, self.last) if other is not self.total)]
+        yield self.total
+        if self.since is not self.total:
+            yield self.since
+        if self._last is not None and len(self._last.again) < len(self.since.again):
+            yield self._last.remade()
 
 
 def gradients_gone(parameters: Iterable[Tensor]) -> bool:

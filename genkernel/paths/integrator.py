@@ -11,12 +11,13 @@ and at the start of the next are one and the same:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from genkernel.errors import RecordingError
+from genkernel.errors import NonFiniteError, RecordingError
 from genkernel.paths.quadrature import MISSED, Rule
 from genkernel.paths.queries import Queries
 from genkernel.paths.windows import Windows
@@ -36,8 +37,8 @@ class Integrator:
 
     Attributes:
         step: steps done.
-        evaluations: of J at nodes between the recorded weights (none with the trapezoid, whose nodes are the weights).
-        initial: f at the start ``[m, *out]``.
+        evaluations: of J for all sources at nodes between the recorded weights (none with the trapezoid, whose nodes
+            are the weights; those by which the adaptive rule chooses are of one direction and do not count).
     """
 
     def __init__(self, queries: Queries, rule: Rule, windows: Windows, theta: Tensor, buffers: Buffers):
@@ -47,9 +48,10 @@ class Integrator:
         self._waiting: dict[int, Tensor] = {}  # half increments that still need J at the present weights
         self._waiting_buffers: dict[str, Tensor] = self._buffers
         self.step = self.evaluations = 0
-        self.initial = queries.outputs(theta, buffers)
-        self._here: Tensor | None = self.initial  # f at the present weights and buffers, where it is known
-        self._edge = theta, self._buffers, self.initial
+        self._whole = True  # no step was left in the middle
+        first = queries.outputs(theta, buffers)
+        self._here: Tensor | None = first  # f at the present weights and buffers, where it is known
+        self._edge = theta, self._buffers, first
 
     def advance(
         self, theta: Tensor, buffers: Buffers, increments: Increments, sources: int, moved: Callable[[], int]
@@ -63,33 +65,38 @@ class Integrator:
             sources: their number.
             moved: gives the number of the source "buffers" when it is needed.
         """
-        if self.windows.starts_at(self.step):
-            self._flush()
-            outputs = self._outputs()
-            if self.step:
-                self.check()
-            self._edge = self._theta, self._buffers, outputs
-            self.windows.open(self.step, outputs)
-        after: Tensor | None = None
-        if self._rule.telescopes:
-            self._trapezoid(increments, sources)
-        else:
-            after = self._nodes(theta, increments, sources)
-        self._theta, self._here, self.step = theta, after, self.step + 1
-        self.set_buffers(buffers, moved)
+        with self._in_a_step():
+            if self.windows.starts_at(self.step):
+                self._flush()
+                outputs = self.outputs()
+                if self.step:
+                    self.check()
+                self._edge = self._theta, self._buffers, outputs
+                self.windows.open(self.step, outputs)
+            after: Tensor | None = None
+            if self._rule.telescopes:
+                self._trapezoid(increments, sources)
+            else:
+                after = self._nodes(theta, increments, sources)
+            self._theta, self._here, self.step = theta, after, self.step + 1
+            self._set_buffers(buffers, moved)
 
     def set_buffers(self, buffers: Buffers, moved: Callable[[], int]) -> None:
         """Buffers change while the weights stay."""
+        with self._in_a_step():
+            self._set_buffers(buffers, moved)
+
+    def _set_buffers(self, buffers: Buffers, moved: Callable[[], int]) -> None:
         if buffers.keys() != self._buffers.keys():
             raise RecordingError("the network got or lost a buffer after the recording began")
         changed = any(not torch.equal(value, self._buffers[name]) for name, value in buffers.items())
         if not changed:
             return
         self._flush()
-        before = self._outputs()
+        before = self.outputs()
         self._buffers = {name: value.clone() for name, value in buffers.items()}
         self._waiting_buffers, self._here = self._buffers, None
-        change = self._outputs() - before
+        change = self.outputs() - before
         value = torch.zeros(len(self._queries.layers), *change.shape, dtype=change.dtype)
         value[-1] = change  # the entry of what belongs to no parameter, where layers are resolved
         self.windows.add(moved(), value)
@@ -108,15 +115,47 @@ class Integrator:
                 "moves besides the recorded parameters (another network that trains, or random numbers)"
             )
 
-    def finish(self) -> tuple[Windows, Tensor]:
-        """The windows with everything that is waiting, and f at the present weights. The path can go on afterwards."""
+    def finish(self, partial: bool = False) -> tuple[Windows, Tensor, int]:
+        """The windows with everything that is waiting, f at their end, and the step that this is.
+
+        The path can go on afterwards.
+
+        Args:
+            partial: where a step was left in the middle, or the outputs are not to be had any more, the windows that
+                had been closed before.
+
+        Raises:
+            RecordingError: no window had been closed.
+            NonFiniteError: the outputs are NaN or infinite.
+        """
         own, waiting = self.windows, self._waiting
-        self.windows = own.copy()
-        try:
-            self._flush()
-            return self.windows, self._outputs()
-        finally:
-            self.windows, self._waiting = own, waiting
+        if self._whole or not partial:
+            self.windows = own.copy()
+            try:
+                self._flush()
+                return self.windows, self.outputs(), self.step
+            except NonFiniteError:
+                if not partial:
+                    raise
+            finally:
+                self.windows, self._waiting = own, waiting
+        if len(own.edges) < 2:
+            raise RecordingError(
+                "the recording stopped within its first window of time, so that no part of it is whole"
+            )
+        return own.closed(), own.outputs[-1], own.edges[-1]
+
+    @contextmanager
+    def _in_a_step(self) -> Iterator[None]:
+        self._whole = False
+        yield
+        self._whole = True
+
+    def outputs(self) -> Tensor:
+        """f at the present weights and buffers ``[m, *out]``."""
+        if self._here is None:
+            self._here = self._queries.outputs(self._theta, self._buffers)
+        return self._here
 
     def state(self) -> dict[str, Any]:
         """Everything, for :meth:`restore`."""
@@ -127,7 +166,6 @@ class Integrator:
             "waiting_buffers": self._waiting_buffers,
             "step": self.step,
             "evaluations": self.evaluations,
-            "initial": self.initial,
             "windows": self.windows.state(),
         }
 
@@ -138,25 +176,19 @@ class Integrator:
         self._buffers = {name: value.to(device) for name, value in state["buffers"].items()}
         self._waiting = {int(a): value.to(device) for a, value in state["waiting"].items()}
         self._waiting_buffers = {name: value.to(device) for name, value in state["waiting_buffers"].items()}
-        self.step, self.evaluations, self.initial = int(state["step"]), int(state["evaluations"]), state["initial"]
+        self.step, self.evaluations = int(state["step"]), int(state["evaluations"])
         self.windows.restore(state["windows"])
         self._here = None
-        self._edge = self._theta, self._buffers, self._outputs()
+        self._edge = self._theta, self._buffers, self.outputs()
 
     # --------------------------------------------------------------------------- private
-
-    def _outputs(self) -> Tensor:
-        """f at the present weights and buffers."""
-        if self._here is None:
-            self._here = self._queries.outputs(self._theta, self._buffers)
-        return self._here
 
     def _nodes(self, theta: Tensor, increments: Increments, sources: int) -> Tensor | None:
         """Add the parts of a step; f(θ_{k+1}, b_k) comes back where it was needed."""
         rule, after = self._rule, None
         if rule.finer is not None:
             after = self._queries.outputs(theta, self._buffers)
-            rule = self._fine_enough(theta, after - self._outputs())
+            rule = self._fine_enough(theta, after - self.outputs())
         found: dict[int, Tensor] = {}
         for weight, at in self._at_nodes(rule, theta):
             moves = ((a, d) for a in range(sources) if (d := increments(a)) is not None)
@@ -175,7 +207,9 @@ class Integrator:
     def _fine_enough(self, theta: Tensor, moved: Tensor) -> Rule:
         """The coarsest rule by which the whole step does to the outputs what it did ``[m, *out]``, at every query."""
         rule, step = self._rule, theta - self._theta
-        allowed = MISSED * _largest(moved)
+        # what outputs of a finite precision cannot show, no rule can mend
+        floor = 16 * torch.finfo(self._queries.coordinates.coarsest).eps * _largest(self.outputs())
+        allowed = max(MISSED * _largest(moved), floor)
         while rule.finer is not None:
             found = sum(
                 weight * self._queries.derivative(at, self._buffers, step) for weight, at in self._at_nodes(rule, theta)

@@ -29,4 +29,4 @@ def loss_model(module: nn.Module, loss_fn: LossFunction, names: Collection[str])
             )
         return found
 
-    return TangentModel(module, call, params=list(names))
+    return TangentModel(module, call, params=set(names).__contains__)

@@ -71,7 +71,7 @@ class Objective:
             for generator in self._generators:
                 stack.callback(generator.set_state, generator.get_state())
             stack.enter_context(restored(self.model.module))
-            stack.enter_context(self.others.found() if self.joint is None else self.others.kept())
+            stack.enter_context(self.others.found())  # a loss may begin to use others at any time
             stack.enter_context(eagerly(list(self.model.module.modules())))
             stack.enter_context(torch.enable_grad())
             if random is not None:
@@ -158,12 +158,17 @@ class Objective:
         if any(module.training and isinstance(module, _BatchNorm) for module in self.model.module.modules()):
             return True
         before = self.random_state()
+        try:
+            return self._shows_joint(tensors, batch, before)
+        finally:
+            set_random_state(before, self.model.device, self._generators)
+
+    def _shows_joint(self, tensors: dict[str, Tensor], batch: Any, before: State) -> bool:
         buffers = {name: tensors[name].clone() for name, _ in self.model.module.named_buffers()}
         whole = self.losses(tensors, batch).detach()
         if any(not torch.equal(value, tensors[name]) for name, value in buffers.items()):
             return True
         if not np.array_equal(before, self.random_state()):
-            set_random_state(before, self.model.device, self._generators)
             return True
         near = _SAME.get(self.model.dtype, _SAME_COARSE) * (float(whole.double().abs().max()) or 1.0)
         n = len(whole)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -56,15 +56,11 @@ class OtherModules:
     def kept(self) -> Iterator[None]:
         """Attributes and buffers of the others are what they were, afterwards."""
         held = [(buffer, buffer.detach().clone()) for other in self._known for buffer in other.buffers()]
-        scopes = [restored(other) for other in self._known]
-        for scope in scopes:
-            scope.__enter__()
-        try:
+        with ExitStack() as stack:
+            stack.callback(_put_back, held)
+            for other in self._known:
+                stack.enter_context(restored(other))
             yield
-        finally:
-            for scope in reversed(scopes):
-                scope.__exit__(None, None, None)
-            _put_back(held)
 
 
 def _put_back(held: Sequence[tuple[Tensor, Tensor]]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genkernel.errors import GenkernelError, InputError
+from genkernel.errors import GenkernelError, InputError, NonFiniteError
 from genkernel.paths.coordinates import Coordinates
 from genkernel.paths.other_modules import OtherModules
 from genkernel.tangent import TangentModel, batches
@@ -58,7 +58,7 @@ class Queries:
         layers: bool = False,
         modules: Sequence[nn.Module] = (),
     ):
-        self.model = TangentModel(module, call, params=coordinates.names)
+        self.model = TangentModel(module, call, params=set(coordinates.names).__contains__)
         if self.model.parameter_names != coordinates.names:
             raise InputError("the parameters of the queries are in another order than those of the optimizer")
         self.coordinates = coordinates
@@ -86,6 +86,7 @@ class Queries:
                 "takes them, in the precision of the weights)"
             ) from error
         self._check_graph(theta)
+        self._coupled = self._is_coupled(theta)
         self._by_layer = (len(self.layers), self.count, *self.shape)
 
     def _check_graph(self, theta: Tensor) -> None:
@@ -98,6 +99,21 @@ class Queries:
                     "differentiation: query_call runs under torch.no_grad(), detaches what it returns, or leaves the "
                     "network out"
                 )
+
+    def _is_coupled(self, theta: Tensor) -> bool:
+        """Outputs at a query depend on the other queries too."""
+        if self.count == 1:
+            return False
+        model = self.at(theta, None)
+        with self._running(model), torch.no_grad():
+            tensors = {name: t.detach() for name, t in model.tensors().items()}
+            two = model.run(tensors, batches.take(self.batch, slice(0, 2))).double()
+            try:
+                alone = model.run(tensors, batches.take(self.batch, slice(0, 1))).double()
+            except Exception:  # batch normalisation in training mode refuses one sample
+                return True
+        near = 1e-9 if model.dtype == torch.float64 else 1e-4
+        return float((alone[0] - two[0]).abs().max()) > near * (float(two.abs().max()) or 1.0)
 
     @property
     def scalars(self) -> int:
@@ -145,16 +161,23 @@ class Queries:
 
         Returns:
             Pairs of (the number, J d ``[layers, m, *out]``), float64 on the CPU.
+
+        Raises:
+            NonFiniteError: an entry is NaN or infinite.
         """
         model, waiting = self.at(theta, buffers), iter(directions)
         with self._running(model):
             tensors = model.tensors()
-            if not self.rows_pay(count):
-                found: list[tuple[int, Tensor]] = []
+            found: list[tuple[int, Tensor]] = []
+            if self.rows_pay(count):
+                found = self._by_rows(model, tensors, waiting, count)
+            else:
                 while some := list(islice(waiting, WIDTH)):
                     found += self._by_directions(model, tensors, some)
-                return found
-            return self._by_rows(model, tensors, waiting, count)
+        for _, value in found:
+            if not torch.isfinite(value).all():
+                raise NonFiniteError("a derivative of the outputs at the queries is NaN or infinite")
+        return found
 
     def derivative(self, theta: Tensor, buffers: Mapping[str, Tensor] | None, direction: Tensor) -> Tensor:
         """J(θ) d along one direction ``[P]``, whatever the layers: ``[m, *out]``, float64 on the CPU."""
@@ -173,6 +196,8 @@ class Queries:
 
     def rows_pay(self, directions: int) -> bool:
         """Rows of J are cheaper than so many directional derivatives."""
+        if self._coupled:  # every row takes all queries
+            return _ROW * self.scalars * self.count < directions * len(self.layers)
         return _ROW * self.scalars < directions * len(self.layers)
 
     def _by_directions(
@@ -243,14 +268,14 @@ class Queries:
 
     def _rows(self, model: TangentModel, tensors: dict[str, Tensor]) -> Iterator[Tensor]:
         """Rows of J ``[P]`` one at a time, by query and then output."""
-        for i in range(self.count):
-            one = batches.take(self.batch, slice(i, i + 1))
+        together = [slice(0, self.count)] if self._coupled else [slice(i, i + 1) for i in range(self.count)]
+        for some in together:
             with torch.enable_grad():
-                out = model.run(tensors, one)
-            for o in range(self.scalars):
-                w = torch.zeros_like(out)
+                out = model.run(tensors, batches.take(self.batch, some))
+            for o in range(out.numel()):
+                w = torch.zeros(out.shape, dtype=out.dtype, device=out.device)
                 w.view(-1)[o] = 1
-                yield self.coordinates.flat(backward(model, tensors, out, w, retain=o + 1 < self.scalars))
+                yield self.coordinates.flat(backward(model, tensors, out, w, retain=o + 1 < out.numel()))
 
 
 def _joined(slices: Iterable[slice]) -> list[slice]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -39,13 +41,25 @@ def set_random_state(state: State, device: torch.device, own: Sequence[torch.Gen
 
 
 def generators_used_by(function: Callable[..., Any]) -> list[torch.Generator]:
-    """Random generators that a function refers to by name."""
+    """Random generators that a function refers to: by name, as defaults, bound to it, or in the object that it is."""
+    values: list[Any] = []
+    while isinstance(function, functools.partial):
+        values += [*function.args, *function.keywords.values()]
+        function = function.func
+    owner = getattr(function, "__self__", None)
+    if inspect.ismethod(function):
+        function = function.__func__
+    elif not inspect.isfunction(function):
+        owner, function = function, vars(type(function)).get("__call__", function)
+    values += vars(owner).values() if hasattr(owner, "__dict__") and not isinstance(owner, ModuleType) else []
+    values += getattr(function, "__defaults__", None) or ()
+    values += (getattr(function, "__kwdefaults__", None) or {}).values()
     try:
         names = inspect.getclosurevars(function)
-    except (TypeError, ValueError):  # an object that can be called, or a name that is not bound yet
-        return []
-    values = (*names.nonlocals.values(), *names.globals.values())
-    return [value for value in values if isinstance(value, torch.Generator)]
+        values += [*names.nonlocals.values(), *names.globals.values()]
+    except (TypeError, ValueError):  # written in C, or with a name that is not bound yet
+        pass
+    return list({id(value): value for value in values if isinstance(value, torch.Generator)}.values())
 
 
 class Seeded(TangentModel):

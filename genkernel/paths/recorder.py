@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from genkernel.errors import InputError, OutputError, RecordingError, RecordingWarning
 from genkernel.paths import agreement
@@ -247,13 +248,23 @@ class Recording(Beside):
             self.skipped += 1
         self._pending = None
 
+    def require_going(self) -> None:
+        """End a loop that is run for its recording alone.
+
+        Raises:
+            RecordingError: the recording stopped.
+        """
+        if self.stopped is not None:
+            raise RecordingError(f"the recording stopped after {self.step} steps: {self.stopped}")
+
     # ------------------------------------------------------------------------- afterwards
 
     def contributions(self, *, partial: bool = False) -> PathDecomposition:
         """What every source did to the outputs so far.
 
         Args:
-            partial: of a recording that stopped, the steps until then.
+            partial: of a recording that stopped, the steps until then; where it stopped in the middle of a step, until
+                the last window of time that was closed.
 
         Raises:
             RecordingError: nothing was recorded, or the recording stopped.
@@ -268,7 +279,7 @@ class Recording(Beside):
         with self._clock.ours():
             if self.stopped is None:
                 self._guarded(self._settle)
-            windows, final = self._integrator.finish()
+            windows, final, end = self._integrator.finish(partial)
         net, gross = windows.stacked(len(self._sources))
         order = self._sources.order()
         return PathDecomposition(
@@ -276,7 +287,7 @@ class Recording(Beside):
             net=net[:, order],
             gross=gross[:, order],
             layers=list(self._queries.layers),
-            edges=[*windows.edges, self._integrator.step],
+            edges=[*windows.edges, end],
             outputs=torch.stack([*windows.outputs, final]),
             samples=torch.tensor([self._sources.counts[i] for i in order]),
             data=[self._sources.is_data(i) for i in order],
@@ -297,26 +308,28 @@ class Recording(Beside):
     def state_dict(self) -> dict[str, Any]:
         """Everything that continues the recording, beside the model's and the optimizer's own states."""
         self._guarded(self._settle)
-        return {
-            "format": "genkernel.recording",
-            "coordinates": self._coordinates.describe(),
-            "kind": self._steps.kind,
-            "rule": self._rule.name,
-            "windows": self._integrator.windows.setting,
-            "queries": [self._queries.count, list(self._queries.shape), list(self._queries.layers)],
-            "theta": self._theta,
-            "buffers": {str(a): b for a, b in enumerate(self._state.buffers) if b is not None},
-            "sources": self._sources.state(),
-            "integrator": self._integrator.state(),
-            "now": self._integrator.finish()[1],
-            "average": self._average.state() if self._average else None,
-            "step": self.step,
-            "skipped": self.skipped,
-            "stopped": self.stopped,
-            "errors": [self._step_error, self._gradient_error],
-            "joint": self._objective.joint,
-            "clock": self._clock.state(),
-        }
+        return _copied(
+            {
+                "format": "genkernel.recording",
+                "coordinates": self._coordinates.describe(),
+                "kind": self._steps.kind,
+                "rule": self._rule.name,
+                "windows": self._integrator.windows.setting,
+                "queries": [self._queries.count, list(self._queries.shape), list(self._queries.layers)],
+                "theta": self._theta,
+                "buffers": {str(a): b for a, b in enumerate(self._state.buffers) if b is not None},
+                "sources": self._sources.state(),
+                "integrator": self._integrator.state(),
+                "now": self._integrator.outputs(),
+                "average": self._average.state() if self._average else None,
+                "step": self.step,
+                "skipped": self.skipped,
+                "stopped": self.stopped,
+                "errors": [self._step_error, self._gradient_error],
+                "joint": self._objective.joint,
+                "clock": self._clock.state(),
+            }
+        )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`, with model, average and optimizer as they were then.
@@ -346,7 +359,9 @@ class Recording(Beside):
             )
         if not torch.allclose(state["now"], mine["now"], rtol=1e-4, atol=1e-6):
             raise InputError("the recording belongs to other queries (the same weights give other outputs)")
+        state = _copied(state)
         self._sources.restore(state["sources"])
+        self._state.buffers = []
         self._state.grow(len(self._sources))
         for a, buffer in state["buffers"].items():
             self._state.set_buffer(int(a), buffer.to(theta.device))
@@ -477,7 +492,7 @@ class Recording(Beside):
         return {a: g.mul_(found.factor) for a, g in chosen.gradients.items()}, grad - total * found.factor
 
     def _best(
-        self, grad: Tensor, choices: Sequence[Gathered], allowed: float
+        self, grad: Tensor, choices: Iterable[Gathered], allowed: float
     ) -> tuple[agreement.Agreement, Gathered, Tensor]:
         """The first of some micro-batches that the gradient follows from, or the nearest."""
         best: tuple[agreement.Agreement, Gathered, Tensor] | None = None
@@ -653,3 +668,9 @@ class Recording(Beside):
 def _any(number: Number) -> bool:
     """Anything in it is not zero."""
     return bool(number.any()) if isinstance(number, Tensor) else number != 0
+
+
+def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A recording writes to its tensors, and a state is not to change with it."""
+    found: dict[str, Any] = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, dict(state))
+    return found

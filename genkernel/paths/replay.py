@@ -382,12 +382,19 @@ class _Replayer:
 
     def _clamped(self, gradient: Tensor, size: float, entries: Tensor, limit: float) -> tuple[Tensor | float, float]:
         """The same for clipping by value: one factor per coordinate ``[P]``."""
-        own = self._sample_of(gradient)
-        inside = (entries.abs() < limit * (1 - 1e-6)) & (own != 0)
-        if not math.isfinite(limit) or not bool(inside.any()):
+        top = float(gradient.abs().max())
+        if not math.isfinite(limit) or not limit or not top:
             return 0.0, math.inf
-        scaled = gradient * (float(own[inside] @ entries[inside]) / float(own[inside].square().sum()))
-        clamped = scaled.clamp(-limit, limit)
+        sign = math.copysign(1.0, float(self._sample_of(gradient) @ entries) or 1.0)
+        # the norm grows with the factor, up to where every entry is at the limit
+        low, high = 0.0, 1e12 * limit / top
+        for _ in range(80):
+            factor = math.sqrt(max(low, 1e-12 * limit / top) * high)
+            if float((gradient * factor).clamp(-limit, limit).double().norm()) < size * (1 - 1e-9):
+                low = factor
+            else:
+                high = factor
+        clamped = (gradient * (sign * high)).clamp(-limit, limit)
         off = abs(float(clamped.double().norm()) - size) / size
         ratio = torch.where(gradient != 0, clamped / torch.where(gradient != 0, gradient, 1), 0.0)
         return ratio, max(off, self._missed(self._sample_of(clamped), size, entries))
@@ -590,7 +597,7 @@ class _Replayer:
             state.setdefault(name, {})[entry] = value
         for name, held in state.items():
             p = self._parameters[name]
-            optimizer.state[p] = {k: v.to(p.device) if v.dim() else v.clone() for k, v in held.items()}
+            optimizer.state[p] = {k: v.clone() if k == "step" else v.to(p.device) for k, v in held.items()}
         return optimizer
 
     def _set_options(self, optimizer: torch.optim.Optimizer, rows: Sequence[NDArray[np.float64]]) -> None:

@@ -18,6 +18,7 @@ from genkernel.paths.random_state import State
 from genkernel.paths.sample_gradients import sample_gradients
 from genkernel.tangent import TangentModel, batches
 from genkernel.tangent.jvp import choose
+from genkernel.tangent.precision import full_precision
 
 Columns = Mapping[int, Sequence[slice]]
 ENTRIES = 1 << 25  # of sample gradients that are held together
@@ -47,11 +48,12 @@ def sample_products(
         ``[b, L, R]`` float64.
     """
     tensors = model.tensors()
-    if objective.joint is None and batches.size(batch) > 1:
-        objective.joint = objective.is_joint(model.tensors(), batch)
-    if objective.joint or random is not None:
-        return _along_rows(objective, objective.seeded(model, random), tensors, batch, rows, columns, layers)
-    return _per_sample(objective, model, tensors, batch, rows, columns, layers)
+    with full_precision():
+        if objective.joint is None and batches.size(batch) > 1:
+            objective.joint = objective.is_joint(model.tensors(), batch)
+        if objective.joint or random is not None:
+            return _along_rows(objective, objective.seeded(model, random), tensors, batch, rows, columns, layers)
+        return _per_sample(objective, model, tensors, batch, rows, columns, layers)
 
 
 def _per_sample(

@@ -18,6 +18,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,7 @@ class Tape(Beside):
         self._row: dict[str, Any] | None = None
         self._batches: list[dict[str, Any]] = []
         self._named = False
+        self._stepping = False  # the weights are between those of two steps
         self._start = 0
         self._copied: int | None = None
         self._head: dict[str, Any] = {
@@ -182,7 +184,6 @@ class Tape(Beside):
     def _look(self) -> None:
         self._row = None
         if not self._named:
-            self._keep()  # up to here the tape is good
             raise RecordingError("optimizer.step() was called without tape.batch(ids) since the step before")
         now = random_state(self._coordinates.device, self._generators)
         for row in self._batches:
@@ -191,8 +192,10 @@ class Tape(Beside):
         given = [(name, p.grad) for name, p in self._parameters.items() if p.grad is not None]
         scale = getattr(self._steps.optimizer, "grad_scale", None)
         dense = [g.to_dense() if g.is_sparse else g for _, g in given]
-        size = float(torch.stack(torch._foreach_norm(dense)).double().norm())
-        limit = float(torch.stack(torch._foreach_norm(dense, math.inf)).max())
+        size = limit = 0.0
+        if dense:
+            size = float(torch.stack(torch._foreach_norm(dense)).double().norm())
+            limit = float(torch.stack(torch._foreach_norm(dense, math.inf)).max())
         entries = torch.zeros(SAMPLED, dtype=torch.float64)
         grads = dict(given)
         for name, places, numbers in self._sample:
@@ -213,16 +216,17 @@ class Tape(Beside):
             "options": self._options(),
             "active": active,
         }
+        self._stepping = True
 
     def _take(self) -> None:
         row, self._row = self._row, None
         found_inf = getattr(self._steps.optimizer, "found_inf", None)
-        if row is None or (found_inf is not None and float(found_inf)):
-            # the step was not taken: its batches stay, marked as earlier ones of the next
-            return
-        self._rows.append(row)
-        self.step += 1
-        self._named = False
+        if row is not None and not (found_inf is not None and float(found_inf)):
+            self._rows.append(row)
+            self.step += 1
+            self._named = False
+        # where the step was not taken its batches stay, marked as earlier ones of the next
+        self._stepping = False
 
     def _options(self) -> list[list[float]]:
         """The hyperparameters that are numbers, of every group by the names that the head has."""
@@ -244,6 +248,12 @@ class Tape(Beside):
             groups.append({"parameters": names, "options": options, "numbers": option_names(options)})
         return groups
 
+    def _let_go(self) -> None:
+        """What was taped before it stopped is good."""
+        if not self._stepping and self._copied is not None:
+            with suppress(Exception):
+                self._keep()
+
     # ----------------------------------------------------------------------------- files
 
     def _open(self) -> None:
@@ -258,10 +268,14 @@ class Tape(Beside):
         for key, what in (
             ("format", "something else"),
             ("coordinates", "another model"),
+            ("optimizer", "another optimizer"),
             ("every", "a run with another every="),
         ):
             if head.get(key) != self._head[key]:
                 raise InputError(f"{self._folder} holds a tape of {what}: choose another folder")
+        mine, theirs = ([[g["parameters"], g["numbers"]] for g in one["groups"]] for one in (self._head, head))
+        if mine != theirs:
+            raise InputError(f"{self._folder} holds a tape of a run with other parameter groups: choose another folder")
         here, copies = self._coordinates.flat(self._parameters), copies_in(self._folder)
         for step in reversed(copies):
             saved = load_file(self._folder / copy_name(step))

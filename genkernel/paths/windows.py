@@ -59,8 +59,6 @@ class Windows:
         """Start a window; earlier ones are merged when there are too many."""
         if self._most > 1 and len(self.edges) == self._most:
             self._merge()
-            if step % self._length:
-                return
         self.edges.append(step)
         self.outputs.append(outputs)
         self.net.append(torch.zeros(0, *self._value, dtype=torch.float64))
@@ -79,6 +77,13 @@ class Windows:
         other = copy.copy(self)
         other.edges, other.outputs = list(self.edges), list(self.outputs)
         other.net, other.gross = ([*parts[:-1], *(p.clone() for p in parts[-1:])] for parts in (self.net, self.gross))
+        return other
+
+    def closed(self) -> Windows:
+        """Without the window that is open."""
+        other = copy.copy(self)
+        other.edges, other.outputs = self.edges[:-1], self.outputs[:-1]
+        other.net, other.gross = self.net[:-1], self.gross[:-1]
         return other
 
     def stacked(self, sources: int) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from contextlib import nullcontext
 from typing import Any
@@ -16,6 +17,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import genkernel as gk
 from genkernel.errors import InputError, RecordingError, RecordingWarning
+from genkernel.paths.queries import Queries
+from genkernel.paths.random_state import generators_used_by
 from tests.paths.runs import loss_fn, mlp, problem, shuffled
 from tests.paths.test_loops import bn_net, close, plain_steps, recording
 
@@ -433,3 +436,190 @@ def test_what_can_show_nothing_is_refused_or_said():
         gk.record(net, optimizer, loss_fn, ema=elsewhere, **options) as path,
     ):
         loop(net, optimizer, path)
+
+
+class Judge(nn.Module):
+    """A discriminator with running statistics, in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3, dtype=torch.float64)
+        self.out = nn.Linear(3, 1).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.norm(x))
+
+
+def test_networks_that_the_loss_uses_later_or_after_a_resume_are_left_as_they_are(tmp_path):
+    x, _, _, q = problem()
+    torch.manual_seed(0)
+    judge, batches_seen = Judge(), []
+
+    for split in (None, 2):  # without an interruption, and with one after two steps
+        net, judge = mlp(), copy.deepcopy(judge)
+        judge.norm.reset_running_stats()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+        step = 0
+
+        def loss(module, batch):
+            return judge(module(batch)).squeeze(1) if step > 0 else module(batch).square().mean(1)  # noqa: B023
+
+        for part in [shuffled()[:2], shuffled()[2:5]] if split else [shuffled()[:5]]:
+            store = tmp_path / str(split)
+            with gk.record(net, optimizer, loss, queries=q, store=store, verbose=False) as path:
+                for ids in part:
+                    path.batch(x[ids])
+                    optimizer.zero_grad()
+                    loss(net, x[ids]).mean().backward()
+                    optimizer.step()
+                    step += 1
+            assert path.stopped is None
+            path.save()
+        batches_seen.append(int(judge.norm.num_batches_tracked))
+    assert batches_seen == [4, 4]
+
+
+def test_spectral_normalisation_with_dropout_is_recorded():
+    _, _, _, q = problem()
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        torch.nn.utils.spectral_norm(nn.Linear(2, 10).double()), nn.Dropout(0.3), nn.Linear(10, 3).double()
+    )
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    with gk.record(net, optimizer, loss_fn, queries=q, groups=lambda ids, _: ids % 2, verbose=False) as path:
+        loop(net, optimizer, path)
+    assert path.stopped is None
+
+
+@pytest.mark.parametrize("groups", [1, 16])
+def test_queries_that_depend_on_each_other_are_taken_together(groups):
+    _, _, _, q = problem()
+
+    def centred(module, batch):
+        out = module(batch)[:, :1]
+        return out - out.mean(0)
+
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    options = {"query_call": centred, "groups": lambda ids, _: ids % groups, "verbose": False}
+    with gk.record(net, optimizer, loss_fn, queries=q, **options) as path:
+        loop(net, optimizer, path)
+    assert path.contributions().gap_rel < 1e-3
+
+
+@pytest.mark.parametrize("rule", ["trapezoid", "midpoint"])
+def test_a_step_that_failed_in_the_middle_leaves_the_windows_before_it(rule, monkeypatch):
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    options = {"queries": problem()[3], "rule": rule, "windows": range(12), "verbose": False}
+    derivatives, failing = Queries.derivatives, 7
+
+    def short_of_memory(self, *given):
+        if path.step == failing:
+            raise RuntimeError("out of memory")
+        return derivatives(self, *given)
+
+    monkeypatch.setattr(Queries, "derivatives", short_of_memory)
+    with pytest.warns(RecordingWarning, match="out of memory"), gk.record(net, optimizer, loss_fn, **options) as path:
+        loop(net, optimizer, path)
+    found = path.contributions(partial=True)
+    assert 5 <= found.edges[-1] <= failing and found.gap_rel < 1e-3
+
+
+def test_outputs_that_are_gone_leave_what_was_before():
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    broken = [1.0]
+
+    def followed(module, batch):
+        return module(batch) / broken[0]
+
+    options = {"queries": problem()[3], "query_call": followed, "windows": range(12), "verbose": False}
+
+    def each(step):
+        broken[0] = 0.0 if step == 8 else 1.0 if step < 8 else broken[0]
+
+    with pytest.warns(RecordingWarning, match="NaN or infinite"), gk.record(net, optimizer, loss_fn, **options) as path:
+        loop(net, optimizer, path, each=each)
+    found = path.contributions(partial=True)
+    assert 6 <= found.edges[-1] <= 8 and found.gap_rel < 1e-3
+
+
+def test_a_state_is_not_changed_by_what_comes_after_it_and_can_be_loaded_in_the_block():
+    _, _, _, q = problem()
+    net = mlp()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    options = {"queries": q, "groups": lambda ids, _: ids % 3, "verbose": False}
+    with gk.record(net, optimizer, loss_fn, **options) as path:
+        loop(net, optimizer, path)
+        state = path.state_dict()
+        weights, moments = copy.deepcopy(net.state_dict()), copy.deepcopy(optimizer.state_dict())
+        whole = path.contributions()
+        loop(net, optimizer, path)
+    for _ in range(2):
+        again = mlp()
+        again.load_state_dict(weights)
+        other = torch.optim.Adam(again.parameters(), lr=0.01)
+        other.load_state_dict(copy.deepcopy(moments))
+        with gk.record(again, other, loss_fn, **options) as resumed:
+            resumed.load_state_dict(state)
+            assert torch.equal(resumed.contributions().values, whole.values)
+            loop(again, other, resumed)
+        assert torch.equal(resumed.contributions().values, path.contributions().values)
+
+
+class Draws:
+    """A loss that is an object, with a generator of its own."""
+
+    def __init__(self) -> None:
+        self.draw = torch.Generator().manual_seed(0)
+
+    def __call__(self, module: nn.Module, batch: Any) -> Tensor:
+        noise = torch.randn(len(batch[0]), generator=self.draw, dtype=torch.float64)
+        return loss_fn(module, batch) * (1 + 0.1 * noise)
+
+    def bound(self, module: nn.Module, batch: Any) -> Tensor:
+        return self(module, batch)
+
+
+@pytest.mark.parametrize("kind", ["object", "bound", "default", "partial"])
+def test_generators_are_found_wherever_a_loss_holds_them(kind):
+    owner = Draws()
+
+    def by_default(module, batch, draw=owner.draw):
+        return loss_fn(module, batch) * (1 + 0.1 * torch.randn(len(batch[0]), generator=draw, dtype=torch.float64))
+
+    losses = {
+        "object": owner,
+        "bound": owner.bound,
+        "default": by_default,
+        "partial": functools.partial(by_default, draw=owner.draw),
+    }
+    assert generators_used_by(losses[kind]) == [owner.draw]
+
+
+def test_steps_too_small_for_the_precision_of_the_outputs_take_one_node():
+    _, _, _, q = problem(torch.float32)
+    net = mlp(torch.float32)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-7)
+    with gk.record(net, optimizer, loss_fn, queries=q, rule="adaptive32", verbose=False) as path:
+        loop(net, optimizer, path, dtype=torch.float32)
+    assert path.contributions().meta["evaluations"] == path.step
+
+
+def test_names_of_parameters_are_no_patterns():
+    net = nn.ModuleDict({"a[0]": nn.Linear(2, 3).double(), "b*": nn.Linear(2, 3).double()})
+
+    def call(module, batch):
+        return module["a[0]"](batch) + module["b*"](batch)
+
+    def loss(module, batch):
+        return (call(module, batch[0]) - batch[1]).square().mean(1)
+
+    x, y, _, q = problem()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    with gk.record(net, optimizer, loss, queries=q, query_call=call, verbose=False) as path:
+        path.batch((x, y))
+        loss(net, (x, y)).mean().backward()
+        optimizer.step()
+    assert path.contributions().gap_rel < 1e-12

@@ -423,3 +423,43 @@ def test_a_state_that_was_lost_on_the_way_is_noticed(tmp_path):
         taped_loop(net, optimizer, tape, slice(5, None))
     with pytest.raises(RecordingError, match="momentum at step 5"):
         play(tmp_path, mlp(), x, y)
+
+
+def test_gradients_clipped_in_every_entry_are_replayed(tmp_path):
+    x, y, _, _ = problem()
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    with gk.tape(net, optimizer, tmp_path, every=5) as tape:
+        for ids in shuffled():
+            tape.batch(ids)
+            optimizer.zero_grad()
+            loss_fn(net, (x[ids], y[ids])).mean().backward()
+            nn.utils.clip_grad_value_(net.parameters(), 1e-7)
+            optimizer.step()
+    assert play(tmp_path, mlp(), x, y).contributions().gap_rel < 1e-3
+
+
+def test_a_tape_keeps_what_it_has_when_it_stops(tmp_path):
+    x, y, _, _ = problem()
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    with pytest.warns(RecordingWarning, match="NaN"), gk.tape(net, optimizer, tmp_path / "a", every=100) as tape:
+        taped_loop(net, optimizer, tape, slice(0, 7))
+        tape.batch(torch.arange(3))
+        next(net.parameters()).grad[:] = float("nan")
+        optimizer.step()
+    assert play(tmp_path / "a", mlp(), x, y).copies == [0, 7]
+    groups = [{"params": list(net[0].parameters())}, {"params": [*net[2].parameters(), *net[4].parameters()]}]
+    with pytest.raises(InputError, match="other parameter groups"):
+        gk.tape(net, torch.optim.SGD(groups, lr=0.01), tmp_path / "a", every=100)
+
+
+def test_a_step_without_gradients_is_taped(tmp_path):
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    with gk.tape(net, optimizer, tmp_path, every=100) as tape:
+        tape.batch(torch.arange(3))
+        optimizer.zero_grad()
+        optimizer.step()
+        taped_loop(net, optimizer, tape, slice(0, 3))
+    assert tape.stopped is None and tape.step == 4
