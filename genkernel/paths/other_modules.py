@@ -24,6 +24,7 @@ class OtherModules:
 
     def __init__(self, module: nn.Module, known: Sequence[nn.Module] = ()):
         self._own = {id(m) for m in module.modules()}
+        self._device = next((p.device.type for p in module.parameters()), "cpu")
         self._known = list(known)
         self.coarse = False
 
@@ -34,10 +35,11 @@ class OtherModules:
         seen = {id(m) for known in self._known for m in known.modules()} | self._own
 
         def look(module: nn.Module, _: object) -> None:
-            device = next((t.device.type for t in (*module.parameters(), *module.buffers())), "cpu")
-            self.coarse = self.coarse or torch.is_autocast_enabled(device)
-            # what holds the network itself is a wrapper around it
-            if id(module) in seen or any(id(part) in self._own for part in module.modules()):
+            self.coarse = self.coarse or torch.is_autocast_enabled(self._device)
+            if id(module) in seen:
+                return
+            if any(id(part) in self._own for part in module.modules()):  # a wrapper around the network itself
+                seen.add(id(module))
                 return
             held.extend((buffer, buffer.detach().clone()) for buffer in module.buffers())
             seen.update(map(id, module.modules()))
