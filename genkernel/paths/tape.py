@@ -195,7 +195,8 @@ class Tape(Beside):
         size = limit = 0.0
         if dense:
             size = float(torch.stack(torch._foreach_norm(dense)).double().norm())
-            limit = float(torch.stack(torch._foreach_norm(dense, math.inf)).max())
+            # many times as fast as the norm of order infinity
+            limit = float(torch.stack([end for g in dense for end in torch.aminmax(g)]).abs().max())
         entries = torch.zeros(SAMPLED, dtype=torch.float64)
         grads = dict(given)
         for name, places, numbers in self._sample:
