@@ -251,7 +251,7 @@ class PathDecomposition:
             MissingError: there is no such file.
             InputError: it is not a saved decomposition.
         """
-        head, tensors = load_archive(path, FORMAT, "a path decomposition", _HEAD)
+        head, tensors = load_archive(path, FORMAT, "a path decomposition", _HEAD, _TENSORS)
         return cls(**head, **tensors)
 
     def __repr__(self) -> str:

@@ -67,25 +67,25 @@ class GroupedState:
                 if b is None:
                     b = self.buffers[a] = self._zeros()
                 own = b[s.part].mul_(s.alpha)
-                for values, factor in terms:
-                    _add(own, values, s.rho * factor)
+                for values, scale in terms:
+                    _add(own, values, s.rho, scale)
 
     def increment(self, source: int, into: Tensor | None = None) -> Tensor | None:
         """Δθ^(a) of the last step ``[P]``, a new tensor or ``into``; None where it is zero."""
         moved, b = None, self.buffers[source]
         for s in self._steps:
-            terms: list[tuple[Tensor, Number]] = []
+            terms: list[tuple[Tensor, Number, float]] = []
             if s.buffered and b is not None:
-                terms.append((b[s.part], -s.p))
+                terms.append((b[s.part], s.p, -1.0))
             if not _is_zero(s.q):
-                terms += ((values, -s.q * factor) for values, factor in self._drive(s, source, self._gradients))
+                terms += ((values, s.q, -scale) for values, scale in self._drive(s, source, self._gradients))
             if source == self._decay and s.decoupled and self._theta is not None:
-                terms.append((self._theta[s.part], -s.decoupled))
+                terms.append((self._theta[s.part], s.decoupled, -1.0))
             if terms:
                 if moved is None:
                     moved = self._zeros() if into is None else into.zero_()
-                for values, factor in terms:
-                    _add(moved[s.part], values, factor)
+                for values, factor, scale in terms:
+                    _add(moved[s.part], values, factor, scale)
         if self._remainder is not None and self._remainder[0] == source:
             moved = self._remainder[1].clone() if moved is None else moved.add_(self._remainder[1])
         return moved
@@ -125,12 +125,12 @@ class GroupedState:
         return self._like.new_zeros(self._size)
 
 
-def _add(to: Tensor, values: Tensor, factor: Number) -> None:
-    """``to += values × factor`` without anything new."""
+def _add(to: Tensor, values: Tensor, factor: Number, scale: float) -> None:
+    """``to += values × factor × scale`` without anything new."""
     if isinstance(factor, Tensor):
-        to.addcmul_(values, factor)
+        to.addcmul_(values, factor, value=scale)
     else:
-        to.add_(values, alpha=factor)
+        to.add_(values, alpha=factor * scale)
 
 
 def _is_zero(value: Number) -> bool:

@@ -54,8 +54,9 @@ class Objective:
             raise InputError("loss_fn is a function (model, batch) -> losses [b], one per sample")
         self.model = loss_model(module, loss, coordinates.names)
         self.coordinates, self.others = coordinates, OtherModules(module, others)
+        self._of_loss = generators_used_by(loss)
         # those of the module first: they are what a tape knows
-        self._generators = [*generators_of(module), *generators_used_by(loss)]
+        self._generators = [*generators_of(module), *self._of_loss]
         self.joint: bool | None = None
         self.vectorised: bool | None = None
         self.route: Route | None = None
@@ -68,9 +69,9 @@ class Objective:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
             stack.enter_context(random_state_kept())
-            for generator in self._generators:
+            for generator in self._of_loss:
                 stack.callback(generator.set_state, generator.get_state())
-            stack.enter_context(restored(self.model.module))
+            stack.enter_context(restored(self.model.module))  # with the generators of its own
             stack.enter_context(self.others.found())  # a loss may begin to use others at any time
             stack.enter_context(eagerly(list(self.model.module.modules())))
             stack.enter_context(torch.enable_grad())

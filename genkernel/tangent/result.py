@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 FORMAT = "genkernel.kernel"
 _HEAD = ("layers", "symmetric", "is_normalized", "meta")
+_TENSORS = ("values", "norms_x", "norms_y")
+_PER_PROBE = ("per_probe", "per_probe_norms_x", "per_probe_norms_y")
 
 
 @dataclass
@@ -109,10 +111,7 @@ class Kernel:
         Raises:
             OSError: the file cannot be written; nothing is left behind.
         """
-        arrays = {"values": self.values, "norms_x": self.norms_x, "norms_y": self.norms_y}
-        for name in ("per_probe", "per_probe_norms_x", "per_probe_norms_y"):
-            if getattr(self, name) is not None:
-                arrays[name] = getattr(self, name)
+        arrays = {name: getattr(self, name) for name in (*_TENSORS, *_PER_PROBE) if getattr(self, name) is not None}
         if self._stderr is not None:
             arrays["stderr"] = self._stderr
         if self.layers:
@@ -133,7 +132,7 @@ class Kernel:
             MissingError: there is no such file.
             InputError: the file is not a saved kernel.
         """
-        head, arrays = load_archive(path, FORMAT, "a kernel", _HEAD)
+        head, arrays = load_archive(path, FORMAT, "a kernel", _HEAD, _TENSORS, (*_PER_PROBE, "stderr", "layers"))
         stacked = arrays.pop("layers", None)
         layers = dict(zip(head["layers"], stacked, strict=True)) if stacked is not None else {}
         return cls(
