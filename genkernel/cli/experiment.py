@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,6 +34,23 @@ def experiment(
     seed: Annotated[
         int, typer.Option(help="Of everything that is random in it.", rich_help_panel=options.COMPUTING)
     ] = 0,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Images in the place of made-up ones, where the experiment trains on images: a folder, an .npz, or a "
+            "torchvision data set such as MNIST.",
+            rich_help_panel=options.READING,
+            show_default=False,
+        ),
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for what is finished of a long experiment: the same command goes on there after a stop.",
+            rich_help_panel=options.OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -53,6 +71,8 @@ def experiment(
     - `genkernel experiment --list`
 
     - `genkernel experiment domingos --quick --out outcomes/domingos`
+
+    - `genkernel experiment what-if --data MNIST --work unfinished/what-if`
     """
     from genkernel.experiments.outcome import EXPERIMENTS
 
@@ -68,15 +88,30 @@ def experiment(
     from genkernel.runs import Provenance, RunFolder, Stopwatch
 
     with quiet_stdout():
-        work = find(name)
+        study = find(name)
+        given = _inputs(name, study, data, work)
         watch = Stopwatch()
         with RunFolder.create(out or Path(f"genkernel-{name}"), kind=folders.KIND) as folder:
             note(f"running {name}{' with small settings' if quick else ''}: {EXPERIMENTS[name][1]}")
             with watch("experiment"):
-                outcome = work(quick=quick, seed=seed, progress=True)
-            provenance = Provenance(arguments={"name": name, "quick": quick, "seed": seed}, seed=seed)
+                outcome = study(quick=quick, seed=seed, progress=True, **given)
+            provenance = Provenance(arguments={"name": name, "quick": quick, "seed": seed} | given, seed=seed)
             place = folders.fill(folder, outcome, provenance, watch)
     show(outcome, place, as_json)
+
+
+def _inputs(name: str, study: Callable[..., Outcome], data: str | None, work: Path | None) -> dict[str, str]:
+    """What was given beside the seed, for experiments that take it."""
+    from inspect import signature
+
+    found = {}
+    for flag, key, value in (("--data", "images", data), ("--work", "work", work)):
+        if value is None:
+            continue
+        if key not in signature(study).parameters:
+            raise InputError(f"the experiment {name!r} has no use for {flag}")
+        found[key] = str(value)
+    return found
 
 
 def show(outcome: Outcome, place: Path, as_json: bool) -> None:

@@ -85,7 +85,7 @@ def run(
     progress: bool = True,
     images: Any = None,
     state: str | Path | None = None,
-    out: str | Path | None = None,
+    work: str | Path | None = None,
     recipe: DDPMRecipe | None = None,
     setting: Setting | None = None,
 ) -> Outcome:
@@ -95,12 +95,12 @@ def run(
         images: as :func:`genkernel.load_images` takes them; made-up ones by default. The last sixth is held out.
         state: a folder with the ``training.pt`` of an unfinished run (of ``train_ddpm`` or ``record_ddpm``) with this
             recipe; the training is warmed up by default.
-        out: where the state and every continuation are kept, so that a second call goes on where this one ended.
+        work: where the state and every continuation are kept, so that a second call goes on where this one ended.
         recipe: of the DDPM.
         setting: sizes.
 
     Raises:
-        InputError: ``out`` holds another study.
+        InputError: ``work`` holds another study.
         MissingError: ``state`` holds no unfinished run.
     """
     from tqdm.auto import tqdm
@@ -112,7 +112,7 @@ def run(
     if recipe is None:
         recipe = DDPMRecipe(size=8, widths=(16, 16), batch=16, warmup=20, seed=seed) if quick else DDPMRecipe(seed=seed)
     pictures = _images(images, recipe, setting, seed)
-    folder = Path(out) if out is not None else None
+    folder = Path(work) if work is not None else None
     _identify(folder, recipe, setting, pictures, state)
     steps = (0 if state is not None else setting.warmup) + setting.horizon
     with tqdm(total=steps, disable=not progress, desc="what-if: state and recording") as bar:

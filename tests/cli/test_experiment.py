@@ -90,6 +90,8 @@ def test_json_is_the_summary_and_an_earlier_outcome_is_replaced(capsys: pytest.C
         ("experiment nonsense", 2, "there is no experiment 'nonsense'; there are "),
         ("experiment --quick", 2, "name an experiment: "),
         ("experiment stub --seed -1", 2, "--seed has to be a whole number from 0, not -1"),
+        ("experiment stub --data MNIST", 2, "the experiment 'stub' has no use for --data"),
+        ("experiment stub --work here", 2, "the experiment 'stub' has no use for --work"),
         ("experiment stub --out full", 2, "full is not empty and holds no genkernel run"),
         ("experiment broken", 1, "it does not converge"),
     ],
@@ -103,3 +105,17 @@ def test_what_goes_wrong_is_one_sentence_and_leaves_nothing(
     said = capsys.readouterr()
     assert not said.out and words in said.err.splitlines()[-1] and "Traceback" not in said.err
     assert not calls and sorted(p.name for p in Path.cwd().iterdir()) == ["full"]
+
+
+def test_images_and_a_folder_for_unfinished_work_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def study(*, quick: bool, seed: int, progress: bool, images: Any = None, work: Any = None) -> Outcome:
+        asked.append({"images": images, "work": work})
+        return Outcome("stub", {})
+
+    monkeypatch.setattr(sys.modules["genkernel.experiments.stub"], "run", study)
+    assert run(["experiment", "stub", "--data", "digits.npz", "--work", "half"]) == 0
+    assert asked == [{"images": "digits.npz", "work": "half"}]
+    record = json.loads(Path("genkernel-stub/run.json").read_text())
+    assert record["arguments"] == {"name": "stub", "quick": False, "seed": 0, "images": "digits.npz", "work": "half"}

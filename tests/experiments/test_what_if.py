@@ -106,12 +106,12 @@ def test_interference_is_the_product_of_gradients(training: DDPMTraining) -> Non
 
 
 def test_a_study_goes_on_where_it_ended(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    options: dict[str, Any] = {"progress": False, "recipe": RECIPE, "setting": TINY, "out": tmp_path / "out"}
+    options: dict[str, Any] = {"progress": False, "recipe": RECIPE, "setting": TINY, "work": tmp_path / "work"}
     first = study.run(**options)
     assert all(to_bytes(figure, "png")[:4] == b"\x89PNG" for figure in first.figures.values())
     json.dumps(first.numbers, allow_nan=True)
     assert len(first.claims) == 4 and len(first.numbers["actual"]) == 7
-    (tmp_path / "out" / "weighting-P2.json").unlink()
+    (tmp_path / "work" / "weighting-P2.json").unlink()
     plain, names = parts.continued, []
 
     def counted(*args: Any) -> None:
@@ -144,4 +144,4 @@ def test_a_study_of_a_saved_state(tmp_path: Any, training: DDPMTraining, monkeyp
             DDPMTraining(parts.blobs(24, 4, 0), DDPMRecipe(size=4, widths=(16, 16), batch=6)), tmp_path / "training.pt"
         )
     with pytest.raises(MissingError, match="no unfinished run"):
-        study.run(progress=False, recipe=RECIPE, setting=TINY, state=tmp_path / "nothing", out=tmp_path / "out")
+        study.run(progress=False, recipe=RECIPE, setting=TINY, state=tmp_path / "nothing", work=tmp_path / "work")
