@@ -13,7 +13,7 @@ _HOMES = {
     "Part": "decomposition",
     "PathDecomposition": "decomposition",
     "Recording": "recorder",
-    "Replay": "replay",
+    "Replay": "replayed",
     "Tape": "tape",
     "checkpoint_path": "checkpoints",
     "contribution_matrix": "maps",
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from genkernel.paths.decomposition import Part, PathDecomposition
     from genkernel.paths.maps import contribution_matrix, keep_map
     from genkernel.paths.recorder import Recording, record
-    from genkernel.paths.replay import Replay
+    from genkernel.paths.replayed import Replay
     from genkernel.paths.stochastic.gradient_noise import gradient_noise_covariance
     from genkernel.paths.stochastic.iid_batches import IIDBatchSampler
     from genkernel.paths.stochastic.kernel_ensemble import KernelEnsemble

@@ -10,7 +10,6 @@ weights; nothing else moved them in between.
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +18,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
-from genkernel.errors import InputError, OutputError, RecordingError, RecordingWarning
+from genkernel.errors import InputError, RecordingError, RecordingWarning
 from genkernel.paths import agreement
 from genkernel.paths.average import Average
 from genkernel.paths.beside import Beside
@@ -36,15 +34,14 @@ from genkernel.paths.objective import Objective, sample_weights
 from genkernel.paths.plain_module import plain_module
 from genkernel.paths.quadrature import parse_rule
 from genkernel.paths.queries import Queries
+from genkernel.paths.recording_state import FILE, FORMAT, VERSION, check_state, copied, read_state, write_state
 from genkernel.paths.sources import BEFORE, BUFFERS, DECAY, ROUNDING, Groups, Sources, labels_of
 from genkernel.paths.windows import Windows
-from genkernel.runs import versions, write_atomic
-from genkernel.runs.atomic import explain
+from genkernel.runs import versions
 from genkernel.tangent import batches
 from genkernel.tangent.model import Call
 from genkernel.tangent.plan import parse_memory
 
-FILE = "recording.pt"
 # what a step may differ from the sum of its parts by, relative to its largest entry, beside rounding of the weights
 _SHARE = {torch.float64: 1e-9, torch.float32: 1e-3}
 _ROUNDING = 1e-12  # share of a step from which on rounding in its gradient is a source of its own
@@ -308,9 +305,10 @@ class Recording(Beside):
     def state_dict(self) -> dict[str, Any]:
         """Everything that continues the recording, beside the model's and the optimizer's own states."""
         self._guarded(self._settle)
-        return _copied(
+        return copied(
             {
-                "format": "genkernel.recording",
+                "format": FORMAT,
+                "version": VERSION,
                 "coordinates": self._coordinates.describe(),
                 "kind": self._steps.kind,
                 "rule": self._rule.name,
@@ -337,34 +335,13 @@ class Recording(Beside):
         Raises:
             InputError: they are not, or the recording is of other queries or another rule.
         """
-        if not isinstance(state, Mapping) or state.get("format") != "genkernel.recording":
-            raise InputError("this is not the state of a recording")
-        mine = self.state_dict()
-        for key, what in (
-            ("coordinates", "another model (names or shapes of its parameters differ)"),
-            ("kind", "another optimizer"),
-            ("rule", "another rule"),
-            ("queries", "other queries"),
-            ("windows", "other windows of time"),
-        ):
-            if state[key] != mine[key]:
-                raise InputError(f"the recording belongs to {what}")
-        if (state["average"] is None) != (self._average is None):
-            raise InputError("the recording was made with ema=, and this one is not, or the other way round")
-        theta = state["theta"].to(self._coordinates.device)
-        if not torch.equal(theta, self._theta):
-            raise InputError(
-                f"the recording was saved at step {state['step']} of a run with other weights: load the model's and "
-                "the optimizer's states of that step first, or record into another folder"
-            )
-        if not torch.allclose(state["now"], mine["now"], rtol=1e-4, atol=1e-6):
-            raise InputError("the recording belongs to other queries (the same weights give other outputs)")
-        state = _copied(state)
+        check_state(state, self.state_dict())
+        state = copied(state)
         self._sources.restore(state["sources"])
         self._state.buffers = []
         self._state.grow(len(self._sources))
         for a, buffer in state["buffers"].items():
-            self._state.set_buffer(int(a), buffer.to(theta.device))
+            self._state.set_buffer(int(a), buffer.to(self._coordinates.device))
         self._check_buffers()
         self._integrator.restore(state["integrator"])
         if self._average is not None:
@@ -383,20 +360,10 @@ class Recording(Beside):
         """
         if self._store is None:
             raise RecordingError("give record(..., store='folder') to save the recording")
-        buffer = io.BytesIO()
-        torch.save(self.state_dict(), buffer)
-        try:
-            self._store.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(explain(error, self._store)) from error
-        write_atomic(self._store / FILE, buffer.getvalue())
-        return self._store / FILE
+        return write_state(self._store, self.state_dict())
 
     def _read_store(self, path: Path) -> None:
-        try:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-        except Exception as error:
-            raise InputError(f"{path} is not a recording: {error}") from error
+        state = read_state(path)
         try:
             self.load_state_dict(state)
         except InputError as error:
@@ -668,9 +635,3 @@ class Recording(Beside):
 def _any(number: Number) -> bool:
     """Anything in it is not zero."""
     return bool(number.any()) if isinstance(number, Tensor) else number != 0
-
-
-def _copied(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A recording writes to its tensors, and a state is not to change with it."""
-    found: dict[str, Any] = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, dict(state))
-    return found

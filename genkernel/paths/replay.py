@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy as copying
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,130 +30,25 @@ from tqdm.auto import tqdm
 from genkernel.errors import InputError, RecordingError
 from genkernel.paths.agreement import COARSE, tolerance
 from genkernel.paths.coordinates import Coordinates
-from genkernel.paths.decomposition import PathDecomposition
 from genkernel.paths.linear_step import LinearStep, Steps
 from genkernel.paths.losses import LossFunction
 from genkernel.paths.objective import Objective, sample_weights
 from genkernel.paths.plain_module import plain_module
 from genkernel.paths.quadrature import Rule, parse_rule
 from genkernel.paths.queries import Queries
+from genkernel.paths.replayed import Array, Replay
 from genkernel.paths.sample_products import sample_products
-from genkernel.paths.sources import BEFORE, BUFFERS, DECAY, RESERVED, Label
-from genkernel.paths.tape import SAMPLED, Taped, sampled_entries
+from genkernel.paths.sources import BEFORE, BUFFERS, DECAY
+from genkernel.paths.taped import Taped
+from genkernel.paths.taped_gradients import TapedGradients
 from genkernel.runs import versions
 from genkernel.tangent import batches
 from genkernel.tangent.model import Call
 from genkernel.tangent.plan import parse_memory
 from genkernel.tangent.spool import Spool
 
-Array = NDArray[np.float64]
 _IMPLEMENTATION = ("fused", "foreach", "capturable", "differentiable")  # how a step is computed, not what
 _DRIFT = {torch.float64: 1e-8, torch.float32: 5e-3}  # of weights over a stretch, relative to what they moved
-
-
-@dataclass(repr=False)
-class Replay:
-    """What every visit of a training sample did to every query. Made by :func:`replay`.
-
-    Attributes:
-        ids: of the sample of each visit ``[V]``.
-        steps: training step of each visit ``[V]``.
-        extras: what else the tape says of each visit, name → ``[V]`` (of numbers per sample).
-        values: contributions ``[V, L, m, *out]`` float64.
-        others: sources that are not data → ``[N, L, m, *out]`` by training step.
-        layers: L names.
-        copies: steps at which the outputs are known.
-        outputs: f there ``[len(copies), m, *out]``.
-        meta: how it was made.
-    """
-
-    ids: NDArray[Any]
-    steps: NDArray[np.int64]
-    extras: dict[str, NDArray[Any]]
-    values: Array
-    others: dict[str, Array]
-    layers: list[str]
-    copies: list[int]
-    outputs: Array
-    meta: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def visits(self) -> int:
-        """V."""
-        return len(self.ids)
-
-    def __repr__(self) -> str:
-        return (
-            f"Replay({self.visits} visits of {len(np.unique(self.ids))} samples, {self.values.shape[2]} queries, "
-            f"{self.meta.get('steps')} steps)"
-        )
-
-    def per_sample(self) -> tuple[NDArray[Any], Array]:
-        """Distinct ids ``[n]`` and what each did in all its visits ``[n, m, *out]``."""
-        ids, index = np.unique(self.ids, return_inverse=True)
-        found = np.zeros((len(ids), *self.values.shape[2:]))
-        np.add.at(found, index, self.values.sum(1))
-        return ids, found
-
-    def contributions(
-        self,
-        groups: Callable[..., Any] | None = None,
-        edges: list[int] | None = None,
-    ) -> PathDecomposition:
-        """Visits gathered into sources and windows of time.
-
-        Args:
-            groups: ``groups(ids, **extras)`` gives a label per visit ``[V]``, also from what the tape says beside the
-                ids; every sample by itself by default.
-            edges: steps at which windows start, among :attr:`copies` (for windows whose own gap is known); one window
-                by default.
-
-        Raises:
-            InputError: labels or edges do not fit.
-        """
-        labels = self.ids if groups is None else np.asarray(groups(self.ids, **self.extras))
-        if labels.shape != self.ids.shape:
-            raise InputError(
-                f"groups gave labels of shape {labels.shape} for {self.visits} visits: one per visit, please"
-            )
-        if any(str(label) in RESERVED for label in np.unique(labels)):
-            raise InputError(
-                f"labels may not be {', '.join(map(repr, RESERVED))}: these name sources that are not data"
-            )
-        cuts = sorted({self.copies[0], self.copies[-1], *(edges or [])})
-        if any(step not in self.copies for step in cuts):
-            raise InputError(f"edges are among the steps with copies of the weights, {self.copies}")
-        names, index = np.unique(labels, return_inverse=True)
-        data: list[Label] = [name.item() for name in names]
-        extra = [name for name in RESERVED if name in self.others]
-        shape = (len(cuts) - 1, len(data) + len(extra), *self.values.shape[1:])
-        net, gross = np.zeros(shape), np.zeros(shape[:4])
-        steps_of = np.searchsorted(cuts, self.steps, side="right") - 1
-        np.add.at(net, (steps_of, index), self.values)
-        # the size of a source in one step is that of the sum of its visits
-        order = np.lexsort((index, self.steps))
-        key = np.stack([self.steps[order], index[order]])
-        starts = np.flatnonzero(np.r_[True, (key[:, 1:] != key[:, :-1]).any(0)]) if len(order) else np.zeros(0, int)
-        if len(starts):
-            per_step = np.add.reduceat(self.values[order], starts)
-            where = steps_of[order][starts], index[order][starts]
-            np.add.at(gross, where, _sizes(per_step))
-        for number, name in enumerate(extra, start=len(data)):
-            windows = np.searchsorted(cuts, np.arange(len(self.others[name])), side="right") - 1
-            np.add.at(net[:, number], windows, self.others[name])
-            np.add.at(gross[:, number], windows, _sizes(self.others[name]))
-        kept = [self.copies.index(step) for step in cuts]
-        return PathDecomposition(
-            sources=[*data, *extra],
-            net=torch.from_numpy(net),
-            gross=torch.from_numpy(gross),
-            layers=list(self.layers),
-            edges=cuts,
-            outputs=torch.from_numpy(self.outputs[kept]),
-            samples=torch.from_numpy(np.r_[np.bincount(index, minlength=len(data)), np.zeros(len(extra), int)]),
-            data=[True] * len(data) + [False] * len(extra),
-            meta=dict(self.meta),
-        )
 
 
 def replay(
@@ -238,7 +133,7 @@ class _Replayer:
         self._objective = Objective(self._module, loss_fn, self._coordinates, [])
         self._load(0)
         self._queries = Queries(self._module, self._coordinates, queries, query_call or call, layers)
-        self._sampled = sampled_entries(self._coordinates)
+        self._taped_gradients = TapedGradients(self._coordinates)
         self._rows = self._queries.count * self._queries.scalars
         self._shape = (len(self._queries.layers), self._queries.count, *self._queries.shape)
         self._columns = self._queries.columns
@@ -338,7 +233,6 @@ class _Replayer:
         self, step: int, made_of: list[dict[str, Any]], arrays: Mapping[str, Any], number: int
     ) -> tuple[list[tuple[dict[str, Any], Tensor]], Tensor, float | Tensor]:
         """The gradient of the batches that a step was made of, and the number between it and the optimizer's."""
-        size, entries = float(arrays["size"][number]), torch.from_numpy(arrays["entries"][number])
         parts: list[tuple[dict[str, Any], Tensor, Tensor]] = []
         for row in made_of:
             batch, weights = self._batch(row)
@@ -353,64 +247,19 @@ class _Replayer:
             parts.append((row, weights, gradient))
         since = max((i for i, row in enumerate(made_of) if bool(row["gone"])), default=0)
         worst = math.inf
-        limit = float(arrays["limit"][number]) if "limit" in arrays else math.inf
         allowed = COARSE if self._objective.others.coarse else 10 * tolerance(self._coordinates.coarsest)
         for begin in dict.fromkeys((0, since, len(parts) - 1)):
             total = sum((g for _, _, g in parts[begin:]), torch.zeros_like(parts[0][2]))
-            for between in (self._between, self._clamped):
-                factor, off = between(total, size, entries, limit)
-                if off <= allowed:
-                    return [(row, weights) for row, weights, _ in parts[begin:]], total, factor
-                worst = min(worst, off)
+            found = self._taped_gradients.compare(total, arrays, number, allowed)
+            if found.error <= allowed:
+                return [(row, weights) for row, weights, _ in parts[begin:]], total, found.factor
+            worst = min(worst, found.error)
         raise RecordingError(
             f"the gradient of step {step} is not the tape's (off by {worst:.1%}): the data behind its ids have "
             "changed, batch_of does not make the batch that was trained on, loss_fn is another loss or draws from a "
             "random generator that the network does not hold, or gradients were clipped part by part (one factor for "
             "all of them, and clipping by value, can be replayed)"
         )
-
-    def _between(self, gradient: Tensor, size: float, entries: Tensor, limit: float) -> tuple[float, float]:
-        """The factor, and by how much the entries that the tape holds miss it."""
-        norm = float(gradient.double().norm())
-        if not size:
-            return 0.0, 0.0
-        if not norm:
-            return 0.0, 1.0
-        own = self._sample_of(gradient)
-        factor = math.copysign(size / norm, float(own @ entries) or 1.0)
-        return factor, self._missed(factor * own, size, entries)
-
-    def _clamped(self, gradient: Tensor, size: float, entries: Tensor, limit: float) -> tuple[Tensor | float, float]:
-        """The same for clipping by value: one factor per coordinate ``[P]``."""
-        top = float(gradient.abs().max())
-        if not math.isfinite(limit) or not limit or not top:
-            return 0.0, math.inf
-        sign = math.copysign(1.0, float(self._sample_of(gradient) @ entries) or 1.0)
-        # the norm grows with the factor, up to where every entry is at the limit
-        low, high = 0.0, 1e12 * limit / top
-        for _ in range(80):
-            factor = math.sqrt(max(low, 1e-12 * limit / top) * high)
-            if float((gradient * factor).clamp(-limit, limit).double().norm()) < size * (1 - 1e-9):
-                low = factor
-            else:
-                high = factor
-        clamped = (gradient * (sign * high)).clamp(-limit, limit)
-        off = abs(float(clamped.double().norm()) - size) / size
-        ratio = torch.where(gradient != 0, clamped / torch.where(gradient != 0, gradient, 1), 0.0)
-        return ratio, max(off, self._missed(self._sample_of(clamped), size, entries))
-
-    def _sample_of(self, gradient: Tensor) -> Tensor:
-        """The entries of a gradient ``[P]`` that the tape holds."""
-        own = torch.zeros(SAMPLED, dtype=torch.float64)
-        for name, places, numbers in self._sampled:
-            part = self._coordinates.slices[self._coordinates.names.index(name)]
-            own[places] = gradient[part][numbers.to(gradient.device)].double().cpu()
-        return own
-
-    def _missed(self, own: Tensor, size: float, entries: Tensor) -> float:
-        # entries that are small by chance are held to the size that entries have
-        typical = size * math.sqrt(SAMPLED / self._coordinates.size)
-        return float((entries - own).norm()) / max(float(entries.norm()), typical)
 
     # --------------------------------------------------------------------- backward in time
 
@@ -638,8 +487,3 @@ class _Replayer:
                 "versions": versions(),
             },
         )
-
-
-def _sizes(values: Array) -> Array:
-    """Norms over the outputs: ``[…, L, m, *out]`` with one leading axis → ``[…, L, m]``."""
-    return np.sqrt(np.square(values).reshape(*values.shape[:3], -1).sum(-1))

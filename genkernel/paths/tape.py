@@ -4,12 +4,7 @@ A tape holds the initial weights and copies every √N steps (with buffers and t
 which samples it was made of, what they were turned into (timesteps, noise seeds), the hyperparameters in force, the
 size of the gradient that the optimizer saw and a few of its entries. Clip factors and loss scales need not be told:
 they follow from the size. :func:`genkernel.replay` runs it again, backwards, and answers for every single sample.
-
-A tape is a folder:
-
-* ``tape.json``: what it is a tape of;
-* ``weights-<step>.safetensors``: parameters, buffers and optimizer state before that step;
-* ``steps-<step>.npz``: the steps from there on.
+The files are those of :mod:`genkernel.paths.taped`.
 """
 
 from __future__ import annotations
@@ -29,20 +24,27 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from genkernel.errors import InputError, MissingError, OutputError, RecordingError
+from genkernel.errors import InputError, OutputError, RecordingError
 from genkernel.paths.beside import Beside
 from genkernel.paths.coordinates import Coordinates, optimized
 from genkernel.paths.gathered import gradients_gone
 from genkernel.paths.linear_step import Steps, plain_number, unwrapped
 from genkernel.paths.plain_module import plain_module
 from genkernel.paths.random_state import random_state
+from genkernel.paths.taped import (
+    FORMAT,
+    SAMPLED,
+    VERSION,
+    Arrays,
+    copies_in,
+    copy_name,
+    number_in,
+    sampled_entries,
+    steps_name,
+)
 from genkernel.runs import read_json, versions, write_atomic
 from genkernel.runs.atomic import explain
 from genkernel.tangent.restore import generators_of
-
-FORMAT = "genkernel.tape"
-SAMPLED = 64  # entries of every gradient that are kept
-Arrays = dict[str, NDArray[Any]]
 
 
 def tape(
@@ -119,7 +121,7 @@ class Tape(Beside):
         self._copied: int | None = None
         self._head: dict[str, Any] = {
             "format": FORMAT,
-            "version": 1,
+            "version": VERSION,
             "coordinates": self._coordinates.describe(),
             "optimizer": type(self._steps.optimizer).__name__,
             "groups": self._group_names(),
@@ -268,6 +270,7 @@ class Tape(Beside):
         head = read_json(path)
         for key, what in (
             ("format", "something else"),
+            ("version", "another version of genkernel"),
             ("coordinates", "another model"),
             ("optimizer", "another optimizer"),
             ("every", "a run with another every="),
@@ -324,7 +327,7 @@ class Tape(Beside):
         write_atomic(self._folder / copy_name(self.step), to_safetensors(contents))
         if self._copied is None:  # what an earlier, interrupted run taped beyond this step
             for file in (*self._folder.glob("weights-*"), *self._folder.glob("steps-*")):
-                if _number_in(file) > self.step or (_number_in(file) == self.step and file.suffix == ".npz"):
+                if number_in(file) > self.step or (number_in(file) == self.step and file.suffix == ".npz"):
                     file.unlink()
         self._copied = self.step
 
@@ -388,88 +391,3 @@ def as_array(value: Any, name: str) -> NDArray[Any]:
     if array.dtype.kind not in "biufU":
         raise InputError(f"{name} are numbers or strings, not {array.dtype}")
     return array
-
-
-def sampled_entries(coordinates: Coordinates) -> list[tuple[str, list[int], Tensor]]:
-    """Which entries of every gradient are kept: (parameter, their places among the kept ones, their numbers)."""
-    draw = np.random.Generator(np.random.PCG64(0))
-    chosen = np.sort(draw.choice(coordinates.size, size=SAMPLED, replace=coordinates.size < SAMPLED))
-    found = []
-    for name, part in coordinates.parts():
-        places = np.flatnonzero((chosen >= part.start) & (chosen < part.stop))
-        if len(places):
-            found.append((name, places.tolist(), torch.from_numpy(chosen[places] - part.start)))
-    return found
-
-
-def copy_name(step: int) -> str:
-    return f"weights-{step:08d}.safetensors"
-
-
-def steps_name(step: int) -> str:
-    return f"steps-{step:08d}.npz"
-
-
-def _number_in(file: Path) -> int:
-    return int(file.stem.rpartition("-")[2])
-
-
-def copies_in(folder: Path) -> list[int]:
-    """Steps of which the folder has a copy of the weights."""
-    return sorted(map(_number_in, folder.glob("weights-*.safetensors")))
-
-
-class Taped:
-    """A finished tape, read.
-
-    Args:
-        folder: of :func:`tape`.
-
-    Attributes:
-        steps: N.
-        copies: steps with a copy of the weights, 0 and N among them.
-        head: ``tape.json``.
-
-    Raises:
-        MissingError: there is no tape, or a part of it is gone.
-        InputError: it is something else, or too short.
-    """
-
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
-        if not (self.folder / "tape.json").is_file():
-            raise MissingError(f"there is no tape at {self.folder} (tape.json is missing)")
-        self.head = read_json(self.folder / "tape.json")
-        if self.head.get("format") != FORMAT:
-            raise InputError(f"{self.folder} is not a tape of a training run")
-        copies = copies_in(self.folder)
-        starts = sorted(map(_number_in, self.folder.glob("steps-*.npz")))
-        # of a run that was killed everything up to its last copy is there
-        self.copies = [0, *(step for step in copies if step and any(start < step for start in starts))]
-        self.steps = self.copies[-1]
-        if not self.steps:
-            raise InputError(f"{self.folder} holds the tape of a run that ended before its second copy of the weights")
-        for first in self.copies[:-1]:
-            if first not in starts or first not in copies:
-                raise MissingError(
-                    f"{self.folder} lacks {steps_name(first) if first in copies else copy_name(first)}: the tape is "
-                    "not whole"
-                )
-
-    def copy(self, step: int) -> dict[str, dict[str, Tensor]]:
-        """Weights before a step: ``parameter``, ``frozen``, ``buffer`` and ``state`` (``key:name``), each by name."""
-        found: dict[str, dict[str, Tensor]] = {"parameter": {}, "frozen": {}, "buffer": {}, "state": {}}
-        for name, value in load_file(self.folder / copy_name(step)).items():
-            kind, _, rest = name.partition(":")
-            found[kind][rest] = value
-        return found
-
-    def stretch(self, first: int) -> tuple[Arrays, list[dict[str, Any]]]:
-        """The steps from a copy on: arrays with one row per step, and the micro-batches."""
-        with np.load(self.folder / steps_name(first), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        batches: list[dict[str, Any]] = [{} for _ in range(int(arrays.pop("batches")))]
-        for name in [name for name in arrays if ":" in name]:
-            number, _, key = name.partition(":")
-            batches[int(number)][key] = arrays.pop(name)
-        return arrays, batches

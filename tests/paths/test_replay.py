@@ -219,6 +219,11 @@ def test_other_data_other_losses_and_other_models_are_refused(tmp_path):
         play(tmp_path, net, x[:5], y)
     with pytest.raises(MissingError, match="no tape"):
         play(tmp_path / "nothing", net, x, y)
+    head = (tmp_path / "tape.json").read_text()
+    (tmp_path / "tape.json").write_text(head.replace('"version": 1', '"version": 2'))
+    with pytest.raises(InputError, match="format version 2, and this genkernel reads version 1"):
+        play(tmp_path, net, x, y)
+    (tmp_path / "tape.json").write_text(head)
     (tmp_path / "steps-00000004.npz").unlink()
     with pytest.raises(MissingError, match=r"lacks steps-00000004\.npz"):
         play(tmp_path, net, x, y)
