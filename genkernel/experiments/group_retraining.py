@@ -137,6 +137,17 @@ def outputs_of(module: nn.Module, stacked: Weights, queries: tuple[Tensor, Tenso
         return asked_of(vmap(logits, in_dims=(0, None))(stacked, queries[0]), queries[1])
 
 
+def accuracies(module: nn.Module, stacked: Weights, queries: tuple[Tensor, Tensor]) -> Tensor:
+    """The share of the queries that every replica gets right ``[R]``."""
+
+    def right(own: Weights, x: Tensor) -> Tensor:
+        found: Tensor = functional_call(module, own, (x,))
+        return (found.argmax(-1) == queries[1]).double().mean()
+
+    with torch.no_grad():
+        return vmap(right, in_dims=(0, None))(stacked, queries[0])
+
+
 def left_out(group_of: Tensor, groups: int, weight: float = 0.0) -> Tensor:
     """Weights ``[groups, n]``: in row a the samples of group a count ``weight``, all others 1."""
     rows = torch.arange(groups)[:, None]

@@ -29,6 +29,7 @@ def retraining_scatter(
     clouds: Mapping[str, Mapping[str, Cloud]],
     titles: Mapping[str, str],
     results: Mapping[str, Any],
+    method: str,
     meta: dict[str, Any],
     note: str = "",
 ) -> Figure:
@@ -38,6 +39,7 @@ def retraining_scatter(
         clouds: optimizer → kind → (predicted ``[U, m]``, actual ``[U, m]``).
         titles: kind → words.
         results: optimizer → kind → output → method → agreement, for the numbers in the panels.
+        method: which prediction it is.
         meta, note: for the footer.
     """
     figure = style.new_figure(0.9 + 2.05 * len(clouds), width=2.05 * len(titles) + 0.4)
@@ -48,7 +50,7 @@ def retraining_scatter(
         for axes, kind in zip(row, titles, strict=True):
             predicted, actual = (part - part.mean(0) for part in kinds[kind])
             _cloud(axes, predicted, actual, color)
-            one = results[name][kind]["margin"]["contributions"]
+            one = results[name][kind]["margin"][method]
             _corner(axes, f"ρ = {style.number(round(one['spearman'], 2))}\nslope {one['slope']:.2g}")
         row[0].set_ylabel(f"{name}\nactual change", color=style.INK)
     for axes, title in zip(grid[0], titles.values(), strict=True):
@@ -65,6 +67,8 @@ def retraining_bars(
     lengths: Mapping[str, Mapping[str, Any]],
     titles: Mapping[str, str],
     methods: Sequence[str],
+    ours: str,
+    hollow: str,
     meta: dict[str, Any],
     note: str = "",
     output: str = "margin",
@@ -75,6 +79,7 @@ def retraining_bars(
         lengths: length → optimizer → kind → output → method → agreement.
         titles: kind → words.
         methods: in reading order, from the top.
+        ours, hollow: the method that stands out, and the one that is no prediction.
         meta, note: for the footer.
         output: of which output.
     """
@@ -85,7 +90,7 @@ def retraining_bars(
         for axes, kind in zip(row, titles, strict=True):
             for k, (name, found) in enumerate(results.items()):
                 offset = 0.19 * (len(results) - 1 - 2 * k)
-                _bars(axes, found[kind][output], methods, places + offset, _COLOURS[k], name)
+                _bars(axes, found[kind][output], methods, (ours, hollow), places + offset, _COLOURS[k], name)
             axes.axvline(0, color=style.GREY, linewidth=0.8)
             axes.grid(False, axis="y")
             axes.tick_params(axis="y", length=0)
@@ -104,13 +109,21 @@ def retraining_bars(
     return figure
 
 
-def _bars(axes: Axes, found: Mapping[str, Any], methods: Sequence[str], places: Array, color: str, name: str) -> None:
-    """One optimizer's bars; what happened in another batch order stays hollow."""
+def _bars(
+    axes: Axes,
+    found: Mapping[str, Any],
+    methods: Sequence[str],
+    marked: tuple[str, str],
+    places: Array,
+    color: str,
+    name: str,
+) -> None:
+    """One optimizer's bars."""
     for method, place in zip(methods, places, strict=True):
         one = found.get(method)
         if one is None:
             continue
-        hollow, ours = method == "another batch order", method == "contributions"
+        ours, hollow = (method == other for other in marked)
         axes.barh(
             place, one["spearman"], height=0.34, linewidth=0.8, edgecolor=color, color="white" if hollow else color,
             alpha=1.0 if ours or hollow else 0.5, label=name if ours else None,
