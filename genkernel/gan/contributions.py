@@ -97,7 +97,7 @@ def cluster_contributions(
         names: of the clusters 0 … M-1.
 
     Raises:
-        InputError: the groups are not clusters with these numbers.
+        InputError: the groups, or what is said of the queries, are not numbers of these clusters.
     """
     given = [source for source, is_data in zip(parts.sources, parts.data, strict=True) if is_data]
     size = len(names)
@@ -105,6 +105,10 @@ def cluster_contributions(
     if labels != given:
         raise InputError(f"the recording's groups are {given}, not numbers of the {size} clusters")
     wanted = np.asarray(torch.as_tensor(query_clusters).cpu().numpy(), dtype=np.int64)
+    if wanted.shape != (len(parts.final),) or wanted.min() < 0 or wanted.max() >= size:
+        raise InputError(
+            f"query_clusters names one of the {size} clusters for each of the {len(parts.final)} queries, numbers from 0"
+        )
     present, rows = np.unique(wanted, return_inverse=True)
     stretches = [(parts.edges[0], parts.edges[-1]), *thirds(parts)]
     found = {}

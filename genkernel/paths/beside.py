@@ -111,9 +111,12 @@ class Beside:
             return
         try:
             work()
-        except Exception as error:  # whatever it is, the training goes on
+        except BaseException as error:  # whatever it is, the training goes on
             self.stopped = str(error) if isinstance(error, GenkernelError) else f"{type(error).__name__}: {error}"
             self._let_go()
+            if not isinstance(error, Exception):  # Ctrl-C is for the loop
+                self.stopped = self.stopped.removesuffix(": ")
+                raise
             with suppress(RecordingWarning):  # where warnings are errors, it is in ``stopped`` alone
                 warnings.warn(
                     f"the {self._what} stopped at step {self.step}, the training goes on: {self.stopped}",
@@ -122,4 +125,4 @@ class Beside:
                 )
 
     def _let_go(self) -> None:
-        """Free what only a going watch needs."""
+        """It stopped, or the block was left: keep what is whole, free what only a going watch needs."""

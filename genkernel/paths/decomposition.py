@@ -162,8 +162,8 @@ class PathDecomposition:
             direction: as for :meth:`along`; helping is moving along it.
             k: how many of each.
         """
-        if not -len(self.final) <= query < len(self.final):
-            raise InputError(f"there are {len(self.final)} queries: query is 0 to {len(self.final) - 1}, not {query}")
+        if not isinstance(query, int) or not -len(self.final) <= query < len(self.final):
+            raise InputError(f"there are {len(self.final)} queries: query is 0 to {len(self.final) - 1}, not {query!r}")
         if k < 1:
             raise InputError(f"k is at least 1, not {k}")
         by_time = self.along(direction)[:, :, query]
@@ -221,13 +221,15 @@ class PathDecomposition:
         """The same for some of the queries: their numbers, a slice, or one flag per query.
 
         Raises:
-            InputError: there is no such query.
+            InputError: there is no such query, or none at all.
         """
+        every = torch.arange(len(self.final))
         try:
-            index = torch.arange(len(self.final))[queries if isinstance(queries, slice) else torch.as_tensor(queries)]
-        except IndexError as error:
-            raise InputError(f"there are {len(self.final)} queries, numbers from 0: {error}") from error
-        index = torch.atleast_1d(index)
+            index = torch.atleast_1d(every[queries if isinstance(queries, slice) else torch.as_tensor(queries)])
+        except (IndexError, TypeError, ValueError) as error:
+            raise InputError(f"there are {len(every)} queries, numbers from 0, not {queries!r}") from error
+        if not len(index):
+            raise InputError("a decomposition has at least one query")
         return replace(
             self, net=self.net[:, :, :, index], gross=self.gross[:, :, :, index], outputs=self.outputs[:, index]
         )
@@ -253,6 +255,13 @@ class PathDecomposition:
         """
         head, tensors = load_archive(path, FORMAT, "a path decomposition", _HEAD, _TENSORS)
         return cls(**head, **tensors)
+
+    def equals(self, other: PathDecomposition) -> bool:
+        """The same sources, queries, times and numbers, bit for bit; what is noted in ``meta`` aside."""
+        names = [name for name in _HEAD if name != "meta"]
+        return all(list(getattr(self, name)) == list(getattr(other, name)) for name in names) and all(
+            _same(getattr(self, name), getattr(other, name)) for name in _TENSORS
+        )
 
     def __repr__(self) -> str:
         return (
@@ -287,3 +296,7 @@ class PathDecomposition:
         if tuple(given.shape) == (m, *shape):
             return given.reshape(m, size)
         raise InputError(f"a direction has the shape of an output, {shape}, or one per query, not {tuple(given.shape)}")
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0.0, atol=0.0, equal_nan=True)

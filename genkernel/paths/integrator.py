@@ -110,6 +110,7 @@ class Integrator:
         theta, buffers, before = self._edge
         now = self._queries.outputs(theta, buffers)
         if not torch.allclose(now, before, rtol=1e-3, atol=1e-4 * float(before.abs().max())):
+            self.give_up()
             raise RecordingError(
                 "the outputs at the queries are others than before at the same weights: query_call uses something that "
                 "moves besides the recorded parameters (another network that trains, or random numbers)"
@@ -144,6 +145,10 @@ class Integrator:
                 "the recording stopped within its first window of time, so that no part of it is whole"
             )
         return own.closed(), own.outputs[-1], own.edges[-1]
+
+    def give_up(self) -> None:
+        """The network is not what it was: nothing can be evaluated at the present weights any more."""
+        self._whole = False
 
     @contextmanager
     def _in_a_step(self) -> Iterator[None]:

@@ -122,6 +122,10 @@ class Objective:
                 found[label] = self.pull(tensors, losses, weights[rows.to(weights.device)])
             return found
 
+    def look_again(self) -> None:
+        """Find out anew, with the next batch, whether its samples see each other: losses may change on the way."""
+        self.joint = self.joint or None
+
     def losses(self, tensors: dict[str, Tensor], batch: Any) -> Tensor:
         """Losses ``[b]`` with their graph."""
         out = self.model.run(tensors, batch)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genkernel.errors import InputError, RecordingError, RecordingWarning
+from genkernel.errors import InputError, NonFiniteError, RecordingError, RecordingWarning
 from genkernel.paths import agreement
 from genkernel.paths.average import Average
 from genkernel.paths.beside import Beside
@@ -44,6 +45,7 @@ from genkernel.tangent.plan import parse_memory
 
 # what a step may differ from the sum of its parts by, relative to its largest entry, beside rounding of the weights
 _SHARE = {torch.float64: 1e-9, torch.float32: 1e-3}
+LOOK_AGAIN = 64  # steps after which, at the latest, it is tried again whether samples of a batch see each other
 _ROUNDING = 1e-12  # share of a step from which on rounding in its gradient is a source of its own
 
 
@@ -193,6 +195,8 @@ class Recording(Beside):
             self._buffers(),
         )
         self._pending: Pending | None = None
+        self._refused: NonFiniteError | None = None  # of a batch whose step may never come
+        self._ended: tuple[Windows, Tensor, int] | None = None  # what the block came to, once it is left
         self._before: tuple[Before, dict[int, Tensor], Tensor] | None = None
         self._store = Path(store) if store is not None else None
         self._memory = parse_memory(memory)
@@ -205,6 +209,7 @@ class Recording(Beside):
 
     def _at_start(self) -> None:
         """Momentum that is there already belongs to what was before."""
+        self._ended = None
         if self.step:
             return
         held = self._steps.buffers()
@@ -220,7 +225,7 @@ class Recording(Beside):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
-        self._let_go()
+        self._pending = self._before = self._refused = None
         if self._verbose and kind is None:
             print(self.describe())
 
@@ -241,9 +246,8 @@ class Recording(Beside):
 
     def skip(self) -> None:
         """Forget the batches of a step that will not be taken."""
-        if self._pending is not None:
-            self.skipped += 1
-        self._pending = None
+        self.skipped += self._pending is not None or self._refused is not None
+        self._pending = self._refused = None
 
     def require_going(self) -> None:
         """End a loop that is run for its recording alone.
@@ -274,11 +278,12 @@ class Recording(Beside):
         if not self.step:
             raise RecordingError("no step was recorded: call path.batch(batch, ids=ids) before each optimizer.step()")
         with self._clock.ours():
-            if self.stopped is None:
-                self._guarded(self._settle)
-            windows, final, end = self._integrator.finish(partial)
+            windows, final, end = self._ended or self._so_far(partial)
+        if not windows.edges:
+            raise RecordingError("no step was recorded: the recording stopped within the first one")
         net, gross = windows.stacked(len(self._sources))
-        order = self._sources.order()
+        # labels of batches that no step was made of have no part
+        order = [i for i in self._sources.order() if self._sources.counts[i] or not self._sources.is_data(i)]
         return PathDecomposition(
             sources=[self._sources.names[i] for i in order],
             net=net[:, order],
@@ -304,7 +309,8 @@ class Recording(Beside):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that continues the recording, beside the model's and the optimizer's own states."""
-        self._guarded(self._settle)
+        if self._handles:
+            self._guarded(self._settle)
         return copied(
             {
                 "format": FORMAT,
@@ -355,11 +361,13 @@ class Recording(Beside):
         """Write the state into ``store``, atomically: beside every checkpoint of the training.
 
         Raises:
-            RecordingError: the recording has no folder.
+            RecordingError: the recording has no folder, or batches of the coming step are named already.
             OutputError: it cannot be written.
         """
         if self._store is None:
             raise RecordingError("give record(..., store='folder') to save the recording")
+        if self._pending is not None:
+            raise RecordingError("save() comes between two steps, before the next batch is named")
         return write_state(self._store, self.state_dict())
 
     def _read_store(self, path: Path) -> None:
@@ -378,12 +386,21 @@ class Recording(Beside):
         weights = sample_weights(weight, n)
         present = sorted(set(numbers.tolist()))
         self._check_memory()
+        if self._pending is None and (self._integrator.windows.starts_at(self.step) or self.step % LOOK_AGAIN == 0):
+            self._objective.look_again()
         state = self._objective.random_state()
 
         def make() -> dict[int, Tensor]:
             return self._objective.group_gradients(batch, weights, numbers, present, state)
 
-        new = Gathered(make(), {a: int((numbers == a).sum()) for a in present}, (make,))
+        try:
+            gradients = make()
+        except NonFiniteError as error:
+            if self.step == 0 and self._pending is None:
+                raise
+            self._refused = error  # the loop may see it too, and skip the step
+            return
+        new = Gathered(gradients, {a: int((numbers == a).sum()) for a in present}, (make,))
         if self._pending is None:
             self._pending = Pending(new)
         else:
@@ -413,7 +430,8 @@ class Recording(Beside):
         if not torch.equal(now, self._theta):
             raise RecordingError(self._moved_outside(now))
         pending, self._pending = self._pending, None
-        if pending is None:
+        refused, self._refused = self._refused, None
+        if pending is None and refused is None:
             raise RecordingError(
                 "optimizer.step() was called without path.batch(batch, ids=ids) since the step before, so what its "
                 "gradient is made of is unknown"
@@ -426,7 +444,10 @@ class Recording(Beside):
             if getattr(self._steps.optimizer, "found_inf", None) is not None:
                 self.skipped += 1
                 return
-            raise RecordingError("the gradient holds NaN or infinite entries")
+            raise refused or RecordingError("the gradient holds NaN or infinite entries")
+        if refused is not None:
+            raise refused
+        assert pending is not None
         self._before = self._steps.before(), *self._sourced(grad, pending)
 
     def _sourced(self, grad: Tensor, pending: Pending) -> tuple[dict[int, Tensor], Tensor]:
@@ -535,6 +556,8 @@ class Recording(Beside):
         self._settle()
         if self.step:
             self._integrator.check()
+            self._check_others()
+            self._ended = self._integrator.finish()  # later on the network may be anything
         if self._average is not None and self.step and not self._average.followed:
             warnings.warn(
                 f"the averaged weights never moved in {self.step} steps: ema= is not what the loop updates, or is "
@@ -543,8 +566,22 @@ class Recording(Beside):
                 stacklevel=4,
             )
 
+    def _so_far(self, partial: bool) -> tuple[Windows, Tensor, int]:
+        """The windows, f at their end, and the step that this is, in the middle of the loop."""
+        if self.stopped is None:
+            self._guarded(self._settle)
+        return self._integrator.finish(partial)
+
     def _let_go(self) -> None:
-        self._pending = self._before = None
+        self._pending = self._before = self._refused = None
+        if not self.step:
+            return
+        try:
+            self._check_others()
+        except RecordingError:
+            self._integrator.give_up()
+        with suppress(Exception):  # where nothing is whole, it is said when it is asked for
+            self._ended = self._integrator.finish(partial=True)
 
     def _buffers(self) -> dict[str, Tensor]:
         if self._average is not None:
@@ -565,7 +602,8 @@ class Recording(Beside):
         if not bool((rest <= allowed).all()):
             raise RecordingError(
                 f"the increments of the sources do not sum to what the step did (off by {off:.1e} of {largest:.1e}): "
-                "the optimizer's step is not that of its class, or something else moved the weights during it"
+                "the optimizer's step is not that of its class, its state was lost or replaced, or something else moved "
+                "the weights during it"
             )
         self._step_error = max(self._step_error, off)
         if torch.finfo(coarsest).bits < 32:  # weights are rounded by as much as they move

@@ -137,6 +137,7 @@ class _Replayer:
         self._rows = self._queries.count * self._queries.scalars
         self._shape = (len(self._queries.layers), self._queries.count, *self._queries.shape)
         self._columns = self._queries.columns
+        self._extras: list[str] | None = None
 
     def run(self, progress: bool | None) -> Replay:
         stretches = list(pairwise(self._taped.copies))
@@ -170,6 +171,13 @@ class _Replayer:
         steps = Steps(optimizer, self._parameters, self._coordinates)
         by_step: dict[int, list[dict[str, Any]]] = {}
         for row in taped:
+            extras = sorted(name for name in row if name.startswith("extra:"))
+            self._extras = extras if self._extras is None else self._extras
+            if extras != self._extras:
+                raise InputError(
+                    f"the tape says {_named(extras)} of the batches of step {int(row['step'])}, and "
+                    f"{_named(self._extras)} of others: it was continued with other names"
+                )
             by_step.setdefault(int(row["step"]), []).append(row)
         found = []
         theta = self._coordinates.flat(self._parameters)
@@ -178,8 +186,10 @@ class _Replayer:
             held = {"theta": theta.cpu()}
             buffers = {f"buffer:{n}": b.detach().cpu().clone() for n, b in self._module.named_buffers()}
             self._set_options(optimizer, [arrays[f"options/{g}"][number] for g in range(len(optimizer.param_groups))])
-            chosen, gradient, factor = self._gradient(step, by_step.get(step, []), arrays, number)
             active = dict(zip(self._coordinates.names, arrays["active"][number].tolist(), strict=True))
+            for name, p in self._parameters.items():  # those that were frozen then had no gradient
+                p.requires_grad_(active[name])
+            chosen, gradient, factor = self._gradient(step, by_step.get(step, []), arrays, number)
             for name, view in self._coordinates.views(gradient * factor).items():
                 self._parameters[name].grad = view.to(self._parameters[name].dtype).clone() if active[name] else None
             before = steps.before()
@@ -200,6 +210,8 @@ class _Replayer:
             moved += float((now - theta).double().norm())
             theta = now
             bar.update()
+        for p in self._parameters.values():
+            p.requires_grad_(True)
         after = {f"buffer:{n}": b.detach().cpu().clone() for n, b in self._module.named_buffers()}
         spool.put("end", {"theta": theta.cpu(), **after})
         saved = self._taped.copy(last)
@@ -255,10 +267,11 @@ class _Replayer:
                 return [(row, weights) for row, weights, _ in parts[begin:]], total, found.factor
             worst = min(worst, found.error)
         raise RecordingError(
-            f"the gradient of step {step} is not the tape's (off by {worst:.1%}): the data behind its ids have "
+            f"the gradient of step {step} is not the tape's (off by {100 * worst:.2g} %): the data behind its ids have "
             "changed, batch_of does not make the batch that was trained on, loss_fn is another loss or draws from a "
-            "random generator that the network does not hold, or gradients were clipped part by part (one factor for "
-            "all of them, and clipping by value, can be replayed)"
+            "random generator that the network does not hold, the network is not in the mode that it trained in (a "
+            "dropout rate that changed on the way), the optimizer's state was replaced before this step, or gradients "
+            "were clipped part by part (one factor for all of them, and clipping by value, can be replayed)"
         )
 
     # --------------------------------------------------------------------- backward in time
@@ -487,3 +500,7 @@ class _Replayer:
                 "versions": versions(),
             },
         )
+
+
+def _named(extras: Sequence[str]) -> str:
+    return ", ".join(name.removeprefix("extra:") for name in extras) or "nothing"

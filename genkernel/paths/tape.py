@@ -115,6 +115,7 @@ class Tape(Beside):
         self._rows: list[dict[str, Any]] = []
         self._row: dict[str, Any] | None = None
         self._batches: list[dict[str, Any]] = []
+        self._kinds: dict[str, tuple[int, ...]] | None = None  # of the extras, by name
         self._named = False
         self._stepping = False  # the weights are between those of two steps
         self._start = 0
@@ -176,7 +177,19 @@ class Tape(Beside):
             "gone": self._named and gradients_gone(self._parameters.values()),
         }
         for name, value in extras.items():
-            row[f"extra:{name}"] = as_array(value, name)
+            row[f"extra:{name}"] = extra = as_array(value, name)
+            if extra.ndim and len(extra) != len(array):
+                raise InputError(
+                    f"{name} is one value for the batch, or one per sample [{len(array)}, …], not an array of shape "
+                    f"{extra.shape}"
+                )
+        kinds = {name: np.shape(value)[1:] for name, value in row.items() if name.startswith("extra:")}
+        self._kinds = kinds if self._kinds is None else self._kinds
+        if kinds != self._kinds:
+            raise InputError(
+                "what is said of a batch beside its ids has the same names and shapes for all batches: "
+                f"{sorted(self._kinds)} at first, {sorted(kinds)} now".replace("extra:", "")
+            )
         if weight is not None:
             row["weight"] = as_array(weight, "weight").astype(np.float64)
         row["random"] = random_state(self._coordinates.device, self._generators)

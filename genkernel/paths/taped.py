@@ -7,12 +7,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -95,19 +98,36 @@ class Taped:
                     f"{self.folder} lacks {steps_name(first) if first in copies else copy_name(first)}: the tape is "
                     "not whole"
                 )
+        for first, last in pairwise(self.copies):
+            if (steps := len(self.stretch(first)[0]["size"])) != last - first:
+                raise MissingError(
+                    f"{self.folder} lacks {copy_name(first + steps)}: the tape is not whole"
+                    if steps < last - first
+                    else f"{self.folder / steps_name(first)} holds {steps} steps and not {last - first}: it is of "
+                    "another run"
+                )
 
     def copy(self, step: int) -> dict[str, dict[str, Tensor]]:
         """Weights before a step: ``parameter``, ``frozen``, ``buffer`` and ``state`` (``key:name``), each by name."""
         found: dict[str, dict[str, Tensor]] = {"parameter": {}, "frozen": {}, "buffer": {}, "state": {}}
-        for name, value in load_file(self.folder / copy_name(step)).items():
+        path = self.folder / copy_name(step)
+        try:
+            held = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"{path} is damaged: {error}") from error
+        for name, value in held.items():
             kind, _, rest = name.partition(":")
             found[kind][rest] = value
         return found
 
     def stretch(self, first: int) -> tuple[Arrays, list[dict[str, Any]]]:
         """The steps from a copy on: arrays with one row per step, and the micro-batches."""
-        with np.load(self.folder / steps_name(first), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        path = self.folder / steps_name(first)
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
+            raise InputError(f"{path} is damaged: {error}") from error
         batches: list[dict[str, Any]] = [{} for _ in range(int(arrays.pop("batches")))]
         for name in [name for name in arrays if ":" in name]:
             number, _, key = name.partition(":")

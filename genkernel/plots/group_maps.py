@@ -110,7 +110,7 @@ def cluster_map(parts: PathDecomposition, kind: str = "gross") -> Figure:
     found = parts.meta["map"]
     stack = _shares(found, kind)[: 1 if kind == "signed" else None]
     names = _stretches(found)
-    labels = [str(name) for name in found["names"]]
+    labels = [path_axes.plain(str(name)) for name in found["names"]]
     words = {label.rsplit(" ", 1)[0] for label in labels}
     word = words.pop() if len(words) == 1 else "cluster"
     short = [label.removeprefix(f"{word} ") for label in labels]

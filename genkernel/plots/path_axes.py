@@ -113,12 +113,20 @@ def _alike(names: Sequence[str]) -> int:
 
 
 def wrap(name: str, room: int = LINE) -> str:
-    """On two lines where one is too short for it, broken at the end of a word near the middle if there is one."""
+    """On two lines where one is too short for it, broken at the end of a word near the middle if there is one.
+
+    Dollars are dollars, and no formula's ends.
+    """
     if len(name) <= room:
-        return name
+        return plain(name)
     ends = [i for i in range(len(name) - room, room + 1) if name[i - 1] in " _-/.,:;…"]
     cut = min(ends, key=lambda i: abs(2 * i - len(name)), default=len(name) // 2)
-    return f"{name[:cut].rstrip()}\n{name[cut:]}"
+    return plain(f"{name[:cut].rstrip()}\n{name[cut:]}")
+
+
+def plain(text: str) -> str:
+    """As matplotlib is to be given it, for what is no formula."""
+    return text.replace("$", r"\$")
 
 
 def body_height(found: Rows, least: float = 0.9) -> float:

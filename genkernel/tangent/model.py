@@ -222,8 +222,8 @@ class TangentModel:
             out = functional_call(self._caller, self._everywhere(tensors), (given,), tie_weights=False)
         if not isinstance(out, Tensor):
             raise InputError(
-                f"the model returned {type(out).__name__}, not a tensor: give call=lambda module, batch: ... "
-                "that returns the output tensor"
+                f"the model returned {type(out).__name__}, not a tensor: give a function "
+                "(module, batch) -> output tensor, as call= of TangentModel, or query_call= of a recording"
             )
         if out.dim() == 0 or out.shape[0] != n:
             raise InputError(

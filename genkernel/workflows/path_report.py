@@ -52,8 +52,8 @@ class PathResult:
         self.queries = list(dict.fromkeys(self.queries))
         if self.direction is not None and not 0 <= self.direction < size:
             raise InputError(
-                f"this path has {size} outputs: direction is 0 to {size - 1}, or None for the change, "
-                f"not {self.direction}"
+                f"this path has {size} outputs: direction is 0 to {size - 1}, or left out for the "
+                f"change, not {self.direction}"
             )
         if self.top < 1:
             raise InputError(f"top is how many helpers and opponents are listed, at least 1, not {self.top}")
@@ -138,7 +138,19 @@ class PathReport(BaseReport["PathResult"]):
         taken = [name for name in (PAGE, SUMMARY, PROVENANCE) if (path / name).exists()]
         if PROVENANCE in taken and run_files(path) is None:
             raise InputError(f"{path} holds a {PROVENANCE} that genkernel did not write: give another folder")
+        if (path / FILE).is_file() and not self._is_this_path(path / FILE):
+            raise InputError(
+                f"{path} holds the {FILE} of another recording, which cannot be made again without its training: give "
+                "another folder, or move it away first"
+            )
         return RunFolder.create(path, kind=None if (path / FILE).is_file() and not taken else self.kind)
+
+    def _is_this_path(self, file: Path) -> bool:
+        try:
+            other = PathDecomposition.load(file)
+        except InputError:
+            return False
+        return other.equals(self.result.parts)
 
     def _write(self, out: RunFolder) -> None:
         result = self.result

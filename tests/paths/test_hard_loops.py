@@ -623,3 +623,157 @@ def test_names_of_parameters_are_no_patterns():
         loss(net, (x, y)).mean().backward()
         optimizer.step()
     assert path.contributions().gap_rel < 1e-12
+
+
+def test_samples_that_begin_to_see_each_other_are_noticed_though_sums_stay():
+    x, y, _, q = problem()
+    found = []
+    for known in (False, True):
+        share = [0.0]
+
+        def coupled(module, batch, share=share):
+            losses = loss_fn(module, batch)
+            return losses + share[0] * (losses - losses.mean())
+
+        net = mlp()
+        optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=0.1)
+        with recording(net, optimizer, q, loss_fn=coupled, groups=lambda ids, _: ids % 3) as path:
+            for step, ids in enumerate(shuffled()[:8]):
+                share[0] = 0.0 if step < 3 else 2.0
+                if known:
+                    path._objective.joint = True
+                path.batch((x[ids], y[ids]), ids=ids)
+                optimizer.zero_grad()
+                coupled(net, (x[ids], y[ids])).mean().backward()
+                optimizer.step()
+        found.append(path.contributions())
+    close(found[0].values[:3], found[1].values[:3], 1e-10)
+
+
+@pytest.mark.parametrize("rule", ["trapezoid", "midpoint", "adaptive", "gauss4"])
+def test_what_happens_after_the_block_is_not_in_it(rule):
+    """A head that is trained in a second phase, statistics that go on moving, another precision."""
+    x, _, _, q = problem()
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3)).double()
+    optimizer = torch.optim.SGD([*net[0].parameters(), *net[1].parameters()], lr=0.1)
+    with recording(net, optimizer, q, rule=rule) as path:
+        plain_steps(net, optimizer, path)
+    before = path.contributions()
+    with torch.no_grad():
+        net[3].weight.add_(0.5)
+    net.train()(x * 5 + 3)
+    net.float()
+    after = path.contributions()
+    assert torch.equal(before.values, after.values) and torch.equal(before.final, after.final)
+    assert path.stopped is None and before.gap_rel < 0.05
+
+
+def test_a_head_that_moves_inside_of_the_block_leaves_the_windows_before_it():
+    _, _, _, q = problem()
+    net = mlp()
+    optimizer = torch.optim.SGD([*net[0].parameters(), *net[2].parameters()], lr=0.1)
+    with pytest.warns(RecordingWarning, match=r"'4\.weight' is not the recorded optimizer's, and moved"):  # noqa: SIM117
+        with recording(net, optimizer, q, rule="trapezoid", windows=100) as path:
+            plain_steps(net, optimizer, path, order=shuffled()[:6])
+            with torch.no_grad():
+                net[4].weight.add_(0.5)
+            plain_steps(net, optimizer, path, order=shuffled()[6:])
+    parts = path.contributions(partial=True)
+    assert parts.edges[-1] == 5 and parts.gap_rel < 1e-3
+
+
+@pytest.mark.parametrize("call", [20, 27, 40])
+def test_an_interrupted_recording_has_stopped(call):
+    """Most of the time is spent in the recording, so this is where Ctrl-C lands."""
+    _, _, _, q = problem()
+    calls = [0]
+
+    def interrupted(module, batch):
+        calls[0] += 1
+        if calls[0] == call:
+            raise KeyboardInterrupt
+        return module(batch)
+
+    net = mlp()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=0.1)
+    path = recording(net, optimizer, q, rule="trapezoid", query_call=interrupted, windows=100)
+    with pytest.raises(KeyboardInterrupt), pytest.warns(RecordingWarning, match="KeyboardInterrupt"), path:
+        plain_steps(net, optimizer, path)
+    assert path.stopped == "KeyboardInterrupt"
+    with pytest.raises(RecordingError, match="stopped after"):
+        path.contributions()
+    parts = path.contributions(partial=True)
+    assert parts.edges[-1] >= path.step - 1 and parts.gap_rel < 1e-2
+
+
+def test_a_loss_that_is_not_finite_may_be_skipped():
+    x, y, _, q = problem()
+    for skipped in (True, False):
+        net = mlp()
+        optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+        quiet = nullcontext() if skipped else pytest.warns(RecordingWarning, match="NaN or infinite for sample 0")
+        with quiet, recording(net, optimizer, q) as path:  # type: ignore[attr-defined]
+            for step, ids in enumerate(shuffled()):
+                target = y[ids] if step != 4 else torch.full_like(y[ids], torch.nan)
+                path.batch((x[ids], target), ids=ids)
+                optimizer.zero_grad()
+                loss = loss_fn(net, (x[ids], target)).mean()
+                if not loss.isfinite() and skipped:
+                    path.skip()
+                    continue
+                loss.backward()
+                if not loss.isfinite():
+                    break
+                optimizer.step()
+            if not skipped:
+                optimizer.step()
+        if skipped:
+            assert path.skipped == 1 and path.contributions().gap_rel < 1e-10
+        else:
+            assert path.contributions(partial=True).edges[-1] == 4
+
+
+def test_labels_of_batches_that_were_skipped_are_no_sources():
+    x, y, _, q = problem()
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with recording(
+        net, optimizer, q, groups=lambda ids, _: ["skipped" if len(ids) == 4 else "seen"] * len(ids)
+    ) as path:
+        for ids in shuffled():
+            path.batch((x[ids], y[ids]), ids=ids)
+            if len(ids) == 4:
+                path.skip()
+                continue
+            optimizer.zero_grad()
+            loss_fn(net, (x[ids], y[ids])).mean().backward()
+            optimizer.step()
+    assert path.contributions().sources == ["seen"]
+
+
+def test_an_average_that_fails_at_once_leaves_nothing(tmp_path):
+    _, _, _, q = problem()
+    net = mlp()
+    ema = copy.deepcopy(net)
+    optimizer = torch.optim.AdamW(net.parameters())
+
+    def uneven(step):
+        with torch.no_grad():
+            for i, (a, p) in enumerate(zip(ema.parameters(), net.parameters(), strict=True)):
+                a.lerp_(p, 0.1 * (1 + i % 2))
+
+    with pytest.warns(RecordingWarning), recording(net, optimizer, q, ema=ema) as path:
+        loop(net, optimizer, path, each=lambda step: uneven(step) if step else None)
+    with pytest.raises(RecordingError, match=r"no step was recorded|first window"):
+        path.contributions(partial=True)
+
+
+def test_a_recording_is_not_saved_between_micro_batches(tmp_path):
+    x, y, _, q = problem()
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with recording(net, optimizer, q, store=tmp_path) as path:
+        path.batch((x[:4], y[:4]), ids=torch.arange(4))
+        with pytest.raises(RecordingError, match="between two steps"):
+            path.save()

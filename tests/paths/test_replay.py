@@ -468,3 +468,89 @@ def test_a_step_without_gradients_is_taped(tmp_path):
         optimizer.step()
         taped_loop(net, optimizer, tape, slice(0, 3))
     assert tape.stopped is None and tape.step == 4
+
+
+class Adapted(nn.Module):
+    """A frozen layer with a low-rank one beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(0)
+        self.base = nn.Linear(2, 3).double()
+        self.A = nn.Parameter(0.3 * torch.randn(2, 2, generator=draw, dtype=torch.float64))
+        self.B = nn.Parameter(torch.zeros(2, 3, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + x @ self.A @ self.B
+
+
+def test_what_was_frozen_in_a_step_is_frozen_in_its_replay(tmp_path):
+    x, y, _, _ = problem()
+    net = Adapted()
+    net.base.requires_grad_(False)
+    with gk.tape(net, (optimizer := torch.optim.AdamW(net.parameters(), lr=1e-2)), tmp_path / "lora", every=3) as tape:
+        taped_loop(net, optimizer, tape, slice(0, 6))
+    model = Adapted()
+    assert play(tmp_path / "lora", model, x, y).contributions().gap_rel < 1e-4
+    assert all(p.requires_grad for p in model.parameters())
+
+    net = mlp()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    with gk.tape(net, optimizer, tmp_path / "thawed", every=4) as tape:
+        for step, ids in enumerate(shuffled()):
+            net[0].requires_grad_(step >= 3)
+            tape.batch(ids)
+            optimizer.zero_grad()
+            loss_fn(net, (x[ids], y[ids])).mean().backward()
+            optimizer.step()
+    assert play(tmp_path / "thawed", mlp(), x, y).contributions().gap_rel < 1e-3
+
+
+def test_what_is_said_of_batches_is_alike_for_all(tmp_path):
+    x, y, _, q = problem()
+    net = mlp()
+    with gk.tape(net, torch.optim.SGD(net.parameters(), lr=0.1), tmp_path / "crop", every=2) as tape:  # noqa: SIM117
+        with pytest.raises(InputError, match="crop is one value for the batch, or one per sample"):
+            tape.batch(torch.arange(6), crop=(3, 4))
+    for extras, words in (
+        (lambda k: {"t": k} if k < 3 else {}, "the same names and shapes"),
+        (lambda k: {"t": k} if k < 3 else {"t": torch.zeros(6, 2)}, "the same names and shapes"),
+    ):
+        net = mlp()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        with pytest.warns(RecordingWarning, match=words), gk.tape(net, optimizer, folder, every=2) as tape:
+            for step, ids in enumerate(shuffled()[:6]):
+                ids = torch.arange(6) if len(ids) < 6 else ids
+                tape.batch(ids, **extras(step))
+                optimizer.zero_grad()
+                loss_fn(net, (x[ids], y[ids])).mean().backward()
+                optimizer.step()
+    # a continued tape with other names
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for part in (0, 1):
+        with gk.tape(net, optimizer, tmp_path / "continued", every=3) as tape:
+            for ids in shuffled()[3 * part : 3 * part + 3]:
+                tape.batch(ids, **({"t": 1} if part else {"s": 1, "level": 2}))
+                optimizer.zero_grad()
+                loss_fn(net, (x[ids], y[ids])).mean().backward()
+                optimizer.step()
+    with pytest.raises(InputError, match=r"says level, s of the batches of step 0, and t of others"):
+        gk.replay(tmp_path / "continued", net, lambda ids, **_: (x[ids], y[ids]), loss_fn, queries=q, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "words"),
+    [
+        ("weights-00000004.safetensors", None, r"lacks weights-00000004\.safetensors"),
+        ("steps-00000004.npz", b"PK\x03\x04 cut short", r"steps-00000004\.npz is damaged"),
+        ("weights-00000004.safetensors", b"\x08\0\0\0\0\0\0\0{}", r"weights-00000004\.safetensors is damaged"),
+    ],
+)
+def test_damaged_tapes_are_refused_in_words(tmp_path, name, bad, words):
+    x, y, _, _ = problem()
+    net = taped(tmp_path)
+    (tmp_path / name).unlink() if bad is None else (tmp_path / name).write_bytes(bad)
+    with pytest.raises((InputError, MissingError), match=words):
+        play(tmp_path, net, x, y)

@@ -156,3 +156,30 @@ def test_folders_of_trainings_that_are_no_path_yet(tmp_path, name, said):
     (tmp_path / name).write_text("{}")
     with pytest.raises(MissingError, match=said):
         path_report(tmp_path)
+
+
+def test_the_path_of_another_recording_is_not_written_over(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    fake_parts(layers=1).save(other / "path.npz")
+    before = (other / "path.npz").read_bytes()
+    with pytest.raises(InputError, match=r"holds the path\.npz of another recording"):
+        path_report(run, out=other)
+    path_report(other, out=other)  # its own report is fine, and so is that of the same path in memory
+    path_report(fake_parts(layers=1), query=2, out=other)
+    with pytest.raises(InputError, match="another recording"):
+        path_report(run, out=other)
+    assert torch.equal(fake_parts(layers=1).net, open_run(other, kind="path").parts.net) and before
+
+
+def test_labels_are_no_formulas(tmp_path: Path) -> None:
+    import dataclasses
+
+    from genkernel.plots.paths import path_figures
+    from genkernel.plots.style import to_bytes
+
+    parts = fake_parts()
+    names = [r"a$_$b", r"$\foo$", "$x_1$ & 50% _", *parts.sources[3:]]
+    odd = dataclasses.replace(parts, sources=names)
+    for name, draw in path_figures(odd, [0], None).items():
+        assert to_bytes(draw(), "png")[:4] == b"\x89PNG", name
