@@ -164,7 +164,8 @@ class Objective:
             return True
         before = self.random_state()
         try:
-            return self._shows_joint(tensors, batch, before)
+            with random_state_kept():
+                return self._shows_joint(tensors, batch, before)
         finally:
             set_random_state(before, self.model.device, self._generators)
 

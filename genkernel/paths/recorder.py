@@ -468,8 +468,8 @@ class Recording(Beside):
             raise RecordingError(
                 f"the optimizer's gradient is not a multiple of the sum over the groups (off by {found.error:.1%}): "
                 "loss_fn and the loss of the training differ by more than a factor; or the batch is not the one that "
-                "was trained on, or was named twice; or random numbers were drawn between path.batch() and the forward "
-                "pass, or by loss_fn itself; or micro-batches count differently (weight=); or parts of the network are "
+                "was trained on, or was named twice; or random numbers (torch's, NumPy's, Python's) were drawn between "
+                "path.batch() and the forward pass, or by loss_fn itself; or micro-batches count differently (weight=); or parts of the network are "
                 "clipped by themselves; or the loop's autocast is not in loss_fn"
             )
         self.skipped += chosen is not pending.total

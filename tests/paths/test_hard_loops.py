@@ -777,3 +777,24 @@ def test_a_recording_is_not_saved_between_micro_batches(tmp_path):
         path.batch((x[:4], y[:4]), ids=torch.arange(4))
         with pytest.raises(RecordingError, match="between two steps"):
             path.save()
+
+
+def test_networks_may_draw_from_numpy():
+    x, y, _, q = problem()
+
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(2, 3).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(x) + (
+                torch.from_numpy(np.random.randn(len(x), 3)) * self.layer.bias if self.training else 0
+            )
+
+    torch.manual_seed(0)
+    net = Noisy()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
+    with recording(net, optimizer, q) as path:
+        plain_steps(net, optimizer, path)
+    assert path.contributions().gap_rel < 1e-10
