@@ -469,8 +469,8 @@ class Recording(Beside):
                 f"the optimizer's gradient is not a multiple of the sum over the groups (off by {found.error:.1%}): "
                 "loss_fn and the loss of the training differ by more than a factor; or the batch is not the one that "
                 "was trained on, or was named twice; or random numbers (torch's, NumPy's, Python's) were drawn between "
-                "path.batch() and the forward pass, or by loss_fn itself; or micro-batches count differently (weight=); or parts of the network are "
-                "clipped by themselves; or the loop's autocast is not in loss_fn"
+                "path.batch() and the forward pass, or by loss_fn itself; or micro-batches count differently "
+                "(weight=); or parts of the network are clipped by themselves; or the loop's autocast is not in loss_fn"
             )
         self.skipped += chosen is not pending.total
         self._gradient_error = max(self._gradient_error, found.error)
@@ -602,8 +602,8 @@ class Recording(Beside):
         if not bool((rest <= allowed).all()):
             raise RecordingError(
                 f"the increments of the sources do not sum to what the step did (off by {off:.1e} of {largest:.1e}): "
-                "the optimizer's step is not that of its class, its state was lost or replaced, or something else moved "
-                "the weights during it"
+                "the optimizer's step is not that of its class, its state was lost or replaced, or something else "
+                "moved the weights during it"
             )
         self._step_error = max(self._step_error, off)
         if torch.finfo(coarsest).bits < 32:  # weights are rounded by as much as they move

@@ -780,7 +780,7 @@ def test_a_recording_is_not_saved_between_micro_batches(tmp_path):
 
 
 def test_networks_may_draw_from_numpy():
-    x, y, _, q = problem()
+    _, _, _, q = problem()
 
     class Noisy(nn.Module):
         def __init__(self) -> None:
