@@ -14,7 +14,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from genkernel.errors import InputError, NonFiniteError, OutputError
 from genkernel.runs import data_sha256, write_atomic
@@ -23,6 +23,8 @@ from genkernel.runs.atomic import explain
 if TYPE_CHECKING:
     import torch
     from diffusers import DDPMPipeline, UNet2DModel
+
+CLIP = 1.0  # the largest norm that a gradient keeps
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,18 @@ def build_unet(recipe: DDPMRecipe) -> UNet2DModel:
         norm_num_groups=8,
         attention_head_dim=16,
     )
+
+
+class Descent(NamedTuple):
+    """What one step came to.
+
+    Attributes:
+        loss: the mean over the batch, with the weights if there are any.
+        clip: the factor that clipping put on the gradient, at most 1.
+    """
+
+    loss: float
+    clip: float
 
 
 class DDPMTraining:
@@ -124,18 +138,27 @@ class DDPMTraining:
         noisy = self.scheduler.add_noise(self._data[ids.to(self._device)], noise, t)
         return {"x": noisy, "t": t, "target": noise, "ids": ids}
 
-    def descend(self, batch: dict[str, torch.Tensor]) -> float:
-        """One step on a batch; returns its loss."""
+    def descend(self, batch: dict[str, torch.Tensor], weights: torch.Tensor | None = None) -> Descent:
+        """One step on a batch.
+
+        Args:
+            batch: of :meth:`batch`.
+            weights: of the samples' losses ``[b]``; all 1 by default.
+
+        Returns:
+            Its loss, and the factor of clipping.
+        """
         import torch
 
-        loss = ddpm_losses(self.unet, batch).mean()
+        losses = ddpm_losses(self.unet, batch)
+        loss = (losses if weights is None else weights.to(losses) * losses).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        size = float(torch.nn.utils.clip_grad_norm_(self.unet.parameters(), CLIP))
         self.optimizer.step()
         self._schedule.step()
         self.average.update_parameters(self.unet)
-        return float(loss.detach())
+        return Descent(float(loss.detach()), min(1.0, CLIP / (size + 1e-6)))  # as clip_grad_norm_ has it
 
 
 def ddpm_losses(unet: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -198,7 +221,7 @@ def train_ddpm(
 
     bar = trange(start, recipe.steps, initial=start, total=recipe.steps, disable=not progress, desc="train")
     for step in bar:
-        losses.append(training.descend(training.batch(step)))
+        losses.append(training.descend(training.batch(step)).loss)
         if step % 20 == 0:
             bar.set_postfix(loss=f"{sum(losses[-100:]) / len(losses[-100:]):.4f}")
         if (step + 1) % save_every == 0 and step + 1 < recipe.steps:

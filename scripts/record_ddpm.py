@@ -41,6 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print(parts)
     outcome = compare_with_kernel(args.out, test.images, progress=not args.quiet)
+    # the images by their name alone: where they lie is of no interest, and their contents are in the identity
+    outcome.settings = {**outcome.settings, "data": Path(args.data).name, "limit": args.limit}
     for name, figure in outcome.figures.items():
         write_atomic(args.out / f"{name}.png", to_bytes(figure, "png"))
     write_atomic(args.out / "comparison.json", json.dumps(summary(outcome), indent=1) + "\n")

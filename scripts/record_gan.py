@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 
@@ -23,10 +23,11 @@ def main(arguments: list[str] | None = None) -> None:
     from genkernel.errors import InputError
     from genkernel.experiments.folder import summary
     from genkernel.experiments.gan_path import cluster_outcome, record_gan
+    from genkernel.experiments.recorded_training import IDENTITY
     from genkernel.models.gans import RECIPES
     from genkernel.models.mnist_classifier import load_classifier, probabilities
     from genkernel.plots import to_bytes
-    from genkernel.runs import write_atomic
+    from genkernel.runs import read_json, write_atomic
 
     args = _parser(RECIPES).parse_args(arguments)
     recipe = RECIPES[args.data][args.recipe]
@@ -57,7 +58,12 @@ def main(arguments: list[str] | None = None) -> None:
         save_every=args.save_every,
         progress=not args.quiet,
     )
-    outcome = cluster_outcome(parts, asdict(recipe))
+    # files by their names alone: where they lie is of no interest, and their contents are in the identity
+    named = {
+        key: None if value is None else Path(value).name
+        for key, value in (("images", args.images), ("classifier", args.classifier))
+    }
+    outcome = cluster_outcome(parts, {**read_json(args.out / IDENTITY), **named, "limit": args.limit})
     for name, figure in outcome.figures.items():
         write_atomic(args.out / f"{name}.png", to_bytes(figure, "png"))
     write_atomic(args.out / "outcome.json", json.dumps(summary(outcome), indent=1) + "\n")

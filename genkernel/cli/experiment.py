@@ -115,11 +115,12 @@ def _inputs(name: str, study: Callable[..., Outcome], data: str | None, work: Pa
 
 
 def show(outcome: Outcome, place: Path, as_json: bool) -> None:
-    """The claims as a table, and where the outcome is; or the summary as JSON."""
+    """The claims as a table, and where the outcome is; or the summary as it was written."""
     if as_json:
-        from genkernel.experiments.folder import summary
+        from genkernel.experiments.folder import SUMMARY
+        from genkernel.runs import read_json
 
-        print_json(summary(outcome))
+        print_json(read_json(place / SUMMARY))
         return
     from rich import box
     from rich.table import Table

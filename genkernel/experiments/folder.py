@@ -14,7 +14,11 @@ SUMMARY, TABLES, PROVENANCE = "summary.json", "tables.md", "run.json"
 
 
 def summary(outcome: Outcome) -> dict[str, Any]:
-    """Settings, claims and numbers of an outcome, JSON-ready."""
+    """Settings, claims and numbers of an outcome, and where they come from (now, on this machine), JSON-ready."""
+    import torch
+
+    from genkernel.bench.record import provenance
+
     return json_ready(
         {
             "schema_version": SCHEMA_VERSION,
@@ -23,6 +27,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
             "settings": outcome.settings,
             "claims": [asdict(claim) for claim in outcome.claims],
             "numbers": outcome.numbers,
+            "provenance": provenance(torch.device("cpu")),
         }
     )
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from genkernel.paths import PathDecomposition
 
 Array = NDArray[np.float64]
-CLIP = 1.0  # as DDPMTraining.descend clips
 
 
 @dataclass(frozen=True)
@@ -143,19 +142,6 @@ def level_losses(unet: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return found.view(levels, each).mean(1)
 
 
-def descend(training: DDPMTraining, batch: dict[str, Tensor], weights: Tensor) -> float:
-    """One step of the training with a weight per sample ``[b]``; returns the factor of clipping."""
-    from genkernel.models.ddpm import ddpm_losses
-
-    training.optimizer.zero_grad(set_to_none=True)
-    (weights * ddpm_losses(training.unet, batch)).mean().backward()
-    size = float(torch.nn.utils.clip_grad_norm_(training.unet.parameters(), CLIP))
-    training.optimizer.step()
-    training.parts["schedule"].step()
-    training.average.update_parameters(training.unet)
-    return min(1.0, CLIP / (size + 1e-6))
-
-
 def continued(
     training: DDPMTraining, first: int, steps: int, levels: NoiseBuckets, weights: Array,
     tick: Callable[[], None] = lambda: None,
@@ -164,7 +150,7 @@ def continued(
     of_bucket = torch.from_numpy(weights).float()
     for step in range(first, first + steps):
         batch = training.batch(step)
-        descend(training, batch, of_bucket[levels.of(batch["t"])])
+        training.descend(batch, of_bucket[levels.of(batch["t"])])
         tick()
 
 
@@ -197,13 +183,13 @@ def recorded(
     counts = np.zeros(levels.count)
     with record(
         training.unet, training.optimizer, ddpm_losses, queries=held_out.batch, query_call=level_losses,
-        groups=levels.groups(), windows=1, verbose=False,
+        groups=levels.groups(), rule="adaptive", windows=1, verbose=False,
     ) as path:  # fmt: skip
         for step in range(first, first + steps):
             batch = training.batch(step)
             path.batch(batch, ids=batch["ids"])
-            rates.append(float(training.optimizer.param_groups[0]["lr"]))
-            clips.append(descend(training, batch, torch.ones(len(batch["t"]))))
+            rates.append(float(training.optimizer.param_groups[0]["lr"]))  # the schedule moves on in descend
+            clips.append(training.descend(batch).clip)
             counts += np.bincount(levels.of(batch["t"]).numpy(), minlength=levels.count)
             tick()
     return Baseline(path.contributions(), rates, clips, counts / counts.sum())

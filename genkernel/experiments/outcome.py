@@ -54,6 +54,29 @@ class Claim:
             raise InputError(f"a claim holds 'yes', 'no', 'partly' or 'undecided', not {self.holds!r}")
 
 
+def adds_up(gap: float) -> str:
+    """Whether contributions come to the whole change: "yes" up to a gap of 1 % of it, "partly" up to 5 %."""
+    if gap != gap:  # nothing changed
+        return "undecided"
+    return "yes" if gap <= 0.01 else "partly" if gap <= 0.05 else "no"
+
+
+def exceeds(*intervals: tuple[float, float]) -> str:
+    """Whether all of some differences are above zero.
+
+    Args:
+        intervals: the least and the most that each of them may be.
+
+    Returns:
+        "yes" if all intervals are above zero, "no" if all are below, "undecided" where one has no ends, else "partly".
+    """
+    if any(end != end for ends in intervals for end in ends):
+        return "undecided"
+    if all(low > 0 for low, _ in intervals):
+        return "yes"
+    return "no" if all(high < 0 for _, high in intervals) else "partly"
+
+
 @dataclass
 class Outcome:
     """What one run of an experiment found.

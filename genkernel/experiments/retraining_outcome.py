@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from genkernel.experiments.outcome import Claim, Table
+from genkernel.experiments.outcome import Claim, Table, adds_up, exceeds
 from genkernel.experiments.rank_agreement import Agreement, agreement, attainable, chance, difference
 from genkernel.experiments.retraining_predictions import (
     DAMPING,
@@ -29,7 +29,6 @@ from genkernel.experiments.retraining_predictions import (
 from genkernel.experiments.retraining_task import Setting
 
 ATTAINABLE, CHANCE = "attainable", "chance"
-COMPLETE, NEARLY = 1e-2, 5e-2  # gaps up to which parts add up, and nearly do
 OF_SIZE = 1.25  # factor within which predicted and actual changes are of one size
 AS_GOOD, HALF = 0.95, 0.5  # shares of the attainable correlation
 
@@ -159,7 +158,7 @@ def claims(results: dict[str, Results], gap: float, setting: Setting) -> list[Cl
         Claim(
             "contributions of all samples add up to what the outputs changed by (replayed tapes)",
             f"largest gap {gap:.1e} of the change",
-            "yes" if gap <= COMPLETE else "partly" if gap <= NEARLY else "no",
+            adds_up(gap),
         ),
         Claim(
             "a contribution is conditional on the path and on the preconditioner, not the effect of a deletion "
@@ -181,7 +180,7 @@ def claims(results: dict[str, Results], gap: float, setting: Setting) -> list[Cl
             "TRAK's formula",
             f"LDS of margins: contributions {said('halves')}; "
             + "; ".join(f"{rival} {said('halves', rival)}" for rival in dict.fromkeys(rival for _, rival in rivals)),
-            better([row(name, "halves", rival)["beyond"] for name, rival in rivals]),
+            exceeds(*(row(name, "halves", rival)["beyond"][1:] for name, rival in rivals)),
         ),
         Claim(
             f"… and better than influence functions of the last weights, with the best of {len(DAMPINGS)} dampings",
@@ -189,14 +188,21 @@ def claims(results: dict[str, Results], gap: float, setting: Setting) -> list[Cl
             + ", ".join(
                 f"{row(n, 'halves', influence_name(d))['spearman']:.2f} (λ = {d:g}, {n})" for n, d in best.items()
             ),
-            better([row(n, "halves", influence_name(d))["beyond"] for n, d in best.items()]),
+            exceeds(*(row(n, "halves", influence_name(d))["beyond"][1:] for n, d in best.items())),
         ),
         Claim(
             "Adam's first steps, whose second moments are of a few batches alone, spoil the prediction (a conjecture "
             "of ours: P enlarges what cancels within a batch)",
             f"LDS of margins: {said('halves', OURS, 'Adam')}; with the first {EARLY:.0%} of the steps left out: "
             f"{said('halves', LATER, 'Adam')}",
-            better([tuple(-v for v in row(n, "halves", LATER)["beyond"]) for n in results if n.startswith("Adam")]),
+            exceeds(
+                *(
+                    (-high, -low)
+                    for name in results
+                    if name.startswith("Adam")
+                    for _, low, high in [row(name, "halves", LATER)["beyond"]]
+                )
+            ),
         ),
     ]  # fmt: skip
     lengths = list(dict.fromkeys(name.partition(", ")[2] for name in results))
@@ -215,11 +221,6 @@ def claims(results: dict[str, Results], gap: float, setting: Setting) -> list[Cl
             )
         )
     return found
-
-
-def better(differences: list[Any]) -> str:
-    """Whether differences (value, low, high) are above 0: all of them, none, or something between."""
-    return verdict([low > 0 for _, low, _ in differences], [high < 0 for _, _, high in differences])
 
 
 def verdict(for_it: list[bool], against_it: list[bool]) -> str:

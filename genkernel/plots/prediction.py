@@ -177,7 +177,7 @@ def what_if(
             predicted.ravel(), effects.ravel(), c=shades.ravel(), cmap=style.SEQUENTIAL, norm=norm, s=13,
             linewidths=0.4, edgecolors="white",
         )  # fmt: skip
-        _within(axes, predicted.ravel(), effects.ravel())
+        _on_all_scales(axes, predicted.ravel(), effects.ravel())
         axes.set_xlabel("forecast (10⁻³)")
         axes.set_title(f"by {name}", fontsize=9)
         _corner(axes, f"ρ = {style.number(round(against[name]['overall'], 2))}")
@@ -223,6 +223,7 @@ def path_costs(
     overheads: Mapping[str, Mapping[str, float]],
     stored: Mapping[str, float],
     goal: float,
+    large: tuple[int, int, int],
     meta: dict[str, Any],
     note: str = "",
 ) -> Figure:
@@ -234,8 +235,10 @@ def path_costs(
         overheads: network → extra time of a tape, ``measured`` and ``long``.
         stored: what is stored → bytes.
         goal: of the overhead.
+        large: parameters and steps of the large run, and the steps between two copies of it.
         meta, note: for the footer.
     """
+    parameters, steps, every = f"{large[0] / 1e6:g} M", f"{large[1]:,}".replace(",", " "), large[2]
     figure = style.new_figure(5.6, width=8.2)
     (left, right), (lower, last) = figure.subplots(2, 2, height_ratios=(1.15, 1))
     _growth(left, times, base, lambda row: row["factor"])
@@ -261,7 +264,7 @@ def path_costs(
     places = np.arange(len(overheads))[::-1].astype(float)
     for key, shift, color, label in (
         ("measured", 0.18, style.SKY, "a copy every few steps, as run (time on the wall)"),
-        ("long", -0.18, style.BLUE, "a copy every 317 steps, N = 100 000 (hooks by their own clock)"),
+        ("long", -0.18, style.BLUE, f"a copy every {every} steps, N = {steps} (hooks by their own clock)"),
     ):
         values = [100 * one[key] for one in overheads.values()]
         lower.barh(places + shift, values, height=0.34, color=color, label=label, linewidth=0)
@@ -292,7 +295,7 @@ def path_costs(
     last.set_xlim(sizes.min() / 3, sizes.max() * 8)
     last.set_yticks(places, [_wrapped(name, 22) for name in stored], fontsize=7)
     last.set_xlabel("TB")
-    last.set_title("storage: 36 M, 100 000 steps", fontsize=9.5)
+    last.set_title(f"storage: {parameters}, {steps} steps", fontsize=9.5)
     last.grid(False, axis="y")
     style.title(figure, "What recording, taping and storing cost")
     style.footer(figure, meta, note)
@@ -343,6 +346,33 @@ def _within(axes: Axes, x: Array, y: Array) -> None:
     axes.axhline(0, color=style.RULE, linewidth=0.8, zorder=0)
     axes.axvline(0, color=style.RULE, linewidth=0.8, zorder=0)
     axes.locator_params(nbins=4)
+    axes.tick_params(labelsize=7.5)
+
+
+def _on_all_scales(axes: Axes, x: Array, y: Array) -> None:
+    """Axes that are linear up to the typical effect and logarithmic beyond, and where both are equal.
+
+    A few effects, and most forecasts, are many times as large as the typical effect.
+    """
+    from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
+
+    typical = float(np.median(np.abs(y[y != 0]))) if np.any(y) else 1.0
+    threshold = 10.0 ** round(np.log10(typical))
+    for v, axis, scale, limits in (
+        (x, axes.xaxis, axes.set_xscale, axes.set_xlim),
+        (y, axes.yaxis, axes.set_yscale, axes.set_ylim),
+    ):
+        scale("symlog", linthresh=threshold)
+        top = (10 if axis is axes.yaxis else 3) * max(threshold, float(np.abs(v).max()))  # room for the number above
+        limits(-top, top)
+        decades = round(np.log10(top / threshold))
+        axis.set_major_locator(SymmetricalLogLocator(base=10.0 ** max(1, -(-decades // 2)), linthresh=threshold))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.5g}".replace("-", "−")))
+    far = min(axes.get_xlim()[1], axes.get_ylim()[1])
+    line = np.concatenate([-np.geomspace(far, threshold, 50), np.geomspace(threshold, far, 50)])
+    axes.plot(line, line, **_DASHED)
+    axes.axhline(0, color=style.RULE, linewidth=0.8, zorder=0)
+    axes.axvline(0, color=style.RULE, linewidth=0.8, zorder=0)
     axes.tick_params(labelsize=7.5)
 
 

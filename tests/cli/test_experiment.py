@@ -68,6 +68,9 @@ def test_an_outcome_is_a_folder_and_a_table_of_claims(
     assert (summary["schema_version"], summary["kind"], summary["name"]) == (1, "experiment", "stub")
     assert summary["settings"] == {"seed": 3, "widths": [16, 32]} and summary["numbers"] == {"errors": [0.25, None]}
     assert summary["claims"][1] == {"claim": "it is more", "measured": "it is not", "holds": "no"}
+    origin = summary["provenance"]
+    assert origin["versions"]["torch"] and origin["threads"] >= 1 and origin["date"].endswith("+00:00")
+    assert origin["machine"]["cores"] >= 1 and "processor_model" in origin["machine"]
     assert "| 16 | 0.25 |" in (out / "tables.md").read_text()
     record = json.loads((out / "run.json").read_text())
     assert record["arguments"] == {"name": "stub", "quick": True, "seed": 3} and record["files"] == names
@@ -80,8 +83,8 @@ def test_an_outcome_is_a_folder_and_a_table_of_claims(
 def test_json_is_the_summary_and_an_earlier_outcome_is_replaced(capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         assert run(["experiment", "stub", "--json"]) == 0
-        assert json.loads(capsys.readouterr().out)["name"] == "stub"
-    assert Path("genkernel-stub/summary.json").is_file()
+        said = json.loads(capsys.readouterr().out)
+        assert said["name"] == "stub" and said == json.loads(Path("genkernel-stub/summary.json").read_text())
 
 
 @pytest.mark.parametrize(

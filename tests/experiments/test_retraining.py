@@ -240,8 +240,9 @@ def test_attainable_is_what_the_expectation_reaches(noise: float) -> None:
 
 
 def test_verdicts_need_all_to_agree() -> None:
-    assert outcome.better([(0.2, 0.1, 0.3)] * 2) == "yes" and outcome.better([(-0.2, -0.3, -0.1)]) == "no"
-    assert outcome.better([(0.2, 0.1, 0.3), (0.1, -0.1, 0.3)]) == "partly"
+    assert outcome.verdict([True, True], [False, False]) == "yes"
+    assert outcome.verdict([False, False], [True, True]) == "no"
+    assert outcome.verdict([True, False], [False, True]) == "partly"
 
 
 def test_groups_and_halves() -> None:

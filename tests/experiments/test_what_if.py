@@ -14,7 +14,9 @@ from genkernel.errors import InputError, MissingError
 from genkernel.experiments import level_weightings as parts
 from genkernel.experiments import what_if as study
 from genkernel.experiments.outcome import experiment
-from genkernel.models.ddpm import DDPMRecipe, DDPMTraining
+from genkernel.experiments.recorded_training import load_training
+from genkernel.models.ddpm import DDPMRecipe, DDPMTraining, ddpm_losses
+from genkernel.paths import PathDecomposition
 from genkernel.plots.style import to_bytes
 from genkernel.workflows import wrap
 
@@ -60,6 +62,14 @@ def test_weightings_have_mean_one(training: DDPMTraining) -> None:
         parts.weightings(buckets(training), (3,), ())
 
 
+def test_ramps_are_named_by_the_end_that_counts_more(training: DDPMTraining) -> None:
+    levels = buckets(training)
+    clean, noisy = levels.of(torch.tensor([0, 999])).tolist()  # the first time has the least noise
+    found = parts.weightings(levels, (), ())
+    assert found["more on low noise"][clean] > 1 > found["more on low noise"][noisy]
+    assert found["more on high noise"][clean] < 1 < found["more on high noise"][noisy]
+
+
 def test_with_equal_weights_the_training_goes_on_as_it_would(training: DDPMTraining) -> None:
     levels, state = buckets(training), parts.State(training)
     for step in (3, 4):
@@ -87,6 +97,52 @@ def test_contributions_forecast_their_own_path(training: DDPMTraining) -> None:
     assert len(baseline.rates) == 3 and baseline.mass.sum() == pytest.approx(1)
 
 
+def test_contributions_are_reweighted_bucket_by_bucket() -> None:
+    """By hand: every bucket's part times its own weight, and what is not data's as it is."""
+    draw = torch.Generator().manual_seed(0)
+    net = torch.randn(2, 4, 1, 3, generator=draw, dtype=torch.float64)  # two windows, four sources, three levels
+    found = PathDecomposition(
+        sources=[2, 0, 1, "weight decay"],
+        net=net,
+        gross=net.abs(),
+        layers=["all"],
+        edges=[0, 1, 2],
+        outputs=torch.zeros(3, 3, dtype=torch.float64),
+        samples=torch.tensor([1, 1, 1, 0]),
+        data=[True, True, True, False],
+    )
+    weights = np.array([[0.25, 2.0, 0.75], [1.0, 0.0, 2.0]])
+    forecast = parts.by_contributions(parts.Baseline(found, [], [], np.full(3, 1 / 3)), 3)
+    two, zero, one, decay = net.sum((0, 2)).numpy()
+    expected = [0.25 * zero + 2.0 * one + 0.75 * two + decay, 1.0 * zero + 2.0 * two + decay]
+    np.testing.assert_allclose(forecast.of(weights), expected, rtol=1e-12)
+
+
+def test_rates_and_clipping_are_those_of_the_steps() -> None:
+    """Against the loop written out, where the rate moves in every step and some gradients are clipped."""
+    recipe = DDPMRecipe(size=4, widths=(8, 16), batch=6, warmup=6, steps=50)
+    images = parts.blobs(24, 4, 0)
+    training, plain = DDPMTraining(images, recipe), DDPMTraining(images, recipe)
+    levels = buckets(training)
+    baseline = parts.recorded(training, 0, 8, levels, parts.HeldOut(training, images, levels, 2, 5))
+    rates, clips = [], []
+    own = list(plain.unet.parameters())
+    for step in range(8):
+        plain.optimizer.zero_grad()
+        ddpm_losses(plain.unet, plain.batch(step)).mean().backward()
+        gradients = [p.grad for p in own if p.grad is not None]
+        size = float(sum(g.square().sum() for g in gradients)) ** 0.5
+        clips.append(min(1.0, 1.0 / size))
+        for g in gradients:
+            g.mul_(clips[-1])
+        rates.append(plain.optimizer.param_groups[0]["lr"])
+        plain.optimizer.step()
+        plain.parts["schedule"].step()
+    assert len(set(rates)) == 8 and min(clips) < 0.8
+    assert baseline.rates == rates
+    np.testing.assert_allclose(baseline.clips, clips, rtol=1e-3)
+
+
 def test_interference_is_the_product_of_gradients(training: DDPMTraining) -> None:
     levels = buckets(training)
     held_out = parts.HeldOut(training, parts.blobs(6, 4, 1), levels, 2, 5)
@@ -103,6 +159,10 @@ def test_interference_is_the_product_of_gradients(training: DDPMTraining) -> Non
         root = (entry["exp_avg_sq"] / (1 - 0.999 ** float(entry["step"]))).sqrt() + 1e-8
         products += float((a * b / root).sum())
     assert found.effect[1, 2] == pytest.approx(-(1e-3 + 0.5 * 2e-3) * 0.25 * products, rel=1e-3)
+    # decoupled decay is not clipped: -λ Σ γ g·θ
+    decayed = sum(float((a * p.detach()).sum()) for a, p in zip(of_query, training.unet.parameters(), strict=True))
+    assert RECIPE.weight_decay > 0
+    assert found.rest[1] == pytest.approx(-RECIPE.weight_decay * (1e-3 + 2e-3) * decayed, rel=1e-3)
 
 
 def test_a_study_goes_on_where_it_ended(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +171,8 @@ def test_a_study_goes_on_where_it_ended(tmp_path: Any, monkeypatch: pytest.Monke
     assert all(to_bytes(figure, "png")[:4] == b"\x89PNG" for figure in first.figures.values())
     json.dumps(first.numbers, allow_nan=True)
     assert len(first.claims) == 4 and len(first.numbers["actual"]) == 7
+    for row in first.numbers["differences"].values():
+        assert row["low"] <= row["spearman"] <= row["high"]
     (tmp_path / "work" / "weighting-P2.json").unlink()
     plain, names = parts.continued, []
 
@@ -135,13 +197,52 @@ def test_a_study_goes_on_where_it_ended(tmp_path: Any, monkeypatch: pytest.Monke
 
 def test_a_study_of_a_saved_state(tmp_path: Any, training: DDPMTraining, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save({"parts": {n: p.state_dict() for n, p in training.parts.items()}, "step": 3}, tmp_path / "training.pt")
-    own = weights_of(training)
-    other = DDPMTraining(parts.blobs(24, 4, 0), RECIPE)
-    assert study._load(other, tmp_path / "training.pt") == 3
-    assert torch.equal(weights_of(other), own)
+    found = study.run(progress=False, recipe=RECIPE, setting=TINY, state=tmp_path, work=tmp_path / "work")
+    assert found.settings["first"] == 3
+    other = DDPMRecipe(size=4, widths=(16, 16), batch=6)
     with pytest.raises(InputError, match="with this recipe"):
-        study._load(
-            DDPMTraining(parts.blobs(24, 4, 0), DDPMRecipe(size=4, widths=(16, 16), batch=6)), tmp_path / "training.pt"
-        )
+        study.run(progress=False, recipe=other, setting=TINY, state=tmp_path)
     with pytest.raises(MissingError, match="no unfinished run"):
         study.run(progress=False, recipe=RECIPE, setting=TINY, state=tmp_path / "nothing", work=tmp_path / "work")
+
+
+def test_a_folder_that_an_earlier_version_left_is_gone_on_from(tmp_path: Any, training: DDPMTraining) -> None:
+    """``state.pt`` held the parts and the step alone, and the identity had these entries."""
+    pictures = study._images(None, RECIPE, TINY, 0)
+    study._identify(tmp_path, RECIPE, TINY, pictures, None)
+    identity = json.loads((tmp_path / "identity.json").read_text())
+    assert list(identity) == ["recipe", "setting", "images", "state"] and "resamples" not in identity["setting"]
+    own = weights_of(training)
+    torch.save({"parts": {n: p.state_dict() for n, p in training.parts.items()}, "step": 3}, tmp_path / "state.pt")
+    other = DDPMTraining(parts.blobs(24, 4, 0), RECIPE)
+    assert load_training(tmp_path / "state.pt", other.parts).step == 3
+    assert torch.equal(weights_of(other), own)
+    found = study.run(progress=False, recipe=RECIPE, setting=TINY, work=tmp_path)
+    assert found.settings["first"] == 3
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "gap", "holds"),
+    [
+        ((0.1, 0.4), (0.01, 0.2), 0.01, ("yes", "yes")),
+        ((-0.1, 0.4), (0.01, 0.2), 0.04, ("partly", "partly")),
+        ((-0.3, -0.1), (-0.4, -0.01), 0.06, ("no", "no")),
+        ((-0.3, -0.1), (0.1, 0.2), float("nan"), ("partly", "undecided")),
+        ((float("nan"), float("nan")), (0.1, 0.2), 0.0, ("undecided", "yes")),
+    ],
+)
+def test_claims_can_come_out_either_way(
+    first: tuple[float, float], second: tuple[float, float], gap: float, holds: tuple[str, str]
+) -> None:
+    row = dict.fromkeys(("spearman", "low", "high", "overall", "overall_low", "overall_high"), 0.5)
+    numbers = {
+        "differences": {
+            f"{name} - own weight": {"spearman": sum(ends) / 2, "low": ends[0], "high": ends[1]}
+            for name, ends in ((study.CONTRIBUTIONS, first), (study.INTERFERENCE, second))
+        },
+        "gap": gap,
+        "clipped": 0.5,
+    }
+    names = (study.CONTRIBUTIONS, study.INTERFERENCE, study.OWN)
+    claims = study._claims(dict.fromkeys(names, row), dict.fromkeys(names, 0.1), numbers, TINY)
+    assert (claims[2].holds, claims[3].holds) == holds

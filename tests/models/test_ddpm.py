@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from genkernel.errors import GenkernelError, InputError, NonFiniteError, OutputError
-from genkernel.models.ddpm import DDPMRecipe, build_unet, sample_grid, train_ddpm
+from genkernel.models.ddpm import DDPMRecipe, DDPMTraining, build_unet, ddpm_losses, sample_grid, train_ddpm
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 TINY = DDPMRecipe(size=8, widths=(8, 16), steps=4, batch=4, timesteps=20, warmup=2, ema=0.5)
@@ -82,6 +82,29 @@ def test_recipe_that_cannot_be_built(change: dict) -> None:
 
 
 # --------------------------------------------------------------------------- trainer
+
+
+def test_a_step_says_its_loss_and_its_clipping(images: torch.Tensor) -> None:
+    training = DDPMTraining(images, TINY)
+    batch = training.batch(0)
+    losses = ddpm_losses(training.unet, batch).detach()
+    found = training.descend(batch)
+    clipped = [p.grad for p in training.unet.parameters() if p.grad is not None]  # as they are after clipping
+    assert found.loss == float(losses.mean()) and found.clip < 1
+    assert float(sum(g.square().sum() for g in clipped)) ** 0.5 == pytest.approx(1, rel=1e-3)
+
+
+def test_weights_multiply_the_losses_of_samples(images: torch.Tensor) -> None:
+    weighted, alone, plain, ones = (DDPMTraining(images, TINY) for _ in range(4))
+    batch = weighted.batch(0)
+    weights = torch.tensor([4.0, 0.0, 0.0, 0.0])
+    found = weighted.descend(batch, weights)
+    assert found.loss == pytest.approx(float(ddpm_losses(alone.unet, batch)[0].detach()), rel=1e-6)
+    alone.descend({name: part[:1] for name, part in batch.items()})
+    for a, b in zip(weighted.unet.parameters(), alone.unet.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-6)  # Adam's step enlarges what rounding leaves
+    assert plain.descend(batch) == ones.descend(batch, torch.ones(4))
+    assert same(plain.unet.state_dict(), ones.unet.state_dict())
 
 
 def test_saved_folder_is_a_safe_diffusers_pipeline(images: torch.Tensor, tmp_path: Path) -> None:
