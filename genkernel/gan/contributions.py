@@ -107,7 +107,8 @@ def cluster_contributions(
     wanted = np.asarray(torch.as_tensor(query_clusters).cpu().numpy(), dtype=np.int64)
     if wanted.shape != (len(parts.final),) or wanted.min() < 0 or wanted.max() >= size:
         raise InputError(
-            f"query_clusters names one of the {size} clusters for each of the {len(parts.final)} queries, numbers from 0"
+            f"query_clusters names one of the {size} clusters, by numbers from 0, for each of the {len(parts.final)} "
+            "queries"
         )
     present, rows = np.unique(wanted, return_inverse=True)
     stretches = [(parts.edges[0], parts.edges[-1]), *thirds(parts)]

@@ -6,6 +6,7 @@ K_path(x, x') = ∫ K_{t,t}(x, x') dt ≈ Σ_c w_c J_c(x) P_c J_c(x')ᵀ
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,14 @@ from torch import nn
 from genkernel.errors import InputError
 from genkernel.tangent import Kernel, TangentModel, kernel
 from genkernel.tangent.model import as_tangent_model
+
+# options of one kernel that a sum of kernels at several weights cannot honour
+_REFUSED = {
+    "sketch": "sketches of several weights do not add up to one: call gk.sketch at every checkpoint",
+    "model_y": "both sides of a path kernel are at the same weights: for two times call gk.kernel",
+    "plan": "a plan is for one kernel, and every checkpoint makes its own: give memory= instead",
+    "precondition": "every checkpoint has a P of its own: give preconditioners=",
+}
 
 
 def path_kernel(
@@ -37,25 +46,33 @@ def path_kernel(
         weights: w_c, the sum of the learning rates of the steps that each stands for.
         x, y: samples of the two sides, n and m of them; y = None for x again.
         preconditioners: P_c, each as :func:`genkernel.kernel` takes it.
-        options: of :func:`genkernel.kernel`, the same for all (probes are shared over time).
+        options: of :func:`genkernel.kernel`, the same for all (probes are shared over time), except ``sketch``,
+            ``model_y``, ``plan`` and ``precondition``. ``store`` is a folder with one store per checkpoint in it.
 
     Returns:
         The sum as one kernel; its layers and probes are sums as well.
 
     Raises:
-        InputError: numbers of checkpoints, weights and preconditioners do not fit, or one weight is negative.
+        InputError: numbers of checkpoints, weights and preconditioners do not fit, a weight is negative or not finite,
+            or an option is one that a sum cannot honour.
     """
     if not checkpoints or len(weights) != len(checkpoints):
         raise InputError(f"there is one weight per checkpoint, at least one: {len(weights)} for {len(checkpoints)}")
     if preconditioners is not None and len(preconditioners) != len(checkpoints):
         raise InputError(f"there is one preconditioner per checkpoint, {len(checkpoints)}, not {len(preconditioners)}")
-    if any(not w >= 0 for w in weights):
-        raise InputError("weights are sums of learning rates, and not negative")
+    if any(not 0 <= float(w) < float("inf") for w in weights):
+        raise InputError("weights are sums of learning rates: finite, and not negative")
+    for name, reason in _REFUSED.items():
+        if options.pop(name, None) is not None:
+            raise InputError(f"a path kernel takes no {name}=: {reason}")
+    store = options.pop("store", None)
     base = as_tangent_model(model)
     total: Kernel | None = None
     for c, (state, w) in enumerate(zip(checkpoints, weights, strict=True)):
         P = preconditioners[c] if preconditioners is not None else None
-        found = kernel(base.at(state), x, y, precondition=P, **options)
+        # a store belongs to one call, and other weights make another call
+        own = None if store is None else Path(store).expanduser() / f"checkpoint-{c:04d}"
+        found = kernel(base.at(state), x, y, precondition=P, store=own, **options)
         total = _scaled(found, w) if total is None else _sum(total, _scaled(found, w))
     assert total is not None
     total.meta["path"] = {"checkpoints": len(checkpoints), "weights": [float(w) for w in weights]}

@@ -172,23 +172,25 @@ class NaiveRecording:
         points, weights = np.polynomial.legendre.leggauss(nodes)
         names = [n for n, p in self.module.named_parameters() if any(p is own for own in self.parameters)]
         training = self.module.training
-        self.module.eval()
         found: dict[Any, Tensor] = {}
         increments = self.increments()
-        for start in range(0, len(self.steps), every):
-            merged, last = increments[start : start + every], self.steps[start : start + every][-1]
-            s = self.steps[start]
-            f = _outputs(self.module, names, s.buffers, call, queries)
-            for point, weight in zip(points, weights, strict=True):
-                at = s.before + (point + 1) / 2 * (last.after - s.before)
-                for a in merged[0]:
-                    d = torch.stack([moves[a] for moves in merged]).sum(0)
-                    if not bool(d.any()):
-                        continue
-                    with sdpa_kernel(SDPBackend.MATH):
-                        change = torch.autograd.functional.jvp(f, at, d)[1] * (weight / 2)
-                    found[a] = found[a] + change if a in found else change
-        self.module.train(training)
+        self.module.eval()
+        try:
+            for start in range(0, len(self.steps), every):
+                merged, last = increments[start : start + every], self.steps[start : start + every][-1]
+                s = self.steps[start]
+                f = _outputs(self.module, names, s.buffers, call, queries)
+                for point, weight in zip(points, weights, strict=True):
+                    at = s.before + (point + 1) / 2 * (last.after - s.before)
+                    for a in merged[0]:
+                        d = torch.stack([moves[a] for moves in merged]).sum(0)
+                        if not bool(d.any()):
+                            continue
+                        with sdpa_kernel(SDPBackend.MATH):
+                            change = torch.autograd.functional.jvp(f, at, d)[1] * (weight / 2)
+                        found[a] = found[a] + change if a in found else change
+        finally:
+            self.module.train(training)
         return found
 
 

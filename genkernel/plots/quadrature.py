@@ -31,6 +31,7 @@ _APART = 25.0  # between two numbers beside the lines, which may end close to on
 def gaps_over_rates(
     panels: Mapping[str, Mapping[str, Sequence[float]]],
     rates: Sequence[float],
+    slopes: Mapping[str, Mapping[str, float]],
     meta: dict[str, Any],
     columns: int = 3,
     relative: bool = False,
@@ -40,6 +41,7 @@ def gaps_over_rates(
     Args:
         panels: title → rule → gap at every rate, relative to the change of the outputs.
         rates: learning rates, the same for all (see ``relative``).
+        slopes: title → rule → order of the gap, said beside lines that are above rounding.
         meta: for the footer.
         columns: panels side by side.
         relative: the rates are relative to every run's own.
@@ -58,7 +60,7 @@ def gaps_over_rates(
             (line,) = axes.plot(x, np.maximum(y, _ROUNDING), color=colour, marker=mark, label=label)
             handles[label] = line
             if y.min() > 1e3 * _ROUNDING:
-                orders.append((float(y[np.argmax(x)]), float(np.polyfit(np.log(x), np.log(y), 1)[0]), colour))
+                orders.append((float(y[np.argmax(x)]), slopes[title][rule], colour))
         place = np.inf
         for last, order, colour in sorted(orders, reverse=True):
             place = min(last, place / _APART)

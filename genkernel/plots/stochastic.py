@@ -59,7 +59,7 @@ def weak_errors(results: Sequence[WeakError], meta: dict[str, Any]) -> Figure:
     means.set_title("means", fontsize=9.5)
     variances.set_title("variances", fontsize=9.5)
     _legend(legend, means, "model (slope of means)")
-    style.title(figure, "Every first-order model gets the means; the variance tells them apart")
+    style.title(figure, "How far equations are from the optimizers they model")
     horizon = f"T = {results[0].horizon:g}"
     runs = {one.runs for one in results if one.runs}
     routes = "exact moments" + (f", adaptive: {max(runs)} runs" if runs else "")
@@ -70,35 +70,44 @@ def weak_errors(results: Sequence[WeakError], meta: dict[str, Any]) -> Figure:
 
 
 @style.house
-def remainder_orders(etas: Array, remainders: Mapping[float, Array], meta: dict[str, Any], note: str = "") -> Figure:
+def remainder_orders(
+    etas: Array,
+    remainders: Mapping[float, Array],
+    limits: Array,
+    slopes: Mapping[float, float],
+    meta: dict[str, Any],
+    note: str = "",
+) -> Figure:
     """The remainder of Adam's path formula per unit of learning rate: bounded means first order.
 
     Args:
         etas: learning rates ``[E]``.
         remainders: ζ of ρ₁ = η^(−ζ) → ``[E]``.
+        limits: the leading omitted term as ρ₁ → ∞ ``[E]``.
+        slopes: ζ → order of the remainder.
         meta, note: for the footer.
     """
     figure = style.new_figure(3.1)
     axes = figure.subplots()
     for k, (zeta, values) in enumerate(remainders.items()):
         colour, mark = _COLOURS[k], _MARKS[k]
-        slope = np.polyfit(np.log(etas), np.log(values), 1)[0]
         axes.plot(etas, values / etas, color=colour, marker=mark)
         at = int(np.argmax(etas))
         axes.annotate(
-            f"ζ = {zeta:g}, slope {slope:.2f}", (etas[at], values[at] / etas[at]), xytext=(8, 0), va="center",
+            f"ζ = {zeta:g}, slope {slopes[zeta]:.2f}", (etas[at], values[at] / etas[at]), xytext=(8, 0), va="center",
             textcoords="offset points", fontsize=8.5, color=colour, annotation_clip=False,
         )  # fmt: skip
-    axes.axhline(2.0, color=style.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.plot(etas, limits / etas, color=style.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+    first = int(np.argmin(etas))
     axes.annotate(
-        "½ ∫ tr(PΣP ∇²f) dt: the leading omitted term as ρ₁ = η^(−ζ) → ∞", (etas.min(), 2.0), xytext=(2, 3),
-        textcoords="offset points", fontsize=8, color=style.MUTED,
+        "½ ∫ tr(PΣP ∇²f) dt: the leading omitted term as ρ₁ = η^(−ζ) → ∞", (etas[first], limits[first] / etas[first]),
+        xytext=(2, 3), textcoords="offset points", fontsize=8, color=style.MUTED,
     )  # fmt: skip
     _eta_axis(axes, etas)
-    axes.set_ylim(0, 2.3)
+    axes.set_ylim(0, 1.15 * max(float((values / etas).max()) for values in (*remainders.values(), limits)))
     axes.set_xlim(None, etas.max() * 2.6)  # room for the names of the lines
     axes.set_ylabel("remainder / η")
-    style.title(figure, "What Adam's path formula omits is of first order at every ζ")
+    style.title(figure, "What Adam's path formula omits, per unit of learning rate")
     style.footer(figure, meta, note)
     return figure
 
@@ -152,6 +161,7 @@ def batch_size_distances(
 def kink_gaps(
     etas: Array,
     gaps: Mapping[str, Array],
+    slopes: Mapping[str, float],
     steps: Mapping[str, tuple[NDArray[np.int64], Array]],
     meta: dict[str, Any],
     note: str = "",
@@ -161,7 +171,9 @@ def kink_gaps(
     Args:
         etas: learning rates ``[E]``.
         gaps: "activation, loss" → gap of the path relative to the change of f ``[E]``.
-        steps: activation → sign changes ``[N, m]`` and gaps ``[N, m]`` of single steps at the smallest η.
+        slopes: of these gaps, by the same names.
+        steps: activation → sign changes and gaps of single steps at the smallest η, both ``[N, S, m]`` over steps,
+            initial weights and queries.
         meta, note: for the footer.
     """
     figure = style.new_figure(3.3, width=7.4)
@@ -170,10 +182,9 @@ def kink_gaps(
     lines = {"squared": "-", "Huber": (0, (1, 1.4)), "absolute": (0, (5, 2))}
     for name, values in gaps.items():
         activation, loss = name.split(", ")
-        slope = np.polyfit(np.log(etas), np.log(values), 1)[0]
         left.plot(
             etas, values, color=colours[activation], linestyle=lines[loss], marker="o", markersize=3,
-            label=f"{name} ({slope:.2f})",
+            label=f"{name} ({slopes[name]:.2f})",
         )  # fmt: skip
     _eta_axis(left, etas)
     left.set_yscale("log")
@@ -198,7 +209,7 @@ def kink_gaps(
     right.set_title(f"in single steps, η = {etas.min():g}", fontsize=9.5)
     right.legend(loc="upper left")
     _legend(legend, left, "network, loss (slope)")
-    style.title(figure, "Kinks of the network cost an order; kinks of the loss do not")
+    style.title(figure, "The trapezoid rule's gap, with kinks in the network and in the loss")
     style.footer(figure, meta, f"{note} · right: squared loss, median and 5–95 %")
     return figure
 

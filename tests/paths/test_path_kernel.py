@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -48,5 +49,64 @@ def test_a_weighted_sum_with_its_layers():
     assert found.meta["path"]["checkpoints"] == 2
     with pytest.raises(InputError, match="one weight per checkpoint"):
         gk.path_kernel(mlp(), states, [1.0], q)
-    with pytest.raises(InputError, match="not negative"):
-        gk.path_kernel(mlp(), states, [1.0, -1.0], q)
+    for wrong in (-1.0, math.inf, math.nan):
+        with pytest.raises(InputError, match="finite, and not negative"):
+            gk.path_kernel(mlp(), states, [1.0, wrong], q)
+
+
+def test_every_checkpoint_has_its_own_preconditioner():
+    """Σ_c w_c Σ_a J_c(x)_a P_c J_c(x')_aᵀ with Jacobians row by row."""
+    x, _, _, q = problem()
+    x = x[:4]
+    nets = [mlp(seed=s) for s in (1, 2)]
+    draw = torch.Generator().manual_seed(0)
+    diagonals = [
+        {name: torch.rand(p.shape, generator=draw, dtype=torch.float64) for name, p in net.named_parameters()}
+        for net in nets
+    ]
+
+    def rows(net, points):
+        found = [torch.autograd.grad(net(point)[a], list(net.parameters())) for point in points for a in range(3)]
+        return torch.stack([torch.cat([g.reshape(-1) for g in one]) for one in found]).view(len(points), 3, -1)
+
+    expected = torch.zeros(len(q), len(x), dtype=torch.float64)
+    for w, net, diagonal in zip((0.3, 0.7), nets, diagonals, strict=True):
+        P = torch.cat([d.reshape(-1) for d in diagonal.values()])
+        expected += w * torch.einsum("iap,p,jap->ij", rows(net, q), P, rows(net, x))
+    options = {"cotangents": gk.exact_trace(), "progress": False}
+    states = [net.state_dict() for net in nets]
+    found = gk.path_kernel(mlp(), states, [0.3, 0.7], q, x, preconditioners=diagonals, **options)
+    torch.testing.assert_close(found.values, expected, rtol=1e-12, atol=1e-14)
+    with pytest.raises(InputError, match="one preconditioner per checkpoint, 2, not 1"):
+        gk.path_kernel(mlp(), states, [0.3, 0.7], q, x, preconditioners=diagonals[:1], **options)
+
+
+def test_a_store_per_checkpoint(tmp_path):
+    _, _, _, q = problem()
+    states = [mlp(seed=s).state_dict() for s in (1, 2, 3)]
+    options = {"cotangents": gk.exact_trace(), "progress": False}
+    plain = gk.path_kernel(mlp(), states, [0.2, 0.3, 0.5], q, **options)
+    found = gk.path_kernel(mlp(), states, [0.2, 0.3, 0.5], q, store=tmp_path / "kept", **options)
+    assert torch.equal(found.values, plain.values)
+    assert sorted(folder.name for folder in (tmp_path / "kept").iterdir()) == [f"checkpoint-000{c}" for c in range(3)]
+    again = gk.path_kernel(mlp(), states, [0.2, 0.3, 0.5], q, store=str(tmp_path / "kept"), **options)
+    assert torch.equal(again.values, plain.values)
+    with pytest.raises(InputError, match="weights"):  # of another path
+        gk.path_kernel(mlp(), states[::-1], [0.2, 0.3, 0.5], q, store=tmp_path / "kept", **options)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("sketch", "call gk.sketch at every checkpoint"),
+        ("model_y", "both sides of a path kernel are at the same weights"),
+        ("plan", "a plan is for one kernel"),
+        ("precondition", "give preconditioners="),
+    ],
+)
+def test_options_that_a_sum_cannot_honour(option, message):
+    _, _, _, q = problem()
+    with pytest.raises(InputError, match=message):
+        gk.path_kernel(mlp(), [mlp().state_dict()], [1.0], q, **{option: object()})
+    found = gk.path_kernel(mlp(), [mlp().state_dict()], [1.0], q, progress=False, **{option: None})
+    assert found.shape == (5, 5)

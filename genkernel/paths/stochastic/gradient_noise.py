@@ -157,7 +157,7 @@ def noise_scale(n: int, batch_size: int, *, population: float | None = None, rep
         InputError: sizes do not fit.
     """
     whole = population is None
-    size = float(n if population is None else population)
+    size = n if population is None else population
     check_batch(size, batch_size, replacement)
     if n < 2:
         raise InputError("a covariance needs at least two samples, and there is one")

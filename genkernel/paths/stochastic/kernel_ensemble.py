@@ -30,6 +30,14 @@ _MEANING = {
     "mean": "kernels and squared gradient norms averaged over runs, then normalised (spread by the jackknife)",
 }
 
+# (initial weights differ, batch orders differ)
+_RANDOMNESS = {
+    (True, True): "initial weights and batch order",
+    (True, False): "initial weights, at a fixed batch order",
+    (False, True): "batch order, at fixed initial weights",
+    (False, False): "nothing: one run, at fixed initial weights and a fixed batch order",
+}
+
 
 @dataclass(frozen=True)
 class KernelEnsemble:
@@ -165,16 +173,16 @@ def _paired(
     batch, start = tuple(batch_seeds), None if init_seeds is None else tuple(init_seeds)
     if not batch or start == ():
         raise InputError("give at least one seed: batch_seeds has one per run")
+    differs = start is not None and len(set(start)) > 1, len(set(batch)) > 1
+    words = _RANDOMNESS[differs]
     if start is None:
-        return batch, None, "batch order, at fixed initial weights"
+        return batch, None, words
     runs = max(len(batch), len(start))
     if len(batch) not in (1, runs) or len(start) not in (1, runs):
         raise InputError(
             f"{len(batch)} batch_seeds and {len(start)} init_seeds: runs pair them one by one, so give as many of "
             "both, or a single one that all runs share"
         )
-    words = {(True, False): "initial weights, at a fixed batch order", (False, True): "batch order, at fixed initial "
-             "weights"}.get((len(set(start)) > 1, len(set(batch)) > 1), "initial weights and batch order")  # fmt: skip
     return batch * (runs // len(batch)), start * (runs // len(start)), words
 
 

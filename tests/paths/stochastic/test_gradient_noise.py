@@ -170,7 +170,7 @@ def test_module_gradients_and_generators_are_untouched(function: Callable[..., T
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 7}, "at most 6"),
+        ({"batch_size": 7}, "batch_size=7 of 6 samples: without replacement a batch holds at most 6$"),
         ({"batch_size": 2, "population": 5}, "smaller than the 6 samples"),
         ({"loss_fn": lambda m, b: loss(m, b).mean()}, "one loss per sample"),
         ({"loss_fn": lambda m, b: (m(b[0]) - b[1]).square()}, "one loss per sample"),

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from genkernel.errors import InputError, NonFiniteError
+from genkernel.experiments.weak_error import regression
 from genkernel.paths.stochastic.moments import Readout, exact_moments
 from genkernel.paths.stochastic.problems import LinearRegression
 from genkernel.paths.stochastic.sde import SGD, SGDM, Optimizer, RMSprop
-from tests.paths.stochastic.regression import regression
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("power", [1, 2])
 def test_against_every_order_of_batches(optimizer: Optimizer, power: int, replacement: bool) -> None:
     n, size, steps, eta = 4, 2, 3, 0.3
-    problem, theta0, query = regression(n, 2)
+    problem, theta0, query = regression(samples=n, parameters=2)
     draws = itertools.product(range(n), repeat=size) if replacement else itertools.combinations(range(n), size)
     orders = torch.tensor(list(itertools.product(list(draws), repeat=steps)))  # [orders, steps, B]
     theta, m = theta0.expand(len(orders), 2), torch.zeros(len(orders), 2, dtype=torch.float64)
@@ -101,12 +101,12 @@ def test_refusals() -> None:
 
 
 def test_too_many_moments_or_batches_have_a_way_out() -> None:
-    problem, theta0, query = regression(30, 12)
+    problem, theta0, query = regression(samples=30, parameters=12)
     with pytest.raises(InputError, match="pass variance=False"):
         exact_moments(problem, theta0, SGD(), Readout(query), eta=0.1, steps=2, batch_size=2)
     means = exact_moments(problem, theta0, SGD(), Readout(query), eta=0.1, steps=2, batch_size=2, variance=False)
     assert means.variance is None
-    problem, theta0, query = regression(30, 2)
+    problem, theta0, query = regression(samples=30, parameters=2)
     with pytest.raises(InputError, match="142506 distinct batches"):
         exact_moments(problem, theta0, SGD(), Readout(query), eta=0.1, steps=2, batch_size=5)
     with pytest.raises(NonFiniteError, match="smaller eta"):

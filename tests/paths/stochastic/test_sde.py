@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.errors import InputError, NonFiniteError
+from genkernel.experiments.weak_error import regression
 from genkernel.paths.stochastic.iid_batches import IIDBatchSampler
 from genkernel.paths.stochastic.moments import Readout, exact_moments
 from genkernel.paths.stochastic.problems import LinearRegression, Problem, model_problem
 from genkernel.paths.stochastic.sde import SGD, SGDM, Adam, Optimizer, RMSprop, simulate_discrete, simulate_sde
-from tests.paths.stochastic.regression import regression
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -152,6 +152,35 @@ def test_second_moments_settle_at_the_mean_square_gradient() -> None:
         )
         speed = (found.mean[0, 0] - found.mean[1, 0]) / (80 * eta)
         assert speed == pytest.approx(end, rel=0.05), optimizer
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [RMSprop(1.0, v0=5.0), Adam(2.0, 1.0), Adam(2.0, 1.0, v0=5.0, bias_correction=False)],
+    ids=["rmsprop", "adam", "uncorrected"],
+)
+def test_noise_spreads_the_weights_of_adaptive_equations(optimizer: RMSprop | Adam) -> None:
+    """The same gradients with V settled at v = ∇L² + Σ from the start, so that Θ is Gaussian and its variance known.
+
+    RMSprop: Var Θ = η t Σ/v. Adam: a kick at time u moves Θ by ∫_u^t ρ₁ e^{−ρ₁(s−u)}/ι₁(s) ds in the place of 1.
+    """
+    slopes = torch.tensor([1.0, 3.0], dtype=torch.float64)
+    problem = Problem(lambda t, s: s * t[0], slopes, 1)
+    eta, steps, settled, noise = 0.05, 40, 5.0, 1.0
+    found = simulate_sde(
+        problem, torch.zeros(1), optimizer, eta=eta, steps=steps, batch_size=1, substeps=8, runs=6_000, at=(steps,)
+    )
+    count = 2000
+    ds = eta * steps / count
+    s = (np.arange(count) + 0.5) * ds
+    reach = np.ones(count)
+    if isinstance(optimizer, Adam):
+        iota = 1 - np.exp(-optimizer.rho1 * s) if optimizer.bias_correction else np.ones(count)
+        later = np.cumsum((np.exp(-optimizer.rho1 * s) / iota)[::-1])[::-1]
+        reach = optimizer.rho1 * np.exp(optimizer.rho1 * s) * later * ds
+    expected = eta * noise / settled * float(np.sum(reach**2) * ds)
+    # the standard error is 1.8 %
+    assert found.variance[0, 0] == pytest.approx(expected, rel=0.08)
 
 
 def test_runs_do_not_depend_on_each_other() -> None:

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from genkernel.errors import InputError
+from genkernel.experiments.weak_error import regression
 from genkernel.paths.stochastic.moments import Readout
 from genkernel.paths.stochastic.problems import Problem
 from genkernel.paths.stochastic.sde import SGD, SGDM, Optimizer, RMSprop
 from genkernel.paths.stochastic.weak_error import WeakError, fit_slope, weak_error
-from tests.paths.stochastic.regression import regression
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
