@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ class Integrator:
     Attributes:
         step: steps done.
         evaluations: of J for all sources at nodes between the recorded weights (none with the trapezoid, whose nodes
-            are the weights; those by which the adaptive rule chooses are of one direction and do not count).
+            are the weights; those of rules that the adaptive one tries and finds too coarse do not count).
     """
 
     def __init__(self, queries: Queries, rule: Rule, windows: Windows, theta: Tensor, buffers: Buffers):
@@ -191,14 +192,11 @@ class Integrator:
     def _nodes(self, theta: Tensor, increments: Increments, sources: int) -> Tensor | None:
         """Add the parts of a step; f(θ_{k+1}, b_k) comes back where it was needed."""
         rule, after = self._rule, None
-        if rule.finer is not None:
+        if rule.finer is None:
+            found = self._parts(rule, theta, increments, sources)
+        else:
             after = self._queries.outputs(theta, self._buffers)
-            rule = self._fine_enough(theta, after - self.outputs())
-        found: dict[int, Tensor] = {}
-        for weight, at in self._at_nodes(rule, theta):
-            moves = ((a, d) for a in range(sources) if (d := increments(a)) is not None)
-            for a, value in self._queries.derivatives(at, self._buffers, moves, sources):
-                found[a] = found[a] + weight * value if a in found else weight * value
+            rule, found = self._fine_enough(theta, after - self.outputs(), increments, sources)
         self.evaluations += len(rule.nodes)
         for a, value in found.items():  # after all nodes: the size of a contribution is that of the whole step
             self.windows.add(a, value)
@@ -209,20 +207,45 @@ class Integrator:
         for node, weight in zip(rule.nodes, rule.weights, strict=True):
             yield weight, torch.lerp(self._theta, theta, node) if node else self._theta
 
-    def _fine_enough(self, theta: Tensor, moved: Tensor) -> Rule:
-        """The coarsest rule by which the whole step does to the outputs what it did ``[m, *out]``, at every query."""
+    def _parts(
+        self, rule: Rule, theta: Tensor, increments: Increments, sources: int, step: Tensor | None = None
+    ) -> dict[int, Tensor]:
+        """J̄ Δθ^(a) by source a ``[layers, m, *out]``; that of the whole step has the number after the last."""
+        found: dict[int, Tensor] = {}
+        for weight, at in self._at_nodes(rule, theta):
+            moves = ((a, d) for a in range(sources) if (d := increments(a)) is not None)
+            whole = [] if step is None else [(sources, step)]
+            count = sources + len(whole)
+            for a, value in self._queries.derivatives(at, self._buffers, chain(moves, whole), count):
+                found[a] = found[a] + weight * value if a in found else weight * value
+        return found
+
+    def _fine_enough(
+        self, theta: Tensor, moved: Tensor, increments: Increments, sources: int
+    ) -> tuple[Rule, dict[int, Tensor]]:
+        """The coarsest rule by which the whole step does to the outputs what it did ``[m, *out]``, at every query.
+
+        Returns:
+            The rule, and what :meth:`_parts` gives by it.
+        """
         rule, step = self._rule, theta - self._theta
         # what outputs of a finite precision cannot show, no rule can mend
         floor = 16 * torch.finfo(self._queries.coordinates.coarsest).eps * _largest(self.outputs())
         allowed = max(MISSED * _largest(moved), floor)
+        if self._queries.rows_pay(sources + 1):  # with the rows at hand the whole step is one more direction
+            while rule.finer is not None:
+                found = self._parts(rule, theta, increments, sources, step)
+                if _largest(moved - found.pop(sources).sum(0)) <= allowed:
+                    return rule, found
+                rule = rule.finer
         while rule.finer is not None:
-            found = sum(
+            whole = sum(
                 weight * self._queries.derivative(at, self._buffers, step) for weight, at in self._at_nodes(rule, theta)
             )
-            if _largest(moved - found) <= allowed:
+            if _largest(moved - whole) <= allowed:
                 break
             rule = rule.finer
-        return rule
+        return rule, self._parts(rule, theta, increments, sources)
 
     def _trapezoid(self, increments: Increments, sources: int) -> None:
         waiting, halves = self._waiting, {}

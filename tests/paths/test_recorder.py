@@ -11,6 +11,7 @@ from torch import nn
 
 import genkernel as gk
 from genkernel.paths.quadrature import MISSED
+from genkernel.paths.queries import Queries
 from tests.paths.runs import train
 
 SGD, RMS, Adam, AdamW, Adagrad = (
@@ -109,3 +110,15 @@ def test_the_adaptive_rule_refines_the_steps_that_the_midpoint_misses():
     assert float((parts.values - exact.values).abs().max()) < 0.2 * float((plain.values - exact.values).abs().max())
     calm = train(CONFIGURATIONS["adam"], rule="adaptive", lr_scale=0.05, naive=False)[0].contributions()
     assert calm.meta["evaluations"] == calm.meta["steps"]
+
+
+@pytest.mark.parametrize("layers", [False, True])
+def test_the_adaptive_rule_chooses_alike_from_rows_and_from_directions(monkeypatch, layers):
+    found = []
+    for rows in (False, True):
+        monkeypatch.setattr(Queries, "rows_pay", lambda self, count, rows=rows: rows)
+        path = train(CONFIGURATIONS["adamw"], rule="adaptive", lr_scale=3.0, naive=False, layers=layers)[0]
+        found.append(path.contributions())
+    one, other = found
+    assert 12 < one.meta["evaluations"] == other.meta["evaluations"]
+    torch.testing.assert_close(one.net, other.net, rtol=1e-9, atol=1e-12)
