@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,22 @@ class PathDecomposition:
     samples: Tensor
     data: list[bool]
     meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        windows, sources, layers, queries = self.net.shape[:4] if self.net.dim() > 3 else (-1,) * 4
+        fit = (
+            tuple(self.gross.shape) == (windows, sources, layers, queries)
+            and tuple(self.outputs.shape) == (windows + 1, queries, *self.net.shape[4:])
+            and len(self.sources) == len(self.samples) == len(self.data) == sources
+            and len(self.layers) == layers
+            and len(self.edges) == windows + 1
+        )
+        if not fit:
+            raise InputError(
+                f"parts of a decomposition do not fit: {len(self.sources)} sources, {len(self.layers)} layers, "
+                f"{len(self.edges)} edges, net {tuple(self.net.shape)}, gross {tuple(self.gross.shape)}, outputs "
+                f"{tuple(self.outputs.shape)}"
+            )
 
     # ------------------------------------------------------------------------------ sums
 
@@ -162,7 +179,11 @@ class PathDecomposition:
             direction: as for :meth:`along`; helping is moving along it.
             k: how many of each.
         """
-        if not isinstance(query, int) or not -len(self.final) <= query < len(self.final):
+        if (
+            not isinstance(query, Integral)
+            or isinstance(query, bool)
+            or not -len(self.final) <= query < len(self.final)
+        ):
             raise InputError(f"there are {len(self.final)} queries: query is 0 to {len(self.final) - 1}, not {query!r}")
         if k < 1:
             raise InputError(f"k is at least 1, not {k}")
@@ -254,7 +275,10 @@ class PathDecomposition:
             InputError: it is not a saved decomposition.
         """
         head, tensors = load_archive(path, FORMAT, "a path decomposition", _HEAD, _TENSORS)
-        return cls(**head, **tensors)
+        try:
+            return cls(**head, **tensors)
+        except InputError as error:
+            raise InputError(f"{path} is damaged: {error}") from error
 
     def equals(self, other: PathDecomposition) -> bool:
         """The same sources, queries, times and numbers, bit for bit; what is noted in ``meta`` aside."""

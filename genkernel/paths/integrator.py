@@ -55,7 +55,13 @@ class Integrator:
         self._edge = theta, self._buffers, first
 
     def advance(
-        self, theta: Tensor, buffers: Buffers, increments: Increments, sources: int, moved: Callable[[], int]
+        self,
+        theta: Tensor,
+        buffers: Buffers,
+        increments: Increments,
+        sources: int,
+        moved: Callable[[], int],
+        further: bool = False,
     ) -> None:
         """One step from the present weights.
 
@@ -65,9 +71,10 @@ class Integrator:
             increments: source → Δθ_k^(a), a new tensor ``[P]`` at every call, or None for zero.
             sources: their number.
             moved: gives the number of the source "buffers" when it is needed.
+            further: the weights move on in the step that was done last.
         """
         with self._in_a_step():
-            if self.windows.starts_at(self.step):
+            if not further and self.windows.starts_at(self.step):
                 self._flush()
                 outputs = self.outputs()
                 if self.step:
@@ -79,7 +86,7 @@ class Integrator:
                 self._trapezoid(increments, sources)
             else:
                 after = self._nodes(theta, increments, sources)
-            self._theta, self._here, self.step = theta, after, self.step + 1
+            self._theta, self._here, self.step = theta, after, self.step + (not further)
             self._set_buffers(buffers, moved)
 
     def set_buffers(self, buffers: Buffers, moved: Callable[[], int]) -> None:

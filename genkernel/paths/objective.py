@@ -26,7 +26,7 @@ from genkernel.paths.random_state import Seeded, State, generators_used_by, rand
 from genkernel.tangent import TangentModel, batches
 from genkernel.tangent.jvp import Route
 from genkernel.tangent.model import eagerly
-from genkernel.tangent.restore import generators_of, random_state_kept, restored
+from genkernel.tangent.restore import generators_held, generators_kept, generators_of, random_state_kept, restored
 
 # how far losses of samples alone and in their batch may be apart, relative, per precision
 _SAME = {torch.float64: 1e-9, torch.float32: 1e-4}
@@ -56,7 +56,9 @@ class Objective:
         self.coordinates, self.others = coordinates, OtherModules(module, others)
         self._of_loss = generators_used_by(loss)
         # those of the module first: they are what a tape knows
-        self._generators = [*generators_of(module), *self._of_loss]
+        self._generators = [
+            *generators_of(module), *(one for one in self._of_loss if isinstance(one, torch.Generator))
+        ]  # fmt: skip
         self.joint: bool | None = None
         self.vectorised: bool | None = None
         self.route: Route | None = None
@@ -69,8 +71,7 @@ class Objective:
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.random.fork_rng(devices=[device] if device.type == "cuda" else []))
             stack.enter_context(random_state_kept())
-            for generator in self._of_loss:
-                stack.callback(generator.set_state, generator.get_state())
+            stack.enter_context(generators_kept(self._of_loss))
             stack.enter_context(restored(self.model.module))  # with the generators of its own
             stack.enter_context(self.others.found())  # a loss may begin to use others at any time
             stack.enter_context(eagerly(list(self.model.module.modules())))
@@ -164,7 +165,7 @@ class Objective:
             return True
         before = self.random_state()
         try:
-            with random_state_kept():
+            with random_state_kept(), generators_kept([*generators_held(self.model.module), *self._of_loss]):
                 return self._shows_joint(tensors, batch, before)
         finally:
             set_random_state(before, self.model.device, self._generators)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genkernel.tangent import TangentModel
+from genkernel.tangent.restore import GENERATORS
 
 State = NDArray[np.uint8]
 
@@ -40,7 +41,7 @@ def set_random_state(state: State, device: torch.device, own: Sequence[torch.Gen
         start += size
 
 
-def generators_used_by(function: Callable[..., Any]) -> list[torch.Generator]:
+def generators_used_by(function: Callable[..., Any]) -> list[Any]:
     """Random generators that a function refers to: by name, as defaults, bound to it, or in the object that it is."""
     values: list[Any] = []
     while isinstance(function, functools.partial):
@@ -59,7 +60,7 @@ def generators_used_by(function: Callable[..., Any]) -> list[torch.Generator]:
         values += [*names.nonlocals.values(), *names.globals.values()]
     except (TypeError, ValueError):  # written in C, or with a name that is not bound yet
         pass
-    return list({id(value): value for value in values if isinstance(value, torch.Generator)}.values())
+    return list({id(value): value for value in values if isinstance(value, GENERATORS)}.values())
 
 
 class Seeded(TangentModel):

@@ -198,6 +198,7 @@ class Recording(Beside):
         self._refused: NonFiniteError | None = None  # of a batch whose step may never come
         self._ended: tuple[Windows, Tensor, int] | None = None  # what the block came to, once it is left
         self._before: tuple[Before, dict[int, Tensor], Tensor] | None = None
+        self._counted: dict[int, int] = {}  # samples of every source in the coming step
         self._store = Path(store) if store is not None else None
         self._memory = parse_memory(memory)
         self.skipped = 0
@@ -209,7 +210,6 @@ class Recording(Beside):
 
     def _at_start(self) -> None:
         """Momentum that is there already belongs to what was before."""
-        self._ended = None
         if self.step:
             return
         held = self._steps.buffers()
@@ -280,7 +280,9 @@ class Recording(Beside):
         with self._clock.ours():
             windows, final, end = self._ended or self._so_far(partial)
         if not windows.edges:
-            raise RecordingError("no step was recorded: the recording stopped within the first one")
+            raise RecordingError(
+                "no step was followed: it stopped within the first one, or the average has not moved yet"
+            )
         net, gross = windows.stacked(len(self._sources))
         # labels of batches that no step was made of have no part
         order = [i for i in self._sources.order() if self._sources.counts[i] or not self._sources.is_data(i)]
@@ -380,6 +382,10 @@ class Recording(Beside):
     # -------------------------------------------------------------------- parts of a step
 
     def _add_batch(self, batch: Any, ids: Any, weight: float | Tensor | None) -> None:
+        if self._pending is None:  # statistics and averages are those that the last step left
+            self._follow_average(whether_or_not=False)
+        if self._refused is not None and gradients_gone(self._parameters.values()):
+            self._refused, self.skipped = None, self.skipped + 1  # the step of that batch was skipped
         n = batches.size(batch)
         numbers = self._sources.numbers(labels_of(self._groups, ids, batch, n))
         self._state.grow(len(self._sources))
@@ -445,9 +451,9 @@ class Recording(Beside):
                 self.skipped += 1
                 return
             raise refused or RecordingError("the gradient holds NaN or infinite entries")
-        if refused is not None:
+        if pending is None:
+            assert refused is not None
             raise refused
-        assert pending is not None
         self._before = self._steps.before(), *self._sourced(grad, pending)
 
     def _sourced(self, grad: Tensor, pending: Pending) -> tuple[dict[int, Tensor], Tensor]:
@@ -474,8 +480,7 @@ class Recording(Beside):
             )
         self.skipped += chosen is not pending.total
         self._gradient_error = max(self._gradient_error, found.error)
-        for a, count in chosen.counts.items():
-            self._sources.counts[a] += count
+        self._counted = chosen.counts
         # in place: nothing else needs them any more
         return {a: g.mul_(found.factor) for a, g in chosen.gradients.items()}, grad - total * found.factor
 
@@ -519,6 +524,8 @@ class Recording(Beside):
         self._state.advance(steps, gradients, self._theta, decay)
         del gradients, rest
         self._check_step(theta)
+        for a, count in self._counted.items():
+            self._sources.counts[a] += count
         if self._average is None:
             self._advance(theta, self._state.increment)
         else:
@@ -529,10 +536,10 @@ class Recording(Beside):
             self._average_due = True
         self._theta, self.step = theta, self.step + 1
 
-    def _advance(self, theta: Tensor, increments: Callable[[int], Tensor | None]) -> None:
+    def _advance(self, theta: Tensor, increments: Callable[[int], Tensor | None], further: bool = False) -> None:
         sources = len(self._sources)
-        buffers = self._buffers()
-        self._integrator.advance(theta, buffers, increments, sources, lambda: self._sources.extra(BUFFERS))
+        buffers, self._ended = self._buffers(), None
+        self._integrator.advance(theta, buffers, increments, sources, lambda: self._sources.extra(BUFFERS), further)
 
     def _follow_average(self, whether_or_not: bool) -> None:
         """Loops update averages after the step, so it is looked at before the next one.
@@ -540,15 +547,22 @@ class Recording(Beside):
         Args:
             whether_or_not: it moved; False leaves an update that is still to come for later.
         """
-        if self._average is not None and self._average_due and (whether_or_not or self._average.moved()):
-            self._average_due = False
+        if self._average is None or not (self._average_due or self._integrator.step):
+            return
+        moved = self._average.moved()
+        if moved or (whether_or_not and self._average_due):
+            # loops also update it where they took no step
+            further, self._average_due = not self._average_due, False
             theta = self._average.update(self._theta)
-            self._advance(theta, self._average.increment)
+            self._advance(theta, self._average.increment, further)
 
     def _settle(self) -> None:
         """Take in what happened since the last step, in the middle of the loop."""
+        if self._pending is not None:  # their forward pass may have moved statistics, which belongs to the coming step
+            return
         self._follow_average(whether_or_not=False)
-        if self.step:
+        if self._integrator.step:
+            self._ended = None
             self._integrator.set_buffers(self._buffers(), lambda: self._sources.extra(BUFFERS))
 
     def _at_end(self) -> None:
@@ -575,6 +589,8 @@ class Recording(Beside):
     def _let_go(self) -> None:
         self._pending = self._before = self._refused = None
         if not self.step:
+            return
+        if self._ended is not None:
             return
         try:
             self._check_others()

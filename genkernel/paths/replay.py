@@ -100,6 +100,7 @@ class _Step:
     linear: list[LinearStep]
     batches: list[tuple[dict[str, Any], Tensor]]  # what the tape says, and the weight of every sample
     factor: float
+    frozen: list[slice]  # coordinates that no sample has a part in, though a step may move them
 
 
 class _Replayer:
@@ -187,8 +188,9 @@ class _Replayer:
             buffers = {f"buffer:{n}": b.detach().cpu().clone() for n, b in self._module.named_buffers()}
             self._set_options(optimizer, [arrays[f"options/{g}"][number] for g in range(len(optimizer.param_groups))])
             active = dict(zip(self._coordinates.names, arrays["active"][number].tolist(), strict=True))
-            for name, p in self._parameters.items():  # those that were frozen then had no gradient
-                p.requires_grad_(active[name])
+            trained = arrays["trained"][number].tolist()
+            for p, was in zip(self._parameters.values(), trained, strict=True):
+                p.requires_grad_(was)
             chosen, gradient, factor = self._gradient(step, by_step.get(step, []), arrays, number)
             for name, view in self._coordinates.views(gradient * factor).items():
                 self._parameters[name].grad = view.to(self._parameters[name].dtype).clone() if active[name] else None
@@ -205,7 +207,8 @@ class _Replayer:
                 held["factor"] = factor.cpu()
                 factor = 1.0
             spool.put(str(number), {**held, **buffers})
-            found.append(_Step(linear, chosen, factor))
+            frozen = [part for part, was in zip(self._coordinates.slices, trained, strict=True) if not was]
+            found.append(_Step(linear, chosen, factor, frozen))
             now = self._coordinates.flat(self._parameters)
             moved += float((now - theta).double().norm())
             theta = now
@@ -290,6 +293,8 @@ class _Replayer:
             drive = self._transposed(steps[number].linear, held, rows, theta, step)
             if "factor" in held:  # clipping by value
                 drive *= held["factor"].to(drive)
+            for part in steps[number].frozen:
+                drive[:, part] = 0.0
             for row, weights in reversed(steps[number].batches):
                 values = self._samples(row, weights, drive, theta, buffers, steps[number])
                 visits.append((step, row, values))
@@ -336,6 +341,7 @@ class _Replayer:
         batch, _ = self._batch(row)
         model = self._objective.model.at({**self._coordinates.views(theta), **buffers}, strict=False)
         random = row["random"] if len(row["random"]) else None
+        self._objective.look_again()  # samples may see each other in some batches only
         with self._objective.training():
             products = sample_products(
                 self._objective, model, batch, drive, self._columns, len(self._queries.layers), random

@@ -183,7 +183,9 @@ class Tape(Beside):
                     f"{name} is one value for the batch, or one per sample [{len(array)}, …], not an array of shape "
                     f"{extra.shape}"
                 )
-        kinds = {name: np.shape(value)[1:] for name, value in row.items() if name.startswith("extra:")}
+        kinds = {
+            name: (np.ndim(value), *np.shape(value)[1:]) for name, value in row.items() if name.startswith("extra:")
+        }
         self._kinds = kinds if self._kinds is None else self._kinds
         if kinds != self._kinds:
             raise InputError(
@@ -225,12 +227,14 @@ class Tape(Beside):
                 raise RecordingError("the gradient holds NaN or infinite entries")
             return
         active = np.array([name in grads for name in self._coordinates.names])
+        trained = np.array([p.requires_grad for p in self._parameters.values()])
         self._row = {
             "size": size,
             "limit": limit,
             "entries": entries.numpy(),
             "options": self._options(),
             "active": active,
+            "trained": trained,
         }
         self._stepping = True
 
@@ -358,6 +362,7 @@ class Tape(Beside):
                 for g in range(len(self._head["groups"]))
             },
             "active": np.stack([row["active"] for row in self._rows]),
+            "trained": np.stack([row["trained"] for row in self._rows]),
             "batches": np.array(len(self._batches)),
         }
         for i, row in enumerate(self._batches):
@@ -368,8 +373,9 @@ class Tape(Beside):
         self._rows, self._batches = [], []
 
     def _at_end(self) -> None:
-        self._flush()
-        self._copy()
+        if self._stepping:  # the loop failed inside of a step: these weights are of no step
+            return
+        self._keep()
         write_atomic(self._folder / "tape.json", json.dumps({**self._head, "steps": self.step}, indent=1) + "\n")
 
 

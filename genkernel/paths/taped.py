@@ -26,6 +26,7 @@ from genkernel.runs import read_json
 FORMAT, VERSION = "genkernel.tape", 1
 SAMPLED = 64  # entries of every gradient that are kept
 Arrays = dict[str, NDArray[Any]]
+_ARRAYS = ("size", "limit", "entries", "active", "trained", "batches")
 
 
 def sampled_entries(coordinates: Coordinates) -> list[tuple[str, list[int], Tensor]]:
@@ -54,7 +55,7 @@ def number_in(file: Path) -> int:
 
 def copies_in(folder: Path) -> list[int]:
     """Steps of which the folder has a copy of the weights."""
-    return sorted(map(number_in, folder.glob("weights-*.safetensors")))
+    return sorted(map(number_in, folder.glob(f"weights-{'[0-9]' * 8}.safetensors")))
 
 
 class Taped:
@@ -78,7 +79,7 @@ class Taped:
         if not (self.folder / "tape.json").is_file():
             raise MissingError(f"there is no tape at {self.folder} (tape.json is missing)")
         self.head = read_json(self.folder / "tape.json")
-        if self.head.get("format") != FORMAT:
+        if not isinstance(self.head, dict) or self.head.get("format") != FORMAT:
             raise InputError(f"{self.folder} is not a tape of a training run")
         if self.head.get("version") != VERSION:
             raise InputError(
@@ -86,10 +87,15 @@ class Taped:
                 f"version {VERSION}"
             )
         copies = copies_in(self.folder)
-        starts = sorted(map(number_in, self.folder.glob("steps-*.npz")))
+        starts = sorted(map(number_in, self.folder.glob(f"steps-{'[0-9]' * 8}.npz")))
         # of a run that was killed everything up to its last copy is there
         self.copies = [0, *(step for step in copies if step and any(start < step for start in starts))]
         self.steps = self.copies[-1]
+        lacking = [key for key in ("coordinates", "optimizer", "groups") if key not in self.head]
+        if lacking:
+            raise InputError(f"{self.folder / 'tape.json'} is damaged: it lacks {', '.join(lacking)}")
+        if self.head.get("steps", self.steps) != self.steps:
+            raise MissingError(f"{self.folder} lacks {copy_name(int(self.head['steps']))}: the tape is not whole")
         if not self.steps:
             raise InputError(f"{self.folder} holds the tape of a run that ended before its second copy of the weights")
         for first in self.copies[:-1]:
@@ -128,6 +134,8 @@ class Taped:
                 arrays = {name: archive[name] for name in archive.files}
         except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise InputError(f"{path} is damaged: {error}") from error
+        if lacking := [name for name in _ARRAYS if name not in arrays]:
+            raise InputError(f"{path} is damaged: it lacks {', '.join(lacking)}")
         batches: list[dict[str, Any]] = [{} for _ in range(int(arrays.pop("batches")))]
         for name in [name for name in arrays if ":" in name]:
             number, _, key = name.partition(":")

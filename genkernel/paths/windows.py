@@ -59,10 +59,12 @@ class Windows:
         """Start a window; earlier ones are merged when there are too many."""
         if self._most > 1 and len(self.edges) == self._most:
             self._merge()
-        self.edges.append(step)
-        self.outputs.append(outputs)
-        self.net.append(torch.zeros(0, *self._value, dtype=torch.float64))
-        self.gross.append(torch.zeros(0, *self._value[:2], dtype=torch.float64))
+        net = torch.zeros(0, *self._value, dtype=torch.float64)
+        gross = torch.zeros(0, *self._value[:2], dtype=torch.float64)
+        # in one statement, so that Ctrl-C hardly comes between
+        self.edges, self.outputs, self.net, self.gross = (
+            [*self.edges, step], [*self.outputs, outputs], [*self.net, net], [*self.gross, gross]
+        )  # fmt: skip
 
     def add(self, source: int, value: Tensor) -> None:
         """Add ``[L, m, *out]`` to a source in the window that is open."""

@@ -126,7 +126,7 @@ def wrap(name: str, room: int = LINE) -> str:
 
 def plain(text: str) -> str:
     """As matplotlib is to be given it, for what is no formula."""
-    return text.replace("$", r"\$")
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text).replace("$", r"\$")
 
 
 def body_height(found: Rows, least: float = 0.9) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from genkernel.errors import InputError
 from genkernel.runs.archive import load_archive, save_archive
 
 if TYPE_CHECKING:
@@ -134,6 +135,8 @@ class Kernel:
         """
         head, arrays = load_archive(path, FORMAT, "a kernel", _HEAD, _TENSORS, (*_PER_PROBE, "stderr", "layers"))
         stacked = arrays.pop("layers", None)
+        if len(head["layers"]) != (0 if stacked is None else len(stacked)):
+            raise InputError(f"{path} is damaged: it names {len(head['layers'])} layers and holds others")
         layers = dict(zip(head["layers"], stacked, strict=True)) if stacked is not None else {}
         return cls(
             layers=layers,

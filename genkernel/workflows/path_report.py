@@ -150,7 +150,10 @@ class PathReport(BaseReport["PathResult"]):
             other = PathDecomposition.load(file)
         except InputError:
             return False
-        return other.equals(self.result.parts)
+        if not other.equals(self.result.parts):
+            return False
+        self.result.parts.meta = {**other.meta, **self.result.parts.meta}  # what was noted there is kept
+        return True
 
     def _write(self, out: RunFolder) -> None:
         result = self.result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import random
 import warnings
 from contextlib import nullcontext
 from typing import Any
@@ -765,7 +766,7 @@ def test_an_average_that_fails_at_once_leaves_nothing(tmp_path):
 
     with pytest.warns(RecordingWarning), recording(net, optimizer, q, ema=ema) as path:
         loop(net, optimizer, path, each=lambda step: uneven(step) if step else None)
-    with pytest.raises(RecordingError, match=r"no step was recorded|first window"):
+    with pytest.raises(RecordingError, match="no step was followed"):
         path.contributions(partial=True)
 
 
@@ -798,3 +799,164 @@ def test_networks_may_draw_from_numpy():
     with recording(net, optimizer, q) as path:
         plain_steps(net, optimizer, path)
     assert path.contributions().gap_rel < 1e-10
+
+
+class Drawing(nn.Module):
+    """A linear layer whose outputs are shaken by a generator of its own."""
+
+    def __init__(self, generator: Any, draw: Any) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layer = nn.Linear(2, 3).double()
+        self.generator, self.draw = generator, draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = torch.as_tensor(self.draw(self.generator, x.shape[0])) if self.training else 0.0
+        return self.layer(x) + noise * self.layer.bias
+
+
+@pytest.mark.parametrize(
+    ("make", "draw"),
+    [
+        (lambda: np.random.default_rng(0), lambda g, n: g.normal(size=(n, 3))),
+        (lambda: np.random.RandomState(0), lambda g, n: g.normal(size=(n, 3))),
+        (lambda: random.Random(0), lambda g, n: [[g.gauss(0, 1) for _ in range(3)] for _ in range(n)]),
+    ],
+    ids=["numpy", "numpy, old", "python"],
+)
+def test_generators_of_numpy_and_python_are_left_where_they_were(make, draw):
+    _, _, _, q = problem()
+    ends = []
+    for recorded in (False, True):
+        net = Drawing(make(), draw)
+        optimizer = torch.optim.Adam(net.parameters(), lr=0.05)
+        path = recording(net, optimizer, q)
+        with path if recorded else nullcontext():
+            loop(net, optimizer, *([path] if recorded else []))
+        ends.append(net.layer.weight.detach().clone())
+    assert torch.equal(*ends) and path.contributions().gap_rel < 1e-10
+
+
+def averaged_bn(each: Any, **options: Any) -> tuple[gk.PathDecomposition, Any]:
+    """A network with running statistics and an average of its weights alone; ``each(path, k)`` after every step."""
+    from diffusers.training_utils import EMAModel
+
+    x, y, _, q = problem()
+    net = bn_net()
+    ema = EMAModel(net.parameters(), decay=0.7)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.02)
+    with recording(net, optimizer, q, ema=ema, rule="midpoint", **options) as path:
+        for k, ids in enumerate(shuffled()):
+            path.batch((x[ids], y[ids]), ids=ids)
+            optimizer.zero_grad()
+            loss_fn(net, (x[ids], y[ids])).mean().backward()
+            optimizer.step()
+            each(path, k, 0)
+            ema.step(net.parameters())
+            each(path, k, 1)
+    return path.contributions(), path
+
+
+def test_asking_on_the_way_changes_nothing_where_an_average_has_no_statistics():
+    plain, _ = averaged_bn(lambda *_: None)
+    asked, path = averaged_bn(lambda path, k, after: path.contributions() if after else None)
+    assert path.stopped is None
+    for name in ("net", "outputs"):
+        assert torch.equal(getattr(plain, name), getattr(asked, name))
+    # before the average took in the first step
+    early, path = averaged_bn(lambda path, k, after: path.state_dict() if (k, after) == (0, 0) else None)
+    assert path.stopped is None and torch.equal(early.net, plain.net)
+
+
+def test_asking_between_the_forward_pass_and_the_step_changes_nothing():
+    x, y, _, q = problem()
+    found = []
+    for asked in (False, True):
+        net = bn_net()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        with recording(net, optimizer, q) as path:
+            for k, ids in enumerate(shuffled()):
+                path.batch((x[ids], y[ids]), ids=ids)
+                optimizer.zero_grad()
+                loss = loss_fn(net, (x[ids], y[ids])).mean()
+                if asked and k:
+                    path.contributions()
+                loss.backward()
+                optimizer.step()
+        found.append(path.contributions())
+    assert torch.equal(found[0].net, found[1].net)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_an_average_that_is_updated_where_a_scaler_skips_the_step(fused):
+    x, y, _, q = problem(torch.float32)
+    net = mlp(torch.float32)
+    ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.7))
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=16.0, growth_interval=1000)
+    with recording(net, optimizer, q, ema=ema, rule="midpoint") as path:
+        for k, ids in enumerate(shuffled()):
+            path.batch((x[ids], y[ids]), ids=ids)
+            optimizer.zero_grad()
+            scaler.scale(loss_fn(net, (x[ids], y[ids])).mean()).backward()
+            if k == 5:
+                net[0].weight.grad[0, 0] = torch.inf
+            scaler.step(optimizer)
+            scaler.update()
+            ema.update_parameters(net)
+    parts = path.contributions()
+    assert path.stopped is None and parts.edges[-1] == 11 and parts.gap_rel < 1e-3
+    torch.testing.assert_close(parts.final, ema.module(q).detach().double(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_batch_without_a_finite_loss_that_a_scaler_skips(fused):
+    x, y, _, q = problem(torch.float32)
+    net = mlp(torch.float32)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01, fused=fused)
+    scaler = torch.amp.GradScaler("cpu", init_scale=16.0, growth_interval=1000)
+    with recording(net, optimizer, q, rule="midpoint") as path:
+        for k, ids in enumerate(shuffled()):
+            batch = x[ids], y[ids] if k != 5 else torch.full_like(y[ids], torch.nan)
+            path.batch(batch, ids=ids)
+            optimizer.zero_grad()
+            scaler.scale(loss_fn(net, batch).mean()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    assert path.stopped is None and path.skipped == 1 and path.contributions().gap_rel < 1e-3
+
+
+def test_a_micro_batch_without_a_finite_loss_may_be_left_out():
+    x, y, _, q = problem()
+    net = mlp()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    with recording(net, optimizer, q) as path:
+        for k, ids in enumerate(shuffled()):
+            optimizer.zero_grad()
+            for part in ids.split(2):
+                bad = k == 3 and part is not ids and bool(part[0] == ids[2])
+                batch = x[part], torch.full_like(y[part], torch.nan) if bad else y[part]
+                path.batch(batch, ids=part)
+                loss = loss_fn(net, batch).mean()
+                if loss.isfinite():
+                    loss.backward()
+            optimizer.step()
+    assert path.stopped is None and path.contributions().gap_rel < 1e-10
+
+
+def test_what_was_whole_when_a_recording_stopped_stays():
+    _, _, _, q = problem()
+    net = mlp()
+    optimizer = torch.optim.SGD([*net[0].parameters(), *net[2].parameters()], lr=0.1)
+    path = recording(net, optimizer, q, rule="trapezoid", windows=1)
+    with path:
+        plain_steps(net, optimizer, path)
+    whole = path.contributions()
+    with torch.no_grad():
+        net[4].weight.mul_(5)
+    with pytest.warns(RecordingWarning, match="not the recorded optimizer's"), path:
+        plain_steps(net, optimizer, path)
+    with warnings.catch_warnings(), path:
+        pass
+    assert torch.equal(path.contributions(partial=True).net, whole.net) and whole.gap_rel < 1e-3

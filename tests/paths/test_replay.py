@@ -554,3 +554,85 @@ def test_damaged_tapes_are_refused_in_words(tmp_path, name, bad, words):
     (tmp_path / name).unlink() if bad is None else (tmp_path / name).write_bytes(bad)
     with pytest.raises((InputError, MissingError), match=words):
         play(tmp_path, net, x, y)
+
+
+@pytest.mark.parametrize("keeps_the_sum", [True, False])
+def test_samples_that_see_each_other_in_some_batches_only(tmp_path, keeps_the_sum):
+    x, y, _, q = problem()
+
+    def losses(module, batch):
+        alone = loss_fn(module, batch[:2])
+        other = alone.flip(0)
+        return ((alone + other) / 2 if keeps_the_sum else alone * other.sqrt()) if bool(batch[2][0]) else alone
+
+    def batch_of(ids, k):
+        return x[ids], y[ids], torch.full((len(ids),), k < 6)
+
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    one = {"queries": q, "rule": "gauss3"}
+    with (
+        gk.tape(net, optimizer, tmp_path, every=5) as tape,
+        gk.record(net, optimizer, losses, groups=lambda ids, _: ids, verbose=False, windows=100, **one) as path,
+    ):
+        for k, ids in enumerate(shuffled()):
+            tape.batch(ids, k=k)
+            path.batch(batch_of(ids, k), ids=ids)
+            optimizer.zero_grad()
+            losses(net, batch_of(ids, k)).mean().backward()
+            optimizer.step()
+    found = gk.replay(tmp_path, net, batch_of, losses, progress=False, **one)
+    recorded = path.contributions()
+    parts = found.contributions(lambda ids, k: ids)
+    for a, source in enumerate(parts.sources):
+        expected = recorded.values[recorded.sources.index(source)]
+        torch.testing.assert_close(parts.values[a], expected, rtol=1e-9, atol=1e-11)
+
+
+def test_a_loop_that_fails_inside_of_a_step_leaves_the_copies_before_it(tmp_path):
+    x, y, _, _ = problem()
+    net = mlp()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    plain = optimizer._init_group if hasattr(optimizer, "_init_group") else None
+    assert plain is not None
+    steps = [0]
+
+    def failing(*args: Any) -> Any:
+        steps[0] += 1
+        if steps[0] == 9:
+            with torch.no_grad():
+                net[0].weight.add_(1.0)
+            raise RuntimeError("inside")
+        return plain(*args)
+
+    optimizer._init_group = failing  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="inside"), gk.tape(net, optimizer, tmp_path, every=4) as tape:
+        taped_loop(net, optimizer, tape, slice(None))
+    found = play(tmp_path, mlp(), x, y)
+    assert found.meta["steps"] == 8 and found.contributions().gap_rel < 1e-3
+
+
+def test_a_frozen_parameter_whose_gradient_is_zero_is_frozen_in_the_replay(tmp_path):
+    x, y, _, _ = problem()
+    net = mlp()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    with gk.tape(net, optimizer, tmp_path, every=4) as tape:
+        for k, ids in enumerate(shuffled()):
+            net[0].requires_grad_(k < 5)
+            tape.batch(ids)
+            optimizer.zero_grad(set_to_none=False)
+            loss_fn(net, (x[ids], y[ids])).mean().backward()
+            optimizer.step()
+    assert play(tmp_path, mlp(), x, y).contributions().gap_rel < 1e-3
+
+
+def test_a_finished_tape_without_its_end_is_not_whole(tmp_path):
+    x, y, _, _ = problem()
+    net = taped(tmp_path)
+    last = sorted(tmp_path.glob("weights-*"))[-1]
+    last.unlink()
+    with pytest.raises(MissingError, match=f"lacks {last.name}"):
+        play(tmp_path, net, x, y)
+    (tmp_path / "tape.json").write_text("[]")
+    with pytest.raises(InputError, match="is not a tape"):
+        play(tmp_path, net, x, y)

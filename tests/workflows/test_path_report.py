@@ -183,3 +183,19 @@ def test_labels_are_no_formulas(tmp_path: Path) -> None:
     odd = dataclasses.replace(parts, sources=names)
     for name, draw in path_figures(odd, [0], None).items():
         assert to_bytes(draw(), "png")[:4] == b"\x89PNG", name
+
+
+def test_notes_in_the_file_are_kept_by_its_report(run: Path) -> None:
+    parts = fake_parts(layers=2)
+    parts.meta["mine"] = "a note"
+    parts.save(run / "path.npz")
+    path_report(fake_parts(layers=2), out=run)
+    assert open_run(run, kind="path").parts.meta["mine"] == "a note"
+
+
+def test_parts_that_do_not_fit_each_other_are_refused() -> None:
+    import dataclasses
+
+    parts = fake_parts()
+    with pytest.raises(InputError, match="parts of a decomposition do not fit"):
+        dataclasses.replace(parts, outputs=parts.outputs[:, :1])
