@@ -70,22 +70,6 @@ class PathDecomposition:
     data: list[bool]
     meta: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        windows, sources, layers, queries = self.net.shape[:4] if self.net.dim() > 3 else (-1,) * 4
-        fit = (
-            tuple(self.gross.shape) == (windows, sources, layers, queries)
-            and tuple(self.outputs.shape) == (windows + 1, queries, *self.net.shape[4:])
-            and len(self.sources) == len(self.samples) == len(self.data) == sources
-            and len(self.layers) == layers
-            and len(self.edges) == windows + 1
-        )
-        if not fit:
-            raise InputError(
-                f"parts of a decomposition do not fit: {len(self.sources)} sources, {len(self.layers)} layers, "
-                f"{len(self.edges)} edges, net {tuple(self.net.shape)}, gross {tuple(self.gross.shape)}, outputs "
-                f"{tuple(self.outputs.shape)}"
-            )
-
     # ------------------------------------------------------------------------------ sums
 
     @property
@@ -275,10 +259,12 @@ class PathDecomposition:
             InputError: it is not a saved decomposition.
         """
         head, tensors = load_archive(path, FORMAT, "a path decomposition", _HEAD, _TENSORS)
+        found = cls(**head, **tensors)
         try:
-            return cls(**head, **tensors)
+            found._check_fit()
         except InputError as error:
             raise InputError(f"{path} is damaged: {error}") from error
+        return found
 
     def equals(self, other: PathDecomposition) -> bool:
         """The same sources, queries, times and numbers, bit for bit; what is noted in ``meta`` aside."""
@@ -294,6 +280,22 @@ class PathDecomposition:
         )
 
     # --------------------------------------------------------------------------- private
+
+    def _check_fit(self) -> None:
+        windows, sources, layers, queries = self.net.shape[:4] if self.net.dim() > 3 else (-1,) * 4
+        fit = (
+            tuple(self.gross.shape) == (windows, sources, layers, queries)
+            and tuple(self.outputs.shape) == (windows + 1, queries, *self.net.shape[4:])
+            and len(self.sources) == len(self.samples) == len(self.data) == sources
+            and len(self.layers) == layers
+            and len(self.edges) == windows + 1
+        )
+        if not fit:
+            raise InputError(
+                f"parts of a decomposition do not fit: {len(self.sources)} sources, {len(self.layers)} layers, "
+                f"{len(self.edges)} edges, net {tuple(self.net.shape)}, gross {tuple(self.gross.shape)}, outputs "
+                f"{tuple(self.outputs.shape)}"
+            )
 
     def _sizes(self, part: Tensor) -> Tensor:
         """Norms over the outputs: ``[..., m, *out]`` → ``[..., m]``."""

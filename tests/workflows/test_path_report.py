@@ -193,9 +193,10 @@ def test_notes_in_the_file_are_kept_by_its_report(run: Path) -> None:
     assert open_run(run, kind="path").parts.meta["mine"] == "a note"
 
 
-def test_parts_that_do_not_fit_each_other_are_refused() -> None:
+def test_parts_that_do_not_fit_each_other_are_refused(tmp_path: Path) -> None:
     import dataclasses
 
     parts = fake_parts()
-    with pytest.raises(InputError, match="parts of a decomposition do not fit"):
-        dataclasses.replace(parts, outputs=parts.outputs[:, :1])
+    path = dataclasses.replace(parts, outputs=parts.outputs[:, :1]).save(tmp_path / "path.npz")
+    with pytest.raises(InputError, match=r"path\.npz is damaged: parts of a decomposition do not fit"):
+        path_report(path)
