@@ -45,7 +45,7 @@ from genkernel.tangent.plan import parse_memory
 
 # what a step may differ from the sum of its parts by, relative to its largest entry, beside rounding of the weights
 _SHARE = {torch.float64: 1e-9, torch.float32: 1e-3}
-LOOK_AGAIN = 64  # steps after which, at the latest, it is tried again whether samples of a batch see each other
+_LOOK_AGAIN = 64  # steps after which, at the latest, it is tried again whether samples of a batch see each other
 _ROUNDING = 1e-12  # share of a step from which on rounding in its gradient is a source of its own
 
 
@@ -392,7 +392,7 @@ class Recording(Beside):
         weights = sample_weights(weight, n)
         present = sorted(set(numbers.tolist()))
         self._check_memory()
-        if self._pending is None and (self._integrator.windows.starts_at(self.step) or self.step % LOOK_AGAIN == 0):
+        if self._pending is None and (self._integrator.windows.starts_at(self.step) or self.step % _LOOK_AGAIN == 0):
             self._objective.look_again()
         state = self._objective.random_state()
 
@@ -588,9 +588,7 @@ class Recording(Beside):
 
     def _let_go(self) -> None:
         self._pending = self._before = self._refused = None
-        if not self.step:
-            return
-        if self._ended is not None:
+        if not self.step or self._ended is not None:
             return
         try:
             self._check_others()
