@@ -124,12 +124,15 @@ class Integrator:
                 "moves besides the recorded parameters (another network that trains, or random numbers)"
             )
 
-    def finish(self, partial: bool = False) -> tuple[Windows, Tensor, int]:
+    def finish(
+        self, partial: bool = False, buffers: Buffers | None = None, moved: Callable[[], int] | None = None
+    ) -> tuple[Windows, Tensor, int]:
         """The windows with everything that is waiting, f at their end, and the step that this is.
 
-        The path can go on afterwards.
+        The path can go on afterwards as if it had not been asked.
 
         Args:
+            buffers, moved: what buffers are now, as for :meth:`advance`; by default those after the last step.
             partial: where a step was left in the middle, or the outputs are not to be had any more, the windows that
                 had been closed before.
 
@@ -137,17 +140,20 @@ class Integrator:
             RecordingError: no window had been closed.
             NonFiniteError: the outputs are NaN or infinite.
         """
-        own, waiting = self.windows, self._waiting
+        own, waiting, held = self.windows, self._waiting, (self._buffers, self._waiting_buffers, self._here)
         if self._whole or not partial:
             self.windows = own.copy()
             try:
                 self._flush()
+                if buffers is not None and moved is not None:
+                    self._set_buffers(buffers, moved)
                 return self.windows, self.outputs(), self.step
             except NonFiniteError:
                 if not partial:
                     raise
             finally:
                 self.windows, self._waiting = own, waiting
+                self._buffers, self._waiting_buffers, self._here = held
         if len(own.edges) < 2:
             raise RecordingError(
                 "the recording stopped within its first window of time, so that no part of it is whole"

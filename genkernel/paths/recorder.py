@@ -382,7 +382,7 @@ class Recording(Beside):
     # -------------------------------------------------------------------- parts of a step
 
     def _add_batch(self, batch: Any, ids: Any, weight: float | Tensor | None) -> None:
-        if self._pending is None:  # statistics and averages are those that the last step left
+        if self._pending is None:  # before the next forward pass moves statistics
             self._follow_average(whether_or_not=False)
         if self._refused is not None and gradients_gone(self._parameters.values()):
             self._refused, self.skipped = None, self.skipped + 1  # the step of that batch was skipped
@@ -561,11 +561,12 @@ class Recording(Beside):
         if self._pending is not None:  # their forward pass may have moved statistics, which belongs to the coming step
             return
         self._follow_average(whether_or_not=False)
-        if self._integrator.step:
+        if self._integrator.step and not self._average_due:  # statistics go with the average's next step
             self._ended = None
             self._integrator.set_buffers(self._buffers(), lambda: self._sources.extra(BUFFERS))
 
     def _at_end(self) -> None:
+        self._pending = None  # no step will come of it, and statistics stay where its forward pass left them
         self._follow_average(whether_or_not=True)
         self._settle()
         if self.step:
@@ -582,9 +583,12 @@ class Recording(Beside):
 
     def _so_far(self, partial: bool) -> tuple[Windows, Tensor, int]:
         """The windows, f at their end, and the step that this is, in the middle of the loop."""
-        if self.stopped is None:
-            self._guarded(self._settle)
-        return self._integrator.finish(partial)
+        live: dict[str, Tensor] | None = None
+        if self.stopped is None and self._pending is None:
+            self._guarded(lambda: self._follow_average(whether_or_not=False))
+            if self._integrator.step and not self._average_due:
+                live = self._buffers()
+        return self._integrator.finish(partial, live, lambda: self._sources.extra(BUFFERS))
 
     def _let_go(self) -> None:
         self._pending = self._before = self._refused = None

@@ -6,7 +6,7 @@ import copy
 import functools
 import random
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -864,6 +864,8 @@ def test_asking_on_the_way_changes_nothing_where_an_average_has_no_statistics():
     assert path.stopped is None
     for name in ("net", "outputs"):
         assert torch.equal(getattr(plain, name), getattr(asked, name))
+    asked, path = averaged_bn(lambda path, k, after: None if after else path.contributions() if k else None)
+    assert path.stopped is None and torch.equal(plain.net, asked.net) and torch.equal(plain.outputs, asked.outputs)
     # before the average took in the first step
     early, path = averaged_bn(lambda path, k, after: path.state_dict() if (k, after) == (0, 0) else None)
     assert path.stopped is None and torch.equal(early.net, plain.net)
@@ -960,3 +962,55 @@ def test_what_was_whole_when_a_recording_stopped_stays():
     with warnings.catch_warnings(), path:
         pass
     assert torch.equal(path.contributions(partial=True).net, whole.net) and whole.gap_rel < 1e-3
+
+
+@pytest.mark.parametrize("how", ["break", "raise", "scaler"])
+def test_statistics_of_a_batch_without_a_step_are_in_the_end(tmp_path, how):
+    x, y, _, q = problem()
+    net = bn_net()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    scaler = torch.amp.GradScaler("cpu", init_scale=16.0, growth_interval=1000)
+    with suppress(RuntimeError), recording(net, optimizer, q, store=tmp_path) as path:
+        for k, ids in enumerate(shuffled()[:6]):
+            path.batch((x[ids], y[ids]), ids=ids)
+            optimizer.zero_grad()
+            loss = loss_fn(net, (x[ids], y[ids])).mean()
+            if k == 5 and how == "break":
+                break
+            if k == 5 and how == "raise":
+                raise RuntimeError
+            scaler.scale(loss).backward()
+            if k == 5:
+                net[0].weight.grad[0, 0] = torch.inf
+            scaler.step(optimizer)
+            scaler.update()
+    parts = path.contributions()
+    torch.testing.assert_close(parts.final, net.eval()(q).detach())
+    net.train()
+    path.save()
+    assert recording(net, optimizer, q, store=tmp_path).step == 5
+
+
+def test_statistics_that_move_between_steps_are_those_of_the_weights_before():
+    """Asked or not: a skipped step, a discriminator's step through the network."""
+    x, y, _, q = problem()
+    found = []
+    for asked in (False, True):
+        net = bn_net()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        with recording(net, optimizer, q, windows=list(range(12))) as path:
+            for k, ids in enumerate(shuffled()):
+                path.batch((x[ids], y[ids]), ids=ids)
+                optimizer.zero_grad()
+                loss = loss_fn(net, (x[ids], y[ids])).mean()
+                if k in (3, 4):
+                    path.skip()
+                else:
+                    loss.backward()
+                    optimizer.step()
+                net(2 * x[:5])
+                if asked and k:
+                    path.contributions()
+        found.append(path.contributions())
+    for name in ("net", "outputs"):
+        torch.testing.assert_close(getattr(found[0], name), getattr(found[1], name), rtol=1e-10, atol=1e-13)
