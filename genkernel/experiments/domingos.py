@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genkernel.experiments.outcome import Claim, Outcome, Table
-from genkernel.experiments.slopes import below_halfway, has_order, slope, verdict
+from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
+from genkernel.experiments.slopes import below_halfway, has_order, slope
 
 RULES = ("left", "trapezoid", "midpoint", "gauss4")
 RATES = (0.05, 0.025, 0.0125, 0.00625)

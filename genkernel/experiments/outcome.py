@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
@@ -54,6 +54,17 @@ class Claim:
             raise InputError(f"a claim holds 'yes', 'no', 'partly' or 'undecided', not {self.holds!r}")
 
 
+def verdict(parts: Iterable[bool | None]) -> str:
+    """``"yes"`` if every part of a statement holds, ``"no"`` if none does, ``"partly"`` between the two.
+
+    ``"undecided"`` if a part was not measured (None), or there is none.
+    """
+    found = list(parts)
+    if not found or any(part is None for part in found):
+        return "undecided"
+    return "yes" if all(found) else "partly" if any(found) else "no"
+
+
 def adds_up(gap: float) -> str:
     """Whether contributions come to the whole change: "yes" up to a gap of 1 % of it, "partly" up to 5 %."""
     if gap != gap:  # nothing changed
@@ -72,9 +83,12 @@ def exceeds(*intervals: tuple[float, float]) -> str:
     """
     if any(end != end for ends in intervals for end in ends):
         return "undecided"
-    if all(low > 0 for low, _ in intervals):
-        return "yes"
-    return "no" if all(high < 0 for _, high in intervals) else "partly"
+    return decided((low > 0 for low, _ in intervals), (high < 0 for _, high in intervals))
+
+
+def decided(for_it: Iterable[bool], against_it: Iterable[bool]) -> str:
+    """ "yes" where everything speaks for a statement, "no" where everything speaks against it, else "partly"."""
+    return "yes" if all(for_it) else "no" if all(against_it) else "partly"
 
 
 @dataclass

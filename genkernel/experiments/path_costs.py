@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from genkernel.experiments.cost_cases import Case, measured
-from genkernel.experiments.outcome import Claim, Outcome, Table
-from genkernel.experiments.slopes import verdict
+from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
 
 PARAMETERS, STEPS = 36_000_000, 100_000  # the claim on storage
 STATED = (14.0, 0.14)  # TB, of all iterates and with √N copies

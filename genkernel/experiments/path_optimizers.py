@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genkernel.experiments.outcome import Claim, Outcome, Table
-from genkernel.experiments.slopes import has_order, slope, verdict
+from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
+from genkernel.experiments.slopes import has_order, slope
 
 RULES = ("left", "trapezoid", "gauss2", "gauss4")
 SAMPLES, QUERIES, BATCH, STEPS = 40, 12, 8, 40

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from genkernel.experiments.outcome import Claim, Table, adds_up, exceeds
+from genkernel.experiments.outcome import Claim, Table, adds_up, decided, exceeds
 from genkernel.experiments.rank_agreement import Agreement, agreement, attainable, chance, difference
 from genkernel.experiments.retraining_predictions import (
     DAMPING,
@@ -168,12 +168,12 @@ def claims(results: dict[str, Results], gap: float, setting: Setting) -> list[Cl
             f"contributions are {listed('groups', 'size')} times as large as effects; slope of effects on them "
             f"{listed('groups', 'slope')}, of classes {listed('classes', 'slope')}, of small changes of weight "
             f"{listed('less', 'slope')}",
-            verdict(apart, [not one for one in apart]),
+            decided(apart, [not one for one in apart]),
         ),
         Claim(
             "contributions rank the deletions of random groups nonetheless, as well as can be had",
             "; ".join(f"{100 * value:.0f} % of the attainable Spearman ({n})" for n, value in share.items()),
-            verdict([value > AS_GOOD for value in share.values()], [value < HALF for value in share.values()]),
+            decided([value > AS_GOOD for value in share.values()], [value < HALF for value in share.values()]),
         ),
         Claim(
             "contributions predict trainings on half of the groups (LDS) better than TracIn-CP, the last weights and "
@@ -217,12 +217,7 @@ def claims(results: dict[str, Results], gap: float, setting: Setting) -> list[Cl
             Claim(
                 "the longer the training, the less contributions say of trainings on other data (ours)",
                 f"LDS of margins: {said('halves')}",
-                verdict([b["high"] < a["low"] for a, b in pairs], [b["low"] > a["high"] for a, b in pairs]),
+                decided([b["high"] < a["low"] for a, b in pairs], [b["low"] > a["high"] for a, b in pairs]),
             )
         )
     return found
-
-
-def verdict(for_it: list[bool], against_it: list[bool]) -> str:
-    """``"yes"`` where everything speaks for a claim, ``"no"`` where everything speaks against it."""
-    return "yes" if all(for_it) else "no" if all(against_it) else "partly"

@@ -1,8 +1,8 @@
-"""Orders of convergence, and what criteria come to in one word."""
+"""Orders of convergence."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -30,14 +30,3 @@ def has_order(value: float, order: int) -> bool | None:
 def below_halfway(value: float) -> bool | None:
     """Whether a slope is nearer to the first order than to the second; None where there is no slope."""
     return None if np.isnan(value) else bool(value < HALFWAY)
-
-
-def verdict(parts: Iterable[bool | None]) -> str:
-    """``"yes"`` if every part of a statement holds, ``"no"`` if none does, ``"partly"`` between the two.
-
-    ``"undecided"`` if a part was not measured (None), or there is none.
-    """
-    found = list(parts)
-    if not found or any(part is None for part in found):
-        return "undecided"
-    return "yes" if all(found) else "partly" if any(found) else "no"

@@ -19,9 +19,9 @@ from torch import Tensor
 from genkernel.experiments.adam_remainder import Remainder, remainder
 from genkernel.experiments.batch_size_sweep import QUANTITIES, Sweep, sweep
 from genkernel.experiments.nonsmooth_paths import Walk, walk
-from genkernel.experiments.outcome import Claim, Outcome, Table
+from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
 from genkernel.experiments.second_moments import FLOOR, VarianceError, variance_error
-from genkernel.experiments.slopes import below_halfway, slope, verdict
+from genkernel.experiments.slopes import below_halfway, slope
 from genkernel.paths.stochastic.moments import Readout
 from genkernel.paths.stochastic.problems import LinearRegression
 from genkernel.paths.stochastic.sde import SGD, SGDM, Adam, Optimizer, RMSprop

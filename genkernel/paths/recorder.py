@@ -549,12 +549,12 @@ class Recording(Beside):
         """
         if self._average is None or not (self._average_due or self._integrator.step):
             return
-        moved = self._average.moved()
-        if moved or (whether_or_not and self._average_due):
-            # loops also update it where they took no step
-            further, self._average_due = not self._average_due, False
-            theta = self._average.update(self._theta)
-            self._advance(theta, self._average.increment, further)
+        if not (self._average_due and whether_or_not) and not self._average.moved():
+            return
+        # loops also update it where they took no step
+        further, self._average_due = not self._average_due, False
+        theta = self._average.update(self._theta)
+        self._advance(theta, self._average.increment, further)
 
     def _settle(self) -> None:
         """Take in what happened since the last step, in the middle of the loop."""

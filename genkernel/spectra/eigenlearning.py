@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Risk:
     """What eigenlearning says of one number of samples.
 
     Attributes:
@@ -108,7 +108,7 @@ def learnabilities(eigenvalues: ArrayLike, samples: float, ridge: float = 0.0) -
     return _learned(lam, solve_kappa(lam, samples, ridge))
 
 
-def predict(
+def expected_risk(
     eigenvalues: ArrayLike,
     coefficients: ArrayLike,
     samples: float,
@@ -116,7 +116,7 @@ def predict(
     ridge: float = 0.0,
     noise: float = 0.0,
     missing_trace: float = 0.0,
-) -> Prediction:
+) -> Risk:
     """What n samples are expected to teach.
 
     Args:
@@ -153,7 +153,7 @@ def predict(
     test = e0 * (float(((1 - L) ** 2 * squared).sum()) + noise)
     # all modes learned and samples to spare: a regression in r dimensions leaves (n - r) / n of what is not its
     train = (ridge / (n * kappa)) ** 2 * test if kappa else (1 - filled / n) ** 2 * test
-    return Prediction(
+    return Risk(
         samples=n,
         ridge=float(ridge),
         noise=float(noise),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,22 +138,15 @@ class PathReport(BaseReport["PathResult"]):
         taken = [name for name in (PAGE, SUMMARY, PROVENANCE) if (path / name).exists()]
         if PROVENANCE in taken and run_files(path) is None:
             raise InputError(f"{path} holds a {PROVENANCE} that genkernel did not write: give another folder")
-        if (path / FILE).is_file() and not self._is_this_path(path / FILE):
-            raise InputError(
-                f"{path} holds the {FILE} of another recording, which cannot be made again without its training: give "
-                "another folder, or move it away first"
-            )
+        if (path / FILE).is_file():
+            held = _readable(path / FILE)
+            if held is None or not held.equals(self.result.parts):
+                raise InputError(
+                    f"{path} holds the {FILE} of another recording, which cannot be made again without its training: "
+                    "give another folder, or move it away first"
+                )
+            self.result.parts = replace(self.result.parts, meta={**held.meta, **self.result.parts.meta})
         return RunFolder.create(path, kind=None if (path / FILE).is_file() and not taken else self.kind)
-
-    def _is_this_path(self, file: Path) -> bool:
-        try:
-            other = PathDecomposition.load(file)
-        except InputError:
-            return False
-        if not other.equals(self.result.parts):
-            return False
-        self.result.parts.meta = {**other.meta, **self.result.parts.meta}  # what was noted there is kept
-        return True
 
     def _write(self, out: RunFolder) -> None:
         result = self.result
@@ -245,6 +238,14 @@ def path_report(
     if out is not None:
         report.save(out)
     return report
+
+
+def _readable(file: Path) -> PathDecomposition | None:
+    """What a file holds; None where it is no path."""
+    try:
+        return PathDecomposition.load(file)
+    except InputError:
+        return None
 
 
 def path_file(path: str | Path) -> Path:

@@ -31,7 +31,7 @@ from genkernel.experiments.group_retraining import (
     retrain,
     sample_losses,
 )
-from genkernel.experiments.outcome import experiment
+from genkernel.experiments.outcome import decided, experiment
 from genkernel.experiments.rank_agreement import agreement, attainable, chance, difference, pooled
 from genkernel.plots.style import to_bytes
 
@@ -240,9 +240,9 @@ def test_attainable_is_what_the_expectation_reaches(noise: float) -> None:
 
 
 def test_verdicts_need_all_to_agree() -> None:
-    assert outcome.verdict([True, True], [False, False]) == "yes"
-    assert outcome.verdict([False, False], [True, True]) == "no"
-    assert outcome.verdict([True, False], [False, True]) == "partly"
+    assert decided([True, True], [False, False]) == "yes"
+    assert decided([False, False], [True, True]) == "no"
+    assert decided([True, False], [False, True]) == "partly"
 
 
 def test_groups_and_halves() -> None:

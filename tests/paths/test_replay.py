@@ -593,9 +593,7 @@ def test_a_loop_that_fails_inside_of_a_step_leaves_the_copies_before_it(tmp_path
     x, y, _, _ = problem()
     net = mlp()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    plain = optimizer._init_group if hasattr(optimizer, "_init_group") else None
-    assert plain is not None
-    steps = [0]
+    plain, steps = optimizer._init_group, [0]
 
     def failing(*args: Any) -> Any:
         steps[0] += 1

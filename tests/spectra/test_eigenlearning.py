@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from genkernel.errors import InputError
-from genkernel.spectra import learnabilities, predict, solve_kappa
+from genkernel.spectra import expected_risk, learnabilities, solve_kappa
 
 POWER = 1 / np.arange(1, 2001) ** 1.5
 
@@ -24,7 +24,7 @@ def test_learnabilities_and_the_ridge_sum_to_the_samples(samples: float, ridge: 
 
 def test_everything_is_learned_where_samples_outnumber_modes() -> None:
     assert solve_kappa([3.0, 1.0, 0.0], 2) == 0 and learnabilities([3.0, 1.0, 0.0], 2).tolist() == [1, 1, 0]
-    found = predict([3.0, 1.0], [1.0, 2.0], 10, noise=0.5)
+    found = expected_risk([3.0, 1.0], [1.0, 2.0], 10, noise=0.5)
     assert (found.kappa, found.learnability) == (0, 1)
     assert found.test_mse == pytest.approx(0.5 * 10 / 8) and found.train_mse == pytest.approx(0.5 * 8 / 10)
 
@@ -53,7 +53,7 @@ def test_predictions_are_those_of_regressions() -> None:
     lam = POWER[:300]
     v = np.random.default_rng(1).normal(size=300) / np.arange(1, 301)
     seen = simulated(lam, v, 40, 1e-2, 0.01, 300)
-    found = predict(lam, v, 40, ridge=1e-2, noise=0.01)
+    found = expected_risk(lam, v, 40, ridge=1e-2, noise=0.01)
     mean, error = seen["test"]
     assert abs(found.test_mse - mean) < 0.02 * mean + 3 * error
     assert found.train_mse == pytest.approx(seen["train"], rel=0.05)
@@ -65,9 +65,9 @@ def test_modes_that_are_not_listed_act_as_a_ridge() -> None:
     """The truncated spectrum with its missing trace, against the whole one."""
     v = np.zeros(2000)
     v[:3] = 1
-    whole = predict(POWER, v, 40)
-    short = predict(POWER[:400], v[:400], 40, missing_trace=float(POWER[400:].sum()))
-    cut = predict(POWER[:400], v[:400], 40)
+    whole = expected_risk(POWER, v, 40)
+    short = expected_risk(POWER[:400], v[:400], 40, missing_trace=float(POWER[400:].sum()))
+    cut = expected_risk(POWER[:400], v[:400], 40)
     assert abs(short.kappa / whole.kappa - 1) < 0.02 < abs(cut.kappa / whole.kappa - 1)
     assert short.train_mse == 0
 
@@ -90,6 +90,6 @@ def test_what_makes_no_sense_is_said(values: Any, samples: float, ridge: float, 
 
 def test_the_threshold_itself_is_refused() -> None:
     with pytest.raises(InputError, match="infinite"):
-        predict([2.0, 1.0], [1.0, 1.0], 2, noise=0.1)
+        expected_risk([2.0, 1.0], [1.0, 1.0], 2, noise=0.1)
     with pytest.raises(InputError, match="per eigenvalue"):
-        predict([2.0, 1.0], [1.0], 1)
+        expected_risk([2.0, 1.0], [1.0], 1)

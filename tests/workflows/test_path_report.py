@@ -165,11 +165,12 @@ def test_the_path_of_another_recording_is_not_written_over(run: Path, tmp_path: 
     before = (other / "path.npz").read_bytes()
     with pytest.raises(InputError, match=r"holds the path\.npz of another recording"):
         path_report(run, out=other)
+    assert (other / "path.npz").read_bytes() == before
     path_report(other, out=other)  # its own report is fine, and so is that of the same path in memory
     path_report(fake_parts(layers=1), query=2, out=other)
     with pytest.raises(InputError, match="another recording"):
         path_report(run, out=other)
-    assert torch.equal(fake_parts(layers=1).net, open_run(other, kind="path").parts.net) and before
+    assert torch.equal(fake_parts(layers=1).net, open_run(other, kind="path").parts.net)
 
 
 def test_labels_are_no_formulas(tmp_path: Path) -> None:
