@@ -30,6 +30,7 @@ _HOMES = {
     "blocks": "genkernel.tangent",
     "Preconditioner": "genkernel.tangent",
     "operator": "genkernel.tangent",
+    "tangent_features": "genkernel.tangent",
     "sketch": "genkernel.tangent",
     "Sketch": "genkernel.tangent",
     "plan_sketch": "genkernel.tangent",
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
         probes,
         residual,
         sketch,
+        tangent_features,
         total,
     )
     from genkernel.tangent.forecast import plan

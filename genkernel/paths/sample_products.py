@@ -15,10 +15,10 @@ from torch import Tensor
 
 from genkernel.paths.objective import Objective
 from genkernel.paths.random_state import State
-from genkernel.paths.sample_gradients import sample_gradients
 from genkernel.tangent import TangentModel, batches
 from genkernel.tangent.jvp import choose
 from genkernel.tangent.precision import full_precision
+from genkernel.tangent.sample_gradients import sample_gradients
 
 Columns = Mapping[int, Sequence[slice]]
 ENTRIES = 1 << 25  # of sample gradients that are held together

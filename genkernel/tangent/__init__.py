@@ -13,6 +13,7 @@ from genkernel.tangent.cotangents import (
 )
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.engine import kernel
+from genkernel.tangent.features import tangent_features
 from genkernel.tangent.forecast import Forecast
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.operators import TangentOperator, operator
@@ -49,5 +50,6 @@ __all__ = [
     "probes",
     "residual",
     "sketch",
+    "tangent_features",
     "total",
 ]

@@ -25,7 +25,7 @@ from genkernel.tangent.plan import parse_memory
 from genkernel.tangent.precision import parse_dtype
 from genkernel.tangent.preconditioner import Preconditioner, as_preconditioner
 from genkernel.tangent.side import Pair, Side, prove
-from genkernel.tangent.spectral import Eigenpairs, SpectralDensity, Trace
+from genkernel.tangent.spectral import Eigenpairs, SpectralDensity, SpectralMeasure, Trace
 
 __all__ = ["Eigenpairs", "SpectralDensity", "TangentOperator", "Trace", "operator"]
 
@@ -113,6 +113,7 @@ class TangentOperator:
         shape: ``(rows, columns)``.
         symmetric: both sides are the same samples of the same model.
         dtype: what the network runs in. Products come back in the wider of it and the vector's dtype.
+        rows_per_sample: outputs of one sample, O; 1 with cotangents.
         method: the verified route to J·u.
         adjoint_error: by how much that route misses ⟨w, J u⟩ = ⟨Jᵀw, u⟩, relative.
     """
@@ -123,6 +124,7 @@ class TangentOperator:
         self._left, self._right, self._precondition = left, right, precondition
         self.shape = (left.rows, right.rows)
         self.symmetric = left is right
+        self.rows_per_sample = left.rows // left.n
         self.dtype = left.dtype
         routes = dict.fromkeys((left.proof.route.describe(), right.proof.route.describe()))
         self.method = ", ".join(routes)
@@ -290,6 +292,22 @@ class TangentOperator:
             self._matrix, self.shape[0], probes=probes, steps=steps, points=points, width=width, scale=scale,
             precision=torch.finfo(self.dtype).eps, seed=seed,
         )  # fmt: skip
+
+    @torch.inference_mode(False)
+    def spectral_measure(self, v: Tensor | np.ndarray, steps: int = 30) -> SpectralMeasure:
+        """How the energy of a vector is spread over the eigenvalues, without an eigenvector.
+
+        Args:
+            v: ``[rows]``, a residual or a target, in the order of the rows.
+            steps: Lanczos steps: more resolve the small eigenvalues.
+
+        Raises:
+            InputError: the operator is not symmetric, v has the wrong length, is zero or not finite.
+        """
+        self._require_symmetric("spectral_measure")
+        whole = torch.as_tensor(v)
+        column = self._columns(_plain(whole.reshape(-1)), self.shape[0])
+        return spectral.spectral_measure(self._matrix, column[:, 0], steps, precision=torch.finfo(self.dtype).eps)
 
     def __repr__(self) -> str:
         rows, columns = self.shape

@@ -87,6 +87,31 @@ class SpectralDensity:
         return float(each.mean()), _stderr(each)
 
 
+@dataclass(frozen=True)
+class SpectralMeasure:
+    """Gauss quadrature of the energy of one vector over the eigenvalues of an operator.
+
+    Attributes:
+        nodes: Ritz values ``[s]``, falling; the first is (from below) the largest eigenvalue that the vector touches.
+        weights: shares of ‖v‖² ``[s]``, which sum to 1.
+        energy: ‖v‖².
+        floor: nodes at or below it are rounding, or 0.
+    """
+
+    nodes: Tensor
+    weights: Tensor
+    energy: float
+    floor: float
+
+    def below(self, value: float) -> float:
+        """Share of the energy in modes with eigenvalues up to ``value``."""
+        return float(self.weights[self.nodes <= value].sum())
+
+    def mean(self, function: Callable[[Tensor], Tensor]) -> float:
+        """vᵀ f(K) v / ‖v‖² for an elementwise function of the eigenvalues."""
+        return float((self.weights * function(self.nodes)).sum())
+
+
 # ---------------------------------------------------------------------------------- eigenpairs
 
 
@@ -256,6 +281,29 @@ def spectral_density(
     stderr = each.std(0) / probes**0.5 if probes > 1 else torch.full_like(axis, math.nan)
     grid = 10.0**axis if scale == "log" else axis
     return SpectralDensity(grid, each.mean(0), stderr, nodes, weights, rows, scale, floor)
+
+
+def spectral_measure(product: Product, v: Tensor, steps: int, *, precision: float = 2.0**-52) -> SpectralMeasure:
+    """vᵀ f(K) v as a sum over ``steps`` nodes, exact for polynomials of degree 2·steps - 1 (Golub, Meurant 2010).
+
+    Args:
+        product: the operator.
+        v: ``[rows]``.
+        steps: Lanczos steps, at most the number of rows.
+        precision: relative rounding error of the products.
+
+    Raises:
+        InputError: v is zero, or steps is below 1.
+    """
+    energy = float(v.square().sum())
+    if not energy:
+        raise InputError("the vector is zero: there is no energy to spread over eigenvalues")
+    if steps < 1:
+        raise InputError(f"steps is at least 1, not {steps}")
+    nodes, weights = _lanczos(product, v.double()[:, None], min(steps, len(v)), precision)
+    order = nodes[0].argsort(descending=True)
+    floor = float(nodes.abs().max()) * precision * max(1.0, len(v) ** 0.5)
+    return SpectralMeasure(nodes[0][order], weights[0][order], energy, floor)
 
 
 def _lanczos(product: Product, start: Tensor, steps: int, precision: float) -> tuple[Tensor, Tensor]:

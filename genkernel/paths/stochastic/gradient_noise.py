@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from genkernel.errors import InputError, NonFiniteError, RandomOutputError
 from genkernel.paths.losses import LossFunction, loss_model
-from genkernel.paths.sample_gradients import sample_gradients
 from genkernel.paths.stochastic.iid_batches import check_batch
 from genkernel.tangent import batches
 from genkernel.tangent.jvp import backward
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.restore import random_state_kept
+from genkernel.tangent.sample_gradients import sample_gradients
 
 _CHUNK = 64  # samples whose gradients are taken at once
 _DENSE = 20_000  # parameters: 3 GB in float64

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from genkernel.tangent import TangentModel, batches
+from genkernel.tangent import batches
 from genkernel.tangent.jvp import UNSUPPORTED
+from genkernel.tangent.model import TangentModel
 
 
 def sample_gradients(
@@ -48,11 +49,12 @@ def sample_gradients(
         return torch.stack([alone(batches.take(part, slice(i, i + 1))) for i in range(batches.size(part))])
 
     if vectorised is None:
-        vectorised = _agree(together, one_by_one, batches.take(batch, slice(0, 2)))
+        vectorised = agree(together, one_by_one, batches.take(batch, slice(0, 2)))
     return (together if vectorised else one_by_one)(batch), vectorised
 
 
-def _agree(together: Callable[[Any], Tensor], one_by_one: Callable[[Any], Tensor], part: Any) -> bool:
+def agree(together: Callable[[Any], Tensor], one_by_one: Callable[[Any], Tensor], part: Any) -> bool:
+    """Whether a vectorised route runs, and gives what one sample at a time gives."""
     expected = one_by_one(part).double()
     try:
         found = together(part)
