@@ -53,6 +53,8 @@ _HOMES = {
     "GanReport": "genkernel.workflows",
     "path_report": "genkernel.workflows.path_report",  # genkernel.workflows.path_report is a module
     "PathReport": "genkernel.workflows",
+    "spectrum": "genkernel.workflows.spectrum",  # genkernel.workflows.spectrum is a module
+    "SpectrumReport": "genkernel.workflows",
     "open_run": "genkernel.workflows",
     "GenkernelError": "genkernel.errors",
 }
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
     from genkernel.tangent.forecast import plan
     from genkernel.workflows import GanReport, PathReport, Report, collapse, doctor, load, locality, open_run, wrap
     from genkernel.workflows.path_report import path_report
+    from genkernel.workflows.spectrum import SpectrumReport, spectrum
 
 
 def __getattr__(name: str) -> Any:

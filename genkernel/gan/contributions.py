@@ -23,6 +23,7 @@ from genkernel.gan import measures
 from genkernel.gan.generator import Generator
 from genkernel.paths import PathDecomposition
 from genkernel.paths.maps import contribution_matrix, thirds
+from genkernel.spectra.effective_number import entropy_number
 
 Array = NDArray[np.float64]
 
@@ -125,7 +126,7 @@ def cluster_contributions(
     mass = weights.sum(1)
     share = mass / mass.sum(1, keepdims=True)
     own = weights[:, np.arange(len(present)), present].sum(1)
-    effective = np.array([measures.entropy_number(row) for row in share])
+    effective = np.array([entropy_number(row) for row in share])
     net = parts.net_size()
     moved = net[parts.sources.index("buffers")].sum() / net.sum() if "buffers" in parts.sources else 0.0
     return ClusterContributions(

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genkernel.errors import InputError, MissingError, NonFiniteError
-from genkernel.gan import measures
 from genkernel.gan.answers import Features, answers
 from genkernel.models.coverage import FAIR
+from genkernel.spectra.effective_number import entropy_number
 
 Array = NDArray[np.float64]
 
@@ -292,8 +292,8 @@ def _counted(
         occupancy=occupancy,
         covered=int((counts >= at_least).sum()),
         high_quality=float(good.mean()),
-        entropy_number=measures.entropy_number(counts.astype(np.float64)),
-        nearest_number=measures.entropy_number(np.bincount(labels, minlength=modes).astype(np.float64)),
+        entropy_number=entropy_number(counts.astype(np.float64)),
+        nearest_number=entropy_number(np.bincount(labels, minlength=modes).astype(np.float64)),
         kl=float(rel_entr(occupancy, w).sum()),
         js=float(rel_entr(occupancy, middle).sum() + rel_entr(w, middle).sum()) / 2,
         at_least=at_least,

@@ -10,28 +10,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genkernel.errors import InputError
+from genkernel.spectra.effective_number import entropy_number
 
 Array = NDArray[np.float64]
-
-
-def entropy_number(weights: Array) -> float:
-    """e^{H(p)} of p = weights/Σ weights: the effective number of equal parts; 0 where all weights are 0."""
-    total = float(np.sum(weights))
-    if total <= 0:
-        return 0.0
-    p = np.asarray(weights, dtype=np.float64) / total
-    return float(np.exp(-np.sum(p[p > 0] * np.log(p[p > 0]))))
 
 
 def dominance(weights: Array) -> float:
     """1 − e^{H}/M: 0 for equal parts, 1 − 1/M for a single one."""
     return 1.0 - entropy_number(weights) / len(weights)
-
-
-def participation(weights: Array) -> float:
-    """1/Σ p²."""
-    p = np.asarray(weights, dtype=np.float64) / max(float(np.sum(weights)), 1e-300)
-    return 1.0 / max(float(np.sum(p**2)), 1e-300)
 
 
 def directions(field: Tensor) -> Tensor:

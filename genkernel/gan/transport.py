@@ -24,6 +24,7 @@ from genkernel.errors import InputError, NonFiniteError, ZeroGradientError
 from genkernel.gan import measures
 from genkernel.gan.clusters import Clusters
 from genkernel.gan.generator import Generator
+from genkernel.spectra.effective_number import entropy_number, participation
 from genkernel.tangent import batches, operator
 from genkernel.tangent.jvp import Vector
 from genkernel.tangent.preconditioner import as_preconditioner
@@ -239,8 +240,8 @@ def summarise(found: Transport, samples: Tensor, drive: Tensor, clusters: Cluste
         matrix=matrix,
         share=share,
         signed_share=found.inner.sum(1) / square if square else np.full(M, math.nan),
-        effective_clusters=measures.entropy_number(share),
-        participation=measures.participation(share),
+        effective_clusters=entropy_number(share),
+        participation=participation(share),
         driving_dominance=driving,
         occupancy_dominance=measures.dominance(occupancy),
         axial_coherence=axial,

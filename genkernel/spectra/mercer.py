@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from genkernel.errors import InputError
+from genkernel.spectra.effective_number import entropy_number
 from genkernel.tangent import Kernel, TangentOperator
 
 
@@ -56,9 +57,7 @@ class Mercer:
     @property
     def effective_rank(self) -> float:
         """e^H of the eigenvalues over their sum (Roy and Vetterli, 2007), of those that were found."""
-        p = self.values.clamp_min(0)
-        p = p[p > 0] / p.sum()
-        return float(torch.exp(-(p * p.log()).sum())) if len(p) else 0.0
+        return entropy_number(self.values.clamp_min(0).numpy())
 
     @property
     def missing_trace(self) -> float:

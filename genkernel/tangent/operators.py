@@ -293,21 +293,28 @@ class TangentOperator:
             precision=torch.finfo(self.dtype).eps, seed=seed,
         )  # fmt: skip
 
-    @torch.inference_mode(False)
     def spectral_measure(self, v: Tensor | np.ndarray, steps: int = 30) -> SpectralMeasure:
         """How the energy of a vector is spread over the eigenvalues, without an eigenvector.
 
         Args:
-            v: ``[rows]``, a residual or a target, in the order of the rows.
+            v: ``[rows]``, or ``[n, *out]``: a residual or a target.
             steps: Lanczos steps: more resolve the small eigenvalues.
 
         Raises:
             InputError: the operator is not symmetric, v has the wrong length, is zero or not finite.
         """
-        self._require_symmetric("spectral_measure")
-        whole = torch.as_tensor(v)
-        column = self._columns(_plain(whole.reshape(-1)), self.shape[0])
-        return spectral.spectral_measure(self._matrix, column[:, 0], steps, precision=torch.finfo(self.dtype).eps)
+        return self.spectral_measures(torch.as_tensor(v).reshape(-1, 1), steps)[0]
+
+    @torch.inference_mode(False)
+    def spectral_measures(self, vectors: Tensor | np.ndarray, steps: int = 30) -> list[SpectralMeasure]:
+        """:meth:`spectral_measure` of every column ``[rows, c]``, at the price of one pass over the samples per step.
+
+        Raises:
+            InputError: as there.
+        """
+        self._require_symmetric("spectral_measures")
+        columns = self._columns(_plain(torch.as_tensor(vectors)), self.shape[0])
+        return spectral.spectral_measures(self._matrix, columns, steps, precision=torch.finfo(self.dtype).eps)
 
     def __repr__(self) -> str:
         rows, columns = self.shape

@@ -283,27 +283,33 @@ def spectral_density(
     return SpectralDensity(grid, each.mean(0), stderr, nodes, weights, rows, scale, floor)
 
 
-def spectral_measure(product: Product, v: Tensor, steps: int, *, precision: float = 2.0**-52) -> SpectralMeasure:
-    """vᵀ f(K) v as a sum over ``steps`` nodes, exact for polynomials of degree 2·steps - 1 (Golub, Meurant 2010).
+def spectral_measures(
+    product: Product, vectors: Tensor, steps: int, *, precision: float = 2.0**-52
+) -> list[SpectralMeasure]:
+    """vᵀ f(K) v of several vectors as sums over nodes, exact for polynomials of degree 2·steps - 1 (Golub, Meurant).
 
     Args:
         product: the operator.
-        v: ``[rows]``.
+        vectors: ``[rows, c]``; the products of all are taken together.
         steps: Lanczos steps, at most the number of rows.
         precision: relative rounding error of the products.
 
     Raises:
-        InputError: v is zero, or steps is below 1.
+        InputError: a vector is zero, or steps is below 1.
     """
-    energy = float(v.square().sum())
-    if not energy:
+    energies = vectors.double().square().sum(0)
+    if not bool((energies > 0).all()):
         raise InputError("the vector is zero: there is no energy to spread over eigenvalues")
     if steps < 1:
         raise InputError(f"steps is at least 1, not {steps}")
-    nodes, weights = _lanczos(product, v.double()[:, None], min(steps, len(v)), precision)
-    order = nodes[0].argsort(descending=True)
-    floor = float(nodes.abs().max()) * precision * max(1.0, len(v) ** 0.5)
-    return SpectralMeasure(nodes[0][order], weights[0][order], energy, floor)
+    rows = len(vectors)
+    nodes, weights = _lanczos(product, vectors.double(), min(steps, rows), precision)
+    found = []
+    for own, shares, energy in zip(nodes, weights, energies.tolist(), strict=True):
+        order = own.argsort(descending=True)
+        floor = float(own.abs().max()) * precision * max(1.0, rows**0.5)
+        found.append(SpectralMeasure(own[order], shares[order], energy, floor))
+    return found
 
 
 def _lanczos(product: Product, start: Tensor, steps: int, precision: float) -> tuple[Tensor, Tensor]:

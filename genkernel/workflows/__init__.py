@@ -24,6 +24,8 @@ _HOMES = {
     "open_run": "report",
     "path_report": "path_report",
     "PathReport": "path_report",
+    "spectrum": "spectrum",
+    "SpectrumReport": "spectrum",
 }
 
 __all__ = [
@@ -31,12 +33,14 @@ __all__ = [
     "GanReport",
     "PathReport",
     "Report",
+    "SpectrumReport",
     "collapse",
     "doctor",
     "load",
     "locality",
     "open_run",
     "path_report",
+    "spectrum",
     "wrap",
 ]
 
@@ -47,6 +51,7 @@ if TYPE_CHECKING:
     from genkernel.workflows.locality import locality
     from genkernel.workflows.path_report import PathReport, path_report
     from genkernel.workflows.report import GanReport, Report, open_run
+    from genkernel.workflows.spectrum import SpectrumReport, spectrum
     from genkernel.workflows.wrap import wrap
 
 

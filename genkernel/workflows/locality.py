@@ -145,7 +145,7 @@ def locality(
                 for note in den.notes:
                     say(note)
             with watch("data"):
-                images = _images(data, den, samples, seed, split, download)
+                images = images_for(den, data, samples, seed, split, download)
                 say(images.describe())
                 if len(images) < samples:
                     say(f"{images.source} has {len(images)} images, so {len(images)} are used instead of {samples}")
@@ -263,7 +263,14 @@ def _denoiser(model: Any, device: Any, download: bool, trust_pickle: bool, optio
     return den
 
 
-def _images(data: Any, den: Denoiser, samples: int, seed: int, split: str, download: bool) -> ImageSet:
+def images_for(
+    den: Denoiser, data: Any, samples: int, seed: int, split: str = "test", download: bool = False
+) -> ImageSet:
+    """Images of the size and channels that a denoiser takes.
+
+    Raises:
+        InputError: its samples are no images; or as for :func:`genkernel.load_images`.
+    """
     from genkernel.data import load_images
 
     if len(den.image_shape) != 3:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from genkernel.gan.verdict import Evidence
     from genkernel.tangent import Kernel
     from genkernel.workflows.path_report import PathReport
+    from genkernel.workflows.spectrum import SpectrumReport
 
 PAGE, SUMMARY, PROVENANCE, RESULT, ARRAYS, KERNEL, WEIGHTING = (
     "index.html",
@@ -282,8 +283,9 @@ class GanReport(BaseReport["GanResult"]):
 def families() -> dict[str, type[BaseReport[Any]]]:
     """Kind → the class of its reports."""
     from genkernel.workflows.path_report import PathReport
+    from genkernel.workflows.spectrum import SpectrumReport
 
-    return {report.kind: report for report in (Report, GanReport, PathReport)}
+    return {report.kind: report for report in (Report, GanReport, PathReport, SpectrumReport)}
 
 
 @overload
@@ -299,17 +301,21 @@ def open_run(path: str | Path, kind: Literal["path"]) -> PathReport: ...
 
 
 @overload
-def open_run(path: str | Path, kind: None = None) -> Report | GanReport | PathReport: ...
+def open_run(path: str | Path, kind: Literal["spectrum"]) -> SpectrumReport: ...
+
+
+@overload
+def open_run(path: str | Path, kind: None = None) -> Report | GanReport | PathReport | SpectrumReport: ...
 
 
 def open_run(path: str | Path, kind: str | None = None) -> Any:
     """Read a run folder back.
 
     Args:
-        kind: ``"diffusion"``, ``"gan"`` or ``"path"`` where no other kind will do.
+        kind: ``"diffusion"``, ``"gan"``, ``"path"`` or ``"spectrum"`` where no other kind will do.
 
     Returns:
-        Report, GanReport or PathReport: by what the run is of.
+        Report, GanReport, PathReport or SpectrumReport: by what the run is of.
 
     Raises:
         MissingError: the folder or one of its files is not there, or the run was never finished.

@@ -10,15 +10,16 @@ import torch
 
 from genkernel.errors import InputError
 from genkernel.gan import measures
+from genkernel.spectra.effective_number import entropy_number, participation
 
 
 def test_entropy_numbers() -> None:
-    assert measures.entropy_number(np.array([3.0, 3.0, 3.0, 3.0])) == pytest.approx(4)
-    assert measures.entropy_number(np.array([0.0, 5.0, 0.0])) == pytest.approx(1)
-    assert measures.entropy_number(np.zeros(3)) == 0
+    assert entropy_number(np.array([3.0, 3.0, 3.0, 3.0])) == pytest.approx(4)
+    assert entropy_number(np.array([0.0, 5.0, 0.0])) == pytest.approx(1)
+    assert entropy_number(np.zeros(3)) == 0
     assert measures.dominance(np.ones(8)) == pytest.approx(0)
     assert measures.dominance(np.eye(8)[0]) == pytest.approx(1 - 1 / 8)
-    assert measures.participation(np.array([1.0, 1.0, 2.0])) == pytest.approx(16 / 6)
+    assert participation(np.array([1.0, 1.0, 2.0])) == pytest.approx(16 / 6)
 
 
 def test_coherence() -> None:

@@ -1,0 +1,275 @@
+"""Spectra: eigenvalues and their floor, what groups share, targets and residuals in the modes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from genkernel.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from genkernel.workflows.spectrum import SpectrumResult
+
+MODES = 12
+SHOWN = (0.1, 0.03, 0.01)  # tolerances of the residual's figure
+COLORS = (style.BLUE, style.VERMILION, style.GREEN)
+
+
+def spectrum_figures(result: SpectrumResult) -> dict[str, Callable[[], Figure]]:
+    """Every figure that a result can fill, by file name, in reading order."""
+    groups = result.spectrum.groups
+    found: dict[str, Callable[[], Figure]] = {"eigenvalues": partial(eigenvalues, result)}
+    if groups is not None:
+        found["effective_ranks"] = partial(effective_ranks, result)
+        found["mode_shares"] = partial(mode_shares, result)
+        if np.isfinite(groups.overlap).any():
+            found["overlap"] = partial(overlap, result)
+    if result.spectrum.targets is not None:
+        found["targets"] = partial(targets, result)
+    if result.residual is not None:
+        found["residual"] = partial(residual, result)
+        found["learnability"] = partial(learnability, result)
+    return found
+
+
+@style.house
+def eigenvalues(result: SpectrumResult) -> Figure:
+    """Eigenvalues by number, with errors over probes and the floor of rounding; the trace that they add up to."""
+    one = result.spectrum
+    figure = style.new_figure(3.4, 7.0)
+    left, right = figure.subplots(1, 2)
+    values = one.eigenvalues
+    number = np.arange(1, len(values) + 1)
+    seen = values > 0
+    if one.stderr is not None:
+        low = np.maximum(values - 1.96 * one.stderr, values * 1e-2)
+        left.fill_between(
+            number[seen], low[seen], (values + 1.96 * one.stderr)[seen], color=style.BLUE, alpha=0.2, linewidth=0
+        )
+    left.plot(number[seen], values[seen], color=style.BLUE)
+    left.set_xscale("log")
+    left.set_yscale("log")
+    if one.floor > 0:
+        left.axhline(one.floor, color=style.GREY, linestyle="--", linewidth=1)
+        left.annotate("rounding", (1, one.floor), (3, 3), textcoords="offset points", fontsize=7.5, color=style.MUTED)
+    left.set_xlabel("number of the mode j")
+    left.set_ylabel("eigenvalue of K/n")
+    left.set_title("Eigenvalues")
+    share = np.cumsum(np.maximum(values, 0)) / max(one.trace, 1e-300)
+    right.plot(number, share, color=style.BLUE)
+    right.axvline(one.effective_rank, color=style.VERMILION, linestyle="--", linewidth=1)
+    right.annotate(
+        f"effective rank {style.pair(one.effective_rank, one.effective_rank_stderr)}",
+        (one.effective_rank, 0.04),
+        (5, 0),
+        textcoords="offset points",
+        fontsize=8,
+        color=style.VERMILION,
+    )
+    right.set_xscale("log")
+    right.set_ylim(0, 1.02)
+    right.set_xlabel("number of modes")
+    right.set_ylabel("share of the trace")
+    right.set_title("How many modes hold the kernel")
+    style.footer(figure, result.meta, _kind(result))
+    return figure
+
+
+@style.house
+def effective_ranks(result: SpectrumResult) -> Figure:
+    """The effective rank of each group's own kernel."""
+    groups = result.spectrum.groups
+    assert groups is not None
+    figure = style.new_figure(3.2)
+    axes = figure.subplots()
+    places = _places(axes, result)
+    axes.errorbar(
+        places, groups.effective_rank, 1.96 * np.nan_to_num(groups.effective_rank_stderr), color=style.BLUE,
+        marker="o",        linestyle="-" if result.timesteps is not None else "none",
+    )  # fmt: skip
+    axes.set_ylim(0, None)
+    axes.set_ylabel("effective rank")
+    same = len(set(groups.sizes.tolist())) == 1
+    size = f"{groups.sizes[0]} samples each" if same else f"{groups.sizes.min()} to {groups.sizes.max()} samples"
+    style.title(figure, f"How many directions a {result.of} has by itself")
+    style.footer(figure, result.meta, f"{size}; bars ±1.96 s.e. over probes")
+    return figure
+
+
+@style.house
+def mode_shares(result: SpectrumResult) -> Figure:
+    """Where the energy of the leading modes lies."""
+    groups = result.spectrum.groups
+    assert groups is not None
+    share = groups.mode_share[:MODES]
+    figure = style.new_figure(0.24 * len(share) + 1.9)
+    axes = figure.subplots()
+    image = axes.imshow(share, aspect="auto", cmap=style.SEQUENTIAL, vmin=0, vmax=max(1e-9, float(share.max())))
+    style.map_axes(axes)
+    _group_ticks(axes, result)
+    axes.set_yticks(range(len(share)), [f"{j + 1}" for j in range(len(share))])
+    axes.set_ylabel("mode")
+    figure.colorbar(image, ax=axes, label="share of the mode's energy")
+    for j, count in enumerate(groups.mode_groups[: len(share)]):
+        axes.annotate(
+            f"{count:.1f}", (1.005, 1 - (j + 0.5) / len(share)), xycoords="axes fraction", fontsize=7,
+            color=style.MUTED,
+            va="center", ha="left", annotation_clip=False,
+        )  # fmt: skip
+    style.title(figure, f"Which {result.of}s a mode belongs to")
+    style.footer(figure, result.meta, f"right: in how many {result.of}s")
+    return figure
+
+
+@style.house
+def overlap(result: SpectrumResult) -> Figure:
+    """How far the leading directions of two groups coincide in parameter space."""
+    groups = result.spectrum.groups
+    assert groups is not None
+    figure = style.new_figure(4.6)
+    axes = figure.subplots()
+    image = axes.imshow(groups.overlap, cmap=style.SEQUENTIAL, vmin=0, vmax=1, origin="lower")
+    style.map_axes(axes)
+    _group_ticks(axes, result)
+    _group_ticks(axes, result, vertical=True)
+    figure.colorbar(image, ax=axes, label=f"overlap of {groups.directions} leading directions")
+    style.title(figure, f"What two {result.of}s share")
+    style.footer(figure, result.meta, "across halves; diagonal: halves of one")
+    return figure
+
+
+@style.house
+def targets(result: SpectrumResult) -> Figure:
+    """How much of the targets lies in the leading modes, and what is expected to be learned of them."""
+    found = result.spectrum.targets
+    assert found is not None
+    figure = style.new_figure(3.3, 7.0)
+    left, right = figure.subplots(1, 2)
+    number = np.arange(1, len(found.power) + 1)
+    left.plot(number, np.cumsum(found.power), color=style.BLUE, label="targets")
+    left.plot(number, number / result.spectrum.samples, "--", color=style.GREY, label="random targets")
+    left.set_xscale("log")
+    left.set_ylim(0, 1.02)
+    left.set_xlabel("number of modes")
+    left.set_ylabel("share of the variance")
+    left.set_title("Targets in the modes")
+    left.legend(loc="upper left")
+    right.plot(found.samples, found.learnability, color=style.BLUE, marker="o", label="learnability")
+    right.plot(found.samples, found.test_mse, color=style.VERMILION, marker="s", label="test error / variance")
+    right.plot(found.samples, found.samples / result.spectrum.samples, "--", color=style.GREY, label="random targets")
+    right.set_xscale("log", base=2)
+    right.set_ylim(0, max(1.05, min(2.0, 1.05 * float(found.test_mse.max()))))
+    right.set_xlabel("training samples n")
+    right.set_title("What kernel regression would learn")
+    right.legend(loc="center left")
+    style.footer(figure, result.meta, _kind(result))
+    return figure
+
+
+@style.house
+def residual(result: SpectrumResult) -> Figure:
+    """The residual's energy where the kernel cannot learn, by noise level, beside random directions."""
+    found = result.residual
+    assert found is not None
+    figure = style.new_figure(3.4, 7.0)
+    left, right = figure.subplots(1, 2)
+    for tolerance, color in zip(SHOWN, COLORS, strict=True):
+        at = int(np.argmin(np.abs(found.tolerances - tolerance)))
+        if not np.isfinite(found.residual[:, at]).any():
+            continue
+        left.errorbar(
+            found.timesteps, found.residual[:, at], 1.96 * found.residual_stderr[:, at], color=color, marker="o",
+            label=f"τ = {tolerance:g}",
+        )  # fmt: skip
+        left.plot(found.timesteps, found.random[:, at], "--", color=color, linewidth=1)
+    left.set_ylim(0, 1.02)
+    left.set_ylabel("share of the residual's energy")
+    left.set_title("Out of reach: modes with λ ≤ τ² λ₁")
+    left.legend(loc="lower left", title="dashed: random", title_fontsize=7.5)
+    right.errorbar(
+        found.timesteps, found.rayleigh, np.minimum(1.96 * found.rayleigh_stderr, 0.9 * found.rayleigh),
+        color=style.BLUE, marker="o", label="residual",
+    )  # fmt: skip
+    right.plot(found.timesteps, found.rayleigh_random, "--", color=style.GREY, label="random")
+    right.set_yscale("log")
+    right.set_ylabel("ρ = rᵀKr / (λ₁‖r‖²)")
+    right.set_title("How fast it would be learned")
+    right.legend(loc="best")
+    for axes in (left, right):
+        axes.set_xlabel(_time(result))
+    style.footer(figure, _without_counts(result), f"{found.evaluated} images per kernel, 2 halves; bars ±1.96 s.e.")
+    return figure
+
+
+@style.house
+def learnability(result: SpectrumResult) -> Figure:
+    """What kernel regression on a few images would learn of the target and of what is left."""
+    found = result.residual
+    assert found is not None
+    figure = style.new_figure(3.3)
+    axes = figure.subplots()
+    last = len(found.images) - 1
+    for values, stderr, color, marker, label in (
+        (found.target, found.target_stderr, style.BLUE, "o", "target"),
+        (found.output, None, style.GREEN, "^", "the network's output"),
+        (found.rest, found.rest_stderr, style.VERMILION, "s", "residual"),
+    ):
+        bars = None if stderr is None else 1.96 * stderr[:, last]
+        axes.errorbar(found.timesteps, values[:, last], bars, color=color, marker=marker, label=label)
+    axes.plot(found.timesteps, found.chance[:, last], "--", color=style.GREY, label="random direction")
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel(_time(result))
+    axes.set_ylabel("learnability")
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    plural = "image" if found.images[last] == 1 else "images"
+    style.title(figure, f"What {found.images[last]} {plural} would teach at each noise level")
+    style.footer(figure, _without_counts(result), f"{found.evaluated} images per kernel, 2 halves; bars ±1.96 s.e.")
+    return figure
+
+
+def _kind(result: SpectrumResult) -> str:
+    count = result.spectrum.samples
+    return f"{count} samples; {'cosine kernel' if result.spectrum.normalized else 'kernel as it is'}"
+
+
+def _without_counts(result: SpectrumResult) -> dict[str, Any]:
+    return {key: value for key, value in result.meta.items() if key not in ("images", "probes")}
+
+
+def _time(result: SpectrumResult) -> str:
+    return "timestep t" if result.discrete else "time t"
+
+
+def _places(axes: Axes, result: SpectrumResult) -> np.ndarray:
+    """Where groups stand on the x-axis: at their timesteps, or side by side."""
+    groups = result.spectrum.groups
+    assert groups is not None
+    if result.timesteps is not None:
+        axes.set_xlabel(_time(result))
+        return result.timesteps
+    _group_ticks(axes, result)
+    return np.arange(len(groups.names))
+
+
+def _group_ticks(axes: Axes, result: SpectrumResult, vertical: bool = False) -> None:
+    groups = result.spectrum.groups
+    assert groups is not None
+    places = np.arange(len(groups.names))
+    which = axes.yaxis if vertical else axes.xaxis
+    if result.timesteps is not None:
+        at, names = style.level_ticks(result.timesteps, places.astype(float))
+        which.set_ticks(at, names)
+        label = _time(result) + ("′" if vertical else "")
+    else:
+        step = max(1, len(places) // 16)
+        which.set_ticks(places[::step], [name if len(name) <= 12 else name[:11] + "…" for name in groups.names[::step]])
+        if not vertical and max(len(name) for name in groups.names) > 4:
+            axes.tick_params(axis="x", labelrotation=45)
+        label = result.of
+    (axes.set_ylabel if vertical else axes.set_xlabel)(label)

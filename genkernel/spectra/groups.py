@@ -1,0 +1,172 @@
+"""Spectra of groups of samples (noise levels, latent clusters, classes), and what the groups share.
+
+With rows of the kernel's matrix in groups g, and u_j the eigenvectors of the whole matrix:
+
+    share of mode j in group g        Σ_{i in g} u_ij²                    of all groups together: 1
+    groups of mode j                  e^H of its shares                   1: one group's own; G: all groups alike
+    overlap of groups a and b         ‖V_aᵀ V_b‖_F² / m                   V_g: the m leading directions of group g's
+                                                                          tangent features, in parameter space
+
+V_g is never made: V_aᵀ V_b = Λ_a^{-1/2} U_aᵀ K_ab U_b Λ_b^{-1/2}. Every group is cut into two halves, and a and b are
+compared across halves, so that no sample (in a grid of images × levels: no image) is on both sides. What two halves of
+one and the same group have in common stands on the diagonal: no pair of groups can be expected to share more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genkernel.errors import InputError
+from genkernel.spectra.effective_number import entropy_number
+from genkernel.spectra.mercer import Mercer, mercer_decomposition
+from genkernel.tangent import Kernel
+
+Array = NDArray[np.float64]
+
+FEWEST = 2  # samples of a group that has a spectrum
+LEADING = 4  # directions of a group that are compared
+
+
+@dataclass
+class GroupSpectra:
+    """What the kernel is like within groups, and between them.
+
+    Attributes:
+        names: of the groups ``[G]``.
+        sizes: samples ``[G]``.
+        eigenvalues: of each group's own kernel over its number of samples, falling ``[G, s]``; NaN beyond its samples.
+        effective_rank: e^H of them ``[G]``; compare at equal sizes. NaN for groups of fewer than two samples.
+        effective_rank_stderr: over random probes ``[G]``; NaN where the kernel is exact.
+        trace: mean k(x, x) ``[G]``.
+        mode_share: energy of the modes of the whole kernel in each group ``[k, G]``.
+        mode_groups: e^H of these shares ``[k]``.
+        overlap: of leading directions, across halves ``[G, G]``; NaN for groups of fewer than four samples.
+        directions: how many were compared, m.
+    """
+
+    names: list[str]
+    sizes: NDArray[np.int64]
+    eigenvalues: Array
+    effective_rank: Array
+    effective_rank_stderr: Array
+    trace: Array
+    mode_share: Array
+    mode_groups: Array
+    overlap: Array
+    directions: int
+
+
+def group_spectra(
+    kernel: Kernel | Tensor,
+    labels: Any,
+    *,
+    names: Sequence[str] | None = None,
+    modes: int = 12,
+    whole: Mercer | None = None,
+) -> GroupSpectra:
+    """Spectra group by group, which modes they share, and how far their leading directions coincide.
+
+    Args:
+        kernel: symmetric, one number per pair ``[n, n]``.
+        labels: number of the group of every sample ``[n]``, from 0; -1 for samples of none.
+        names: of the groups; their numbers by default.
+        modes: of the whole kernel, whose shares are given.
+        whole: the decomposition of the whole kernel, if it has been made.
+
+    Raises:
+        InputError: as for :func:`~genkernel.spectra.mercer.mercer_decomposition`; labels do not fit.
+    """
+    K = (kernel.values if isinstance(kernel, Kernel) else torch.as_tensor(kernel)).double()
+    if K.dim() != 2:
+        raise InputError(f"spectra of groups need one number per pair of samples [n, n], not {tuple(K.shape)}")
+    of = np.asarray(labels)
+    if of.shape != (len(K),) or of.dtype.kind not in "iu":
+        raise InputError(f"labels are whole numbers, one for each of {len(K)} samples, not an array {of.shape}")
+    count = int(of.max()) + 1 if names is None else len(names)
+    if of.min() < -1 or of.max() >= count or count < 1:
+        raise InputError(f"labels are numbers of groups, 0 to {count - 1} (or -1), not {of.min()} to {of.max()}")
+    rows = [np.flatnonzero(of == g) for g in range(count)]
+    sizes = np.array([len(r) for r in rows])
+    whole = mercer_decomposition(kernel, min(modes, len(K))) if whole is None else whole
+    share = np.array([[float(u[r].square().sum()) for r in rows] for u in whole.vectors.T[:modes]])
+    per_probe = kernel.per_probe if isinstance(kernel, Kernel) else None
+    eigenvalues = np.full((count, int(sizes.max())), np.nan)
+    rank, error, trace = (np.full(count, np.nan) for _ in range(3))
+    for g, own in enumerate(rows):
+        if len(own):
+            trace[g] = float(K.diagonal()[own].mean())
+        if len(own) >= FEWEST:
+            found = _eigenvalues(K, own)
+            eigenvalues[g, : len(own)] = found
+            rank[g] = entropy_number(found)
+            error[g] = effective_rank_error(K, per_probe, own)
+    overlap, directions = _overlaps(K, rows)
+    return GroupSpectra(
+        names=[str(g) for g in range(count)] if names is None else [str(name) for name in names],
+        sizes=sizes,
+        eigenvalues=eigenvalues,
+        effective_rank=rank,
+        effective_rank_stderr=error,
+        trace=trace,
+        mode_share=share,
+        mode_groups=np.array([entropy_number(row) for row in share]),
+        overlap=overlap,
+        directions=directions,
+    )
+
+
+def _eigenvalues(K: Tensor, rows: Any) -> Array:
+    own = K[rows][:, rows]
+    found: Array = torch.linalg.eigvalsh((own + own.T) / (2 * len(own))).flip(0).clamp_min(0).numpy()
+    return found
+
+
+def effective_rank_error(K: Tensor, per_probe: Tensor | None, rows: Any = slice(None)) -> float:
+    """Standard error of the effective rank of some rows and columns, by leaving probes out; NaN without probes.
+
+    Args:
+        K: the mean over probes ``[n, n]``.
+        per_probe: ``[q, n, n]``.
+        rows: numbers of samples, all by default.
+    """
+    if per_probe is None or per_probe.dim() != 3 or len(per_probe) < 2:
+        return float("nan")
+    q = len(per_probe)
+    left = [entropy_number(_eigenvalues((q * K - own) / (q - 1), rows)) for own in per_probe.double()]
+    return float(np.sqrt((q - 1) / q * np.sum((np.array(left) - np.mean(left)) ** 2)))
+
+
+def _overlaps(K: Tensor, rows: list[NDArray[np.int64]]) -> tuple[Array, int]:
+    halves = [(own[::2], own[1::2]) for own in rows]
+    count = len(rows)
+    least = min((len(own) // 2 for own in rows if len(own) >= 2 * FEWEST), default=0)
+    m = min(LEADING, max(1, least // 4)) if least else 0  # few samples find only few directions
+    overlap = np.full((count, count), np.nan)
+    bases = [[_leading(K, half, m) if len(half) > m > 0 else None for half in pair] for pair in halves]
+    for a in range(count):
+        for b in range(a, count):
+            found = []
+            for one, other in ((0, 1), (1, 0)):
+                left, right = bases[a][one], bases[b][other]
+                if left is not None and right is not None:
+                    cross = K[halves[a][one]][:, halves[b][other]]
+                    found.append(float((left.T @ cross @ right).square().sum()) / m)
+            if found:
+                overlap[a, b] = overlap[b, a] = float(np.mean(found))
+    return overlap, m
+
+
+def _leading(K: Tensor, rows: NDArray[np.int64], m: int) -> Tensor | None:
+    """U Λ^{-1/2} of the leading directions ``[n, m]``; None where there are fewer."""
+    values, vectors = torch.linalg.eigh(K[rows][:, rows])
+    values, vectors = values.flip(0)[:m], vectors.flip(1)[:, :m]
+    if float(values[-1]) <= len(rows) * 2.0**-52 * float(values[0]):
+        return None
+    return vectors / values.sqrt()

@@ -1,0 +1,215 @@
+"""``analyze``: everything that is read off one kernel over n samples: spectrum, groups, targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genkernel.errors import InputError
+from genkernel.spectra.alignment import cka, kernel_target_alignment
+from genkernel.spectra.eigenlearning import expected_risk
+from genkernel.spectra.groups import GroupSpectra, effective_rank_error, group_spectra
+from genkernel.spectra.mercer import Mercer, mercer_decomposition
+from genkernel.tangent import Kernel
+from genkernel.tangent.result import cosines
+
+Array = NDArray[np.float64]
+
+SHOWN = 6  # modes whose values at the samples are kept
+WEAK = 0.5  # share of the samples up to which learning from them is predicted
+
+
+@dataclass
+class TargetSpectrum:
+    """How targets lie in the eigenmodes, and what kernel regression learns of them. Targets are taken about their mean.
+
+    Attributes:
+        kind: ``"classes"`` (one-hot) or ``"values"``.
+        outputs: numbers per sample.
+        alignment: KTA.
+        alignment_cka: unbiased CKA; NaN where it does not exist.
+        power: share of the targets' variance in each mode ``[r]``; what is in none is rounding.
+        samples: numbers of training samples ``[S]``.
+        learnability: share of the targets that is learned from so many ``[S]``.
+        test_mse: expected squared error relative to the variance ``[S]``.
+        kappa: ``[S]``.
+    """
+
+    kind: str
+    outputs: int
+    alignment: float
+    alignment_cka: float
+    power: Array
+    samples: Array
+    learnability: Array
+    test_mse: Array
+    kappa: Array
+
+
+@dataclass
+class Spectrum:
+    """A kernel's spectrum.
+
+    Attributes:
+        samples, outputs: n, and rows per sample.
+        normalized: entries were brought to cosines first, so that samples of large gradients do not drown the others.
+        eigenvalues: of the matrix over n, falling ``[r]``.
+        stderr: over random probes ``[r]``; None where the kernel is exact.
+        floor: eigenvalues at or below it are rounding noise.
+        trace: mean k(x, x).
+        rank: eigenvalues above the floor.
+        effective_rank: e^H of the eigenvalues.
+        effective_rank_stderr: over random probes; NaN where the kernel is exact.
+        modes: eigenfunctions at the samples ``[n, k]``, of mean square 1.
+        groups: None without groups.
+        targets: None without targets.
+    """
+
+    samples: int
+    outputs: int
+    normalized: bool
+    eigenvalues: Array
+    stderr: Array | None
+    floor: float
+    trace: float
+    rank: int
+    effective_rank: float
+    effective_rank_stderr: float
+    modes: Array
+    groups: GroupSpectra | None = None
+    targets: TargetSpectrum | None = None
+
+
+def analyze(
+    kernel: Kernel,
+    *,
+    groups: Any = None,
+    names: Sequence[str] | None = None,
+    targets: Any = None,
+    normalize: bool = True,
+    ridge: float = 0.0,
+) -> Spectrum:
+    """The spectrum of a kernel, by groups of samples, and against targets.
+
+    Args:
+        kernel: of samples with themselves.
+        groups: number of the group of every sample ``[n]``, from 0; -1 for none.
+        names: of the groups.
+        targets: classes ``[n]`` (whole numbers) or values ``[n]``, ``[n, d]``.
+        normalize: bring entries to cosines first. Not for full blocks.
+        ridge: δ of the regression on targets, in units of the entries.
+
+    Raises:
+        InputError: the kernel is of different samples on its two sides, is not positive semi-definite, or holds NaN;
+            groups or targets do not fit.
+    """
+    if not isinstance(kernel, Kernel):
+        raise InputError(f"a spectrum is of a genkernel.Kernel, not of {type(kernel).__name__}")
+    if kernel.values.dim() == 4:
+        normalize = False
+    if normalize and not kernel.is_normalized:
+        kernel = _cosines(kernel)
+    whole = mercer_decomposition(kernel)
+    keep = min(SHOWN, len(whole.values))
+    return Spectrum(
+        samples=whole.samples,
+        outputs=whole.outputs,
+        normalized=kernel.is_normalized,
+        eigenvalues=whole.values.numpy(),
+        stderr=None if whole.stderr is None else whole.stderr.numpy(),
+        floor=whole.floor,
+        trace=whole.trace,
+        rank=whole.rank,
+        effective_rank=whole.effective_rank,
+        effective_rank_stderr=effective_rank_error(kernel.values, kernel.per_probe),
+        modes=whole.modes[:, :keep].numpy().copy(),
+        groups=None if groups is None else group_spectra(kernel, groups, names=names, whole=whole),
+        targets=None if targets is None else target_spectrum(kernel, whole, targets, ridge=ridge),
+    )
+
+
+def target_spectrum(kernel: Kernel, whole: Mercer, targets: Any, *, ridge: float = 0.0) -> TargetSpectrum:
+    """How targets lie in the modes of a kernel.
+
+    Args:
+        kernel: of n samples with themselves, one number per pair.
+        whole: all of its modes.
+        targets: classes ``[n]`` or values ``[n]``, ``[n, d]``.
+        ridge: δ.
+
+    Raises:
+        InputError: targets do not fit, are not finite, or are all the same.
+    """
+    given = torch.as_tensor(targets).detach().cpu()
+    if whole.outputs != 1:
+        raise InputError("targets are compared with kernels of one number per pair: not with full blocks")
+    if len(given) != whole.samples:
+        raise InputError(f"targets are of {len(given)} samples, and the kernel is of {whole.samples}")
+    classes = given.dim() == 1 and not given.is_floating_point()
+    values = torch.nn.functional.one_hot(given.unique(return_inverse=True)[1]) if classes else given
+    y = values.double().reshape(len(given), -1)
+    if not torch.isfinite(y).all():
+        raise InputError("targets have NaN or infinite entries")
+    y = y - y.mean(0)
+    variance = float(y.square().sum()) / len(y)
+    if not variance:
+        raise InputError("the targets are the same for all samples: there is nothing to learn")
+    v = whole.coefficients(y).numpy()
+    power = (v**2).sum(1) / variance
+    sizes = [n for n in _sizes(len(y))]
+    risks = [
+        expected_risk(
+            whole.values.clamp_min(0).numpy(),
+            v,
+            n,
+            ridge=ridge,
+            noise=max(0.0, variance * (1 - float(power.sum()))),
+            missing_trace=whole.missing_trace,
+        )
+        for n in sizes
+    ]
+    aligned = given if classes else y
+    return TargetSpectrum(
+        kind="classes" if classes else "values",
+        outputs=y.shape[1],
+        alignment=kernel_target_alignment(kernel, aligned),
+        alignment_cka=cka(kernel, aligned) if len(y) >= 4 else math.nan,
+        power=power,
+        samples=np.array(sizes, dtype=np.float64),
+        learnability=np.array([risk.learnability for risk in risks]),
+        test_mse=np.array([risk.test_mse / variance for risk in risks]),
+        kappa=np.array([risk.kappa for risk in risks]),
+    )
+
+
+def _sizes(n: int) -> list[int]:
+    """Powers of two up to half of the samples: eigenvalues of n samples say little of learning from nearly as many."""
+    return [2**k for k in range(int(math.log2(max(1.0, WEAK * n))) + 1)]
+
+
+def _cosines(kernel: Kernel) -> Kernel:
+    """Entries over √(k(x, x) k(y, y)), which leaves a Gram matrix a Gram matrix.
+
+    Without the correction of the probes' bias that :meth:`~genkernel.Kernel.normalized` makes: it does not.
+    """
+    per_probe = kernel.per_probe
+    return replace(
+        kernel,
+        values=cosines(kernel.values, kernel.norms_x, kernel.norms_y),
+        per_probe=None if per_probe is None else torch.stack([_scaled(own, kernel.norms_x) for own in per_probe]),
+        norms_x=(kernel.norms_x > 0).double(),
+        norms_y=(kernel.norms_y > 0).double(),
+        layers={},
+        is_normalized=True,
+    )
+
+
+def _scaled(values: Tensor, norms: Tensor) -> Tensor:
+    return cosines(values.double(), norms, norms)

@@ -1,0 +1,312 @@
+"""``spectrum()``: what the spectrum of a finished run's kernel says, as numbers and as a folder with a page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genkernel.checkpoints.digest import sha256
+from genkernel.diffusion.residual_spectra import ResidualSpectra, residual_spectra
+from genkernel.errors import InputError, MissingError
+from genkernel.runs import Provenance, Stopwatch, data_sha256, json_ready
+from genkernel.spectra.spectrum import Spectrum, analyze
+from genkernel.tangent import Kernel
+from genkernel.workflows.arguments import say_nothing
+from genkernel.workflows.report import KERNEL, SUMMARY, BaseReport, GanReport, Report, open_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from genkernel.diffusion import Denoiser
+
+Array = NDArray[np.float64]
+
+SCHEMA_VERSION = 1
+LEVELS = 6  # of a run's noise levels, at how many the residual is looked at
+
+
+@dataclass
+class SpectrumResult:
+    """What was read off one kernel.
+
+    Attributes:
+        spectrum: of the kernel.
+        of: what groups are: ``"noise level"``, ``"latent cluster"``, ``"group"``.
+        timesteps, log_snr: of the groups where they are noise levels ``[G]``; else None.
+        discrete: timesteps are whole numbers.
+        residual: where a denoiser was given.
+        meta: model, seeds, dtype, probes, number of samples.
+    """
+
+    spectrum: Spectrum
+    of: str = "group"
+    timesteps: Array | None = None
+    log_snr: Array | None = None
+    discrete: bool = True
+    residual: ResidualSpectra | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def to_summary(self) -> dict[str, Any]:
+        """Everything machine-readable, JSON-ready."""
+        from genkernel.report.spectrum import read
+
+        one = self.spectrum
+        summary: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": SpectrumReport.kind,
+            "reading": read(self),
+            "samples": one.samples,
+            "outputs": one.outputs,
+            "normalized": one.normalized,
+            "eigenvalues": one.eigenvalues,
+            "stderr": one.stderr,
+            "floor": one.floor,
+            "trace": one.trace,
+            "rank": one.rank,
+            "effective_rank": one.effective_rank,
+            "effective_rank_stderr": one.effective_rank_stderr,
+            "groups": None if one.groups is None else {"of": self.of, **vars(one.groups)},
+            "levels": None if self.timesteps is None else {"timesteps": self.timesteps, "log_snr": self.log_snr},
+            "targets": None if one.targets is None else vars(one.targets),
+            "residual": None if self.residual is None else vars(self.residual),
+        }
+        ready: dict[str, Any] = json_ready(summary)
+        return ready
+
+
+class SpectrumReport(BaseReport["SpectrumResult"]):
+    """What :func:`genkernel.spectrum` found, and where it came from.
+
+    Attributes:
+        result: the numbers (:class:`SpectrumResult`).
+        provenance: arguments, digests, versions.
+        folder: where it was saved to or read from; None for a report in memory.
+        reused: it was read from a finished run.
+    """
+
+    kind = "spectrum"
+
+    @classmethod
+    def _stored(cls) -> tuple[type[SpectrumResult], int]:
+        return SpectrumResult, SCHEMA_VERSION
+
+    def _drawings(self) -> Mapping[str, Callable[[], Figure]]:
+        from genkernel.plots.spectrum import spectrum_figures
+
+        return spectrum_figures(self.result)
+
+    def _page(self, drawn: Mapping[str, bytes]) -> str:
+        from genkernel.report.spectrum import spectrum_page
+
+        return spectrum_page(self.result, self.provenance.to_json(), drawn)
+
+    def __repr__(self) -> str:
+        one = self.result.spectrum
+        return f"SpectrumReport({one.samples} samples, effective rank {one.effective_rank:.1f}{self._where()})"
+
+
+def spectrum(
+    source: Kernel | str | Path,
+    *,
+    groups: Any = None,
+    names: Sequence[str] | None = None,
+    targets: Any = None,
+    normalize: bool = True,
+    ridge: float = 0.0,
+    denoiser: Denoiser | str | Path | None = None,
+    data: Any = None,
+    images: int = 16,
+    steps: int = 20,
+    seed: int = 0,
+    out: str | Path | None = None,
+    say: Callable[[str], None] | None = None,
+    progress: bool = False,
+) -> SpectrumReport:
+    """How many directions does a kernel have, which samples share them, and what can be learned along them?
+
+    Args:
+        source: a :class:`~genkernel.Kernel`, its file, or the folder of a finished ``locality`` or ``collapse`` run,
+            whose noise levels or latent clusters are the groups.
+        groups: number of the group of every sample ``[n]``, from 0; -1 for none. A file (``.npy``, or ``.npz`` with
+            ``groups``) will do.
+        names: of the groups.
+        targets: classes ``[n]`` or values ``[n]``, ``[n, d]``, or a file of them: what of them lies in which mode, and
+            how much of them kernel regression on so many samples is expected to learn.
+        normalize: bring entries to cosines first, so that samples of large gradients do not drown the others.
+        ridge: δ of that regression, in units of the kernel's entries.
+        denoiser: the denoiser of a ``locality`` run, or where it is loaded from: adds what of its residual lies where
+            the kernel cannot learn, at the run's levels. Takes minutes.
+        data: with it, images that it was not trained on: anything :func:`genkernel.load_images` reads.
+        images: how many of them.
+        steps: Lanczos steps of the residual's spectrum.
+        seed: of noise and random directions there.
+        out: also save the report there.
+        say: called with one sentence for everything that was assumed.
+        progress: show a bar.
+
+    Raises:
+        MissingError: there is no such file or folder, or the run kept no kernel.
+        InputError: neither a kernel nor the name of one; groups or targets do not fit; a denoiser without data.
+
+    Example:
+        >>> gk.spectrum("runs/ddpm-mnist").summary()["effective_rank"]  # doctest: +SKIP
+        31.4
+    """
+    say = say or say_nothing
+    watch = Stopwatch()
+    kernel, known, checkpoint = _kernel(source)
+    if groups is not None:
+        known = _Samples(labels=_array(groups, "groups"), names=names, meta=known.meta)
+    with watch("spectrum"):
+        found = analyze(
+            kernel,
+            groups=known.labels,
+            names=known.names if names is None else names,
+            targets=None if targets is None else _array(targets, "targets"),
+            normalize=normalize,
+            ridge=ridge,
+        )
+    if kernel.values.dim() == 4 and normalize:
+        say("kernels with full blocks are taken as they are, not as cosines")
+    result = SpectrumResult(found, known.of, known.timesteps, known.log_snr, known.discrete, meta=known.meta)
+    source_data: dict[str, Any] = {}
+    if denoiser is not None:
+        with watch("residual"):
+            source_data = _add_residual(result, denoiser, data, images, steps, seed, say, progress)
+    elif data is not None:
+        raise InputError("data is for the residual of a denoiser: give denoiser= as well")
+    result.meta.update(
+        dtype=kernel.meta.get("dtype"), probes=None if kernel.per_probe is None else len(kernel.per_probe)
+    )
+    provenance = Provenance(
+        arguments={
+            "source": checkpoint.get("name"),
+            "groups": result.of if result.spectrum.groups is not None else None,
+            "targets": None if result.spectrum.targets is None else result.spectrum.targets.kind,
+            "normalize": normalize,
+            "ridge": ridge,
+            "steps": steps if denoiser is not None else None,
+        },
+        seed=seed,
+        device="cpu",
+        dtype=str(kernel.meta.get("dtype", "unknown")),
+        checkpoint=checkpoint,
+        data=source_data,
+    )
+    report = SpectrumReport(result, kernel, provenance, stopwatch=watch)
+    if out is not None:
+        report.save(out)
+    return report
+
+
+@dataclass
+class _Samples:
+    """What is known of the samples of a kernel."""
+
+    labels: Any = None
+    names: Sequence[str] | None = None
+    of: str = "group"
+    timesteps: Array | None = None
+    log_snr: Array | None = None
+    discrete: bool = True
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def _kernel(source: Kernel | str | Path) -> tuple[Kernel, _Samples, dict[str, Any]]:
+    """The kernel, what its run says of its samples, and where it came from."""
+    if isinstance(source, Kernel):
+        return source, _Samples(), {}
+    if not isinstance(source, str | Path):
+        raise InputError(f"a spectrum is of a genkernel.Kernel, its file, or a run's folder, not of {source!r:.80}")
+    path = Path(source).expanduser()
+    if path.is_file():
+        return Kernel.load(path), _Samples(), {"name": path.stem, "sha256": sha256(path)}
+    if not path.is_dir():
+        raise MissingError(f"there is no file or folder {path}: give a kernel's .npz, or the folder of a finished run")
+    if not (path / SUMMARY).is_file() and (path / KERNEL).is_file():
+        return Kernel.load(path / KERNEL), _Samples(), {"name": path.name, "sha256": sha256(path / KERNEL)}
+    report: Any = open_run(path)
+    if not isinstance(report, Report | GanReport):
+        raise InputError(
+            f"{path} holds a {report.kind} run, which has no kernel over samples: give a locality or collapse run"
+        )
+    kernel = report.kernel
+    if kernel is None:
+        raise MissingError(f"the run in {path} kept no {KERNEL}: make it again with this version")
+    return kernel, _of_run(report), {"name": path.name, "sha256": sha256(path / KERNEL)}
+
+
+def _of_run(report: Report | GanReport) -> _Samples:
+    """Which sample belongs to which level or cluster."""
+    meta: dict[str, Any] = {
+        "model": str((report.provenance.checkpoint or {}).get("name") or "").rstrip("/").split("/")[-1] or None,
+        "seed": report.provenance.seed,
+    }
+    if isinstance(report, GanReport):
+        table = report.result.clusters
+        return _Samples(np.asarray(table.labels), list(table.names), "latent cluster", meta=meta)
+    levels = report.result.levels
+    count = int(report.result.meta["images"])
+    return _Samples(
+        np.repeat(np.arange(len(levels.timesteps)), count),
+        [f"t = {t:g}" for t in levels.timesteps],
+        "noise level",
+        levels.timesteps,
+        levels.log_snr,
+        levels.discrete,
+        {**meta, "images": count},
+    )
+
+
+def _add_residual(
+    result: SpectrumResult,
+    denoiser: Any,
+    data: Any,
+    images: int,
+    steps: int,
+    seed: int,
+    say: Callable[[str], None],
+    progress: bool,
+) -> dict[str, Any]:
+    from tqdm.auto import tqdm
+
+    from genkernel.workflows.load import load
+    from genkernel.workflows.locality import images_for
+
+    if result.timesteps is None:
+        raise InputError("the residual of a denoiser is read at a locality run's noise levels: give such a run")
+    if data is None:
+        raise InputError("the residual of a denoiser is measured on images: give data=")
+    den = load(denoiser, kind="diffusion") if isinstance(denoiser, str | Path) else denoiser
+    found = images_for(den, data, images, seed)
+    say(found.describe())
+    at = np.unique(np.linspace(0, len(result.timesteps) - 1, min(LEVELS, len(result.timesteps))).round().astype(int))
+    with tqdm(total=2 * len(at), desc="residual", disable=not progress) as bar:
+        result.residual = residual_spectra(
+            den, found.images, result.timesteps[at], steps=steps, seed=seed, tick=lambda: bar.update()
+        )
+    return {"source": found.source, "description": found.describe(), "sha256": data_sha256(found.images)}
+
+
+def _array(given: Any, name: str) -> Any:
+    """Numbers as they are, or those of a ``.npy`` or ``.npz`` file."""
+    if not isinstance(given, str | Path):
+        return given
+    path = Path(given).expanduser()
+    if not path.is_file():
+        raise MissingError(f"there is no file {path} of {name}")
+    try:
+        held = np.load(path, allow_pickle=False)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is no .npy or .npz of numbers: {error}") from error
+    if isinstance(held, np.ndarray):
+        return held
+    keys = [key for key in (name, "labels", "y", "y_test") if key in held] or list(held)[:1]
+    if not keys:
+        raise InputError(f"{path} holds no array: give one named {name!r}")
+    return held[keys[0]]

@@ -1,0 +1,75 @@
+"""Spectra of groups: against features written out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import genkernel as gk
+from genkernel.errors import InputError
+from genkernel.spectra.groups import group_spectra
+
+
+def features(seed: int, n: int, columns: slice, dims: int = 40) -> torch.Tensor:
+    phi = torch.zeros(n, dims, dtype=torch.float64)
+    width = len(range(dims)[columns])
+    phi[:, columns] = torch.randn(n, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return phi
+
+
+def test_groups_in_other_directions_share_nothing_and_those_in_the_same_do():
+    phi = torch.cat([features(0, 32, slice(0, 2)), features(1, 32, slice(0, 2)), features(2, 32, slice(10, 12))])
+    found = group_spectra(phi @ phi.T, np.repeat([0, 1, 2], 32), names=["a", "b", "c"])
+    # two directions cannot fill the four that are compared
+    assert found.directions == 4
+    assert np.isnan(found.overlap).all()
+    phi = torch.cat([features(0, 40, slice(0, 4)), features(1, 40, slice(0, 4)), features(2, 40, slice(10, 14))])
+    found = group_spectra(phi @ phi.T, np.repeat([0, 1, 2], 40), names=["a", "b", "c"])
+    assert found.directions == 4
+    expected = [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    assert np.allclose(found.overlap, expected, atol=1e-10)
+    assert np.allclose(found.mode_share[:8].sum(1), 1)
+    own = found.mode_share[:8, 2]
+    assert np.allclose(own * (1 - own), 0, atol=1e-10)  # a mode is of group c or of the others
+    assert np.allclose(found.trace, [float(phi[k : k + 40].square().sum(1).mean()) for k in (0, 40, 80)])
+
+
+def test_overlap_is_that_of_subspaces_in_parameter_space():
+    phi = torch.cat([features(s, 16, slice(0, 30), 30) for s in (0, 1)])
+    found = group_spectra(phi @ phi.T, np.repeat([0, 1], 16))
+    m = found.directions
+
+    def leading(rows: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.svd(rows, full_matrices=False).Vh[:m].T
+
+    a, b = phi[:16], phi[16:]
+    expected = [
+        float((leading(left).T @ leading(right)).square().sum()) / m
+        for left, right in ((a[::2], b[1::2]), (a[1::2], b[::2]))
+    ]
+    assert found.overlap[0, 1] == pytest.approx(np.mean(expected), rel=1e-9)
+    ceiling = float((leading(a[::2]).T @ leading(a[1::2])).square().sum()) / m
+    assert found.overlap[0, 0] == pytest.approx(ceiling, rel=1e-9)
+
+
+def test_effective_ranks_are_of_each_group_alone_and_have_errors_over_probes():
+    phi = torch.cat([features(0, 10, slice(0, 1)), features(1, 10, slice(5, 30))])
+    found = group_spectra(phi @ phi.T, np.repeat([0, 1], 10))
+    assert found.effective_rank[0] == pytest.approx(1) and 5 < found.effective_rank[1] < 10
+    assert np.isnan(found.effective_rank_stderr).all()
+    net = torch.nn.Sequential(torch.nn.Linear(3, 6), torch.nn.Tanh(), torch.nn.Linear(6, 5)).double()
+    K = gk.kernel(net, torch.randn(12, 3, dtype=torch.float64), cotangents=gk.probes(4))
+    found = group_spectra(K, np.repeat([0, 1], 6))
+    assert (found.effective_rank_stderr > 0).all()
+
+
+def test_labels_that_do_not_fit_are_refused():
+    K = torch.eye(6, dtype=torch.float64)
+    for labels in ([0, 1], np.zeros(6), [0, 0, 0, 0, 0, -2]):
+        with pytest.raises(InputError, match="labels"):
+            group_spectra(K, labels)
+    with pytest.raises(InputError, match="labels"):
+        group_spectra(K, [0, 1, 2, 0, 1, 2], names=["a", "b"])
+    found = group_spectra(K, [0, 0, 0, 0, 1, -1])
+    assert np.isnan(found.effective_rank[1]) and found.sizes.tolist() == [4, 1]

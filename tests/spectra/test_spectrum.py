@@ -1,0 +1,73 @@
+"""Everything that is read off one kernel."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import genkernel as gk
+from genkernel.errors import InputError
+from genkernel.spectra.spectrum import analyze
+
+
+def net() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(3, 10), torch.nn.Tanh(), torch.nn.Linear(10, 4)).double()
+
+
+X = torch.randn(20, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def test_eigenvalues_are_those_of_the_cosine_kernel():
+    K = gk.kernel(net(), X, cotangents=gk.exact_trace())
+    found = analyze(K)
+    plain = K.values / (K.norms_x[:, None] * K.norms_x[None]).sqrt()
+    expected = torch.linalg.eigvalsh(plain).flip(0) / 20
+    assert found.normalized and np.allclose(found.eigenvalues, expected, atol=1e-14)
+    assert found.trace == pytest.approx(1) and found.stderr is None and math.isnan(found.effective_rank_stderr)
+    raw = analyze(K, normalize=False)
+    assert not raw.normalized and np.allclose(raw.eigenvalues, torch.linalg.eigvalsh(K.values).flip(0) / 20, atol=1e-12)
+    assert np.allclose((raw.modes**2).mean(0), 1)
+
+
+def test_probes_give_standard_errors_and_blocks_are_taken_as_they_are():
+    found = analyze(gk.kernel(net(), X, cotangents=gk.probes(6)))
+    assert found.stderr is not None and (found.stderr >= 0).all() and found.effective_rank_stderr > 0
+    blocks = analyze(gk.kernel(net(), X, cotangents=gk.blocks()))
+    assert not blocks.normalized and blocks.outputs == 4 and len(blocks.eigenvalues) == 80
+    # 84 parameters and 80 rows, but the last layer's biases and weights repeat the same features per output
+    assert blocks.rank <= 80
+
+
+def test_targets_that_are_modes_are_learned_in_their_order():
+    K = gk.kernel(net(), X, cotangents=gk.exact_trace())
+    modes = analyze(K).modes
+    first, late = (analyze(K, targets=torch.tensor(modes[:, j])).targets for j in (1, 5))
+    assert first is not None and late is not None
+    assert first.learnability[-1] > late.learnability[-1] and first.test_mse[-1] < late.test_mse[-1]
+    assert (np.diff(first.learnability) > 0).all() and first.kind == "values"
+    classes = analyze(K, targets=torch.arange(20) % 3).targets
+    assert classes is not None and classes.kind == "classes" and classes.outputs == 3
+    assert classes.power.sum() == pytest.approx(1, abs=1e-8) and classes.samples.tolist() == [1, 2, 4, 8]
+
+
+def test_what_does_not_fit_is_refused():
+    K = gk.kernel(net(), X, cotangents=gk.exact_trace())
+    for targets, words in (
+        (torch.zeros(3), "3 samples"),
+        (torch.ones(20), "the same"),
+        (torch.full((20,), torch.nan), "NaN"),
+    ):
+        with pytest.raises(InputError, match=words):
+            analyze(K, targets=targets)
+    with pytest.raises(InputError, match="Kernel"):
+        analyze(torch.eye(3))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="two sides"):
+        analyze(gk.kernel(net(), X, X[:5], cotangents=gk.exact_trace()))
+    bad = gk.kernel(net(), X, cotangents=gk.exact_trace())
+    bad.values[0, 0] = torch.nan
+    with pytest.raises(InputError, match="NaN"):
+        analyze(bad, normalize=False)
