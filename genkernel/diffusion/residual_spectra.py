@@ -35,14 +35,16 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 TOLERANCES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-FOLDS = 2  # halves of the images, each with a kernel of its own: their spread is the standard error
+FOLDS = 2  # halves of the images, each with a kernel of its own
 RANDOM = 3  # vectors of random direction beside the residual
 ROOM = 4  # the kernel has to be of this many times as many images as regression learns from
 
 
 @dataclass
 class ResidualSpectra:
-    """What is left to learn, by noise level: means over the folds, and their standard errors.
+    """What is left to learn, by noise level: means over two halves of the images.
+
+    With two halves a standard error is half of their difference: the bar from one to the other, and no 95 % interval.
 
     Attributes:
         timesteps, log_snr: of the levels ``[L]``.

@@ -184,7 +184,7 @@ def residual(result: SpectrumResult) -> Figure:
         if not np.isfinite(found.residual[:, at]).any():
             continue
         left.errorbar(
-            found.timesteps, found.residual[:, at], 1.96 * found.residual_stderr[:, at], color=color, marker="o",
+            found.timesteps, found.residual[:, at], found.residual_stderr[:, at], color=color, marker="o",
             label=f"τ = {tolerance:g}",
         )  # fmt: skip
         left.plot(found.timesteps, found.random[:, at], "--", color=color, linewidth=1)
@@ -193,7 +193,7 @@ def residual(result: SpectrumResult) -> Figure:
     left.set_title("Out of reach: modes with λ ≤ τ² λ₁")
     left.legend(loc="lower left", title="dashed: random", title_fontsize=7.5)
     right.errorbar(
-        found.timesteps, found.rayleigh, np.minimum(1.96 * found.rayleigh_stderr, 0.9 * found.rayleigh),
+        found.timesteps, found.rayleigh, np.minimum(found.rayleigh_stderr, 0.9 * found.rayleigh),
         color=style.BLUE, marker="o", label="residual",
     )  # fmt: skip
     right.plot(found.timesteps, found.rayleigh_random, "--", color=style.GREY, label="random")
@@ -203,7 +203,7 @@ def residual(result: SpectrumResult) -> Figure:
     right.legend(loc="best")
     for axes in (left, right):
         axes.set_xlabel(_time(result))
-    style.footer(figure, _without_counts(result), f"{found.evaluated} images per kernel, 2 halves; bars ±1.96 s.e.")
+    style.footer(figure, _without_counts(result), f"{found.evaluated} images per kernel, bars: the two halves")
     return figure
 
 
@@ -220,7 +220,7 @@ def learnability(result: SpectrumResult) -> Figure:
         (found.output, None, style.GREEN, "^", "the network's output"),
         (found.rest, found.rest_stderr, style.VERMILION, "s", "residual"),
     ):
-        bars = None if stderr is None else 1.96 * stderr[:, last]
+        bars = None if stderr is None else stderr[:, last]
         axes.errorbar(found.timesteps, values[:, last], bars, color=color, marker=marker, label=label)
     axes.plot(found.timesteps, found.chance[:, last], "--", color=style.GREY, label="random direction")
     axes.set_ylim(0, 1.02)
@@ -229,7 +229,7 @@ def learnability(result: SpectrumResult) -> Figure:
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     plural = "image" if found.images[last] == 1 else "images"
     style.title(figure, f"What {found.images[last]} {plural} would teach at each noise level")
-    style.footer(figure, _without_counts(result), f"{found.evaluated} images per kernel, 2 halves; bars ±1.96 s.e.")
+    style.footer(figure, _without_counts(result), f"{found.evaluated} images per kernel, bars: the two halves")
     return figure
 
 

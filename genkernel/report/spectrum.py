@@ -155,16 +155,17 @@ def _residual(result: SpectrumResult) -> list[str]:
     if resolved:
         at = resolved[-1]
         gap = found.residual[:, at] - found.random[:, at]
-        clear = np.abs(gap) > CLEAR * found.residual_stderr[:, at]
+        clear = np.abs(gap) > found.residual_stderr[:, at]  # both halves of the images are on one side
         more, less = int((clear & (gap > 0)).sum()), int((clear & (gap < 0)).sum())
         sentences.append(
             f"At τ = {found.tolerances[at]:g}, {_range(found.residual[:, at])} of the residual lie out of the kernel's "
-            f"reach; a random direction has {_range(found.random[:, at])}. The residual has clearly more of it than "
-            f"chance at {more} of {len(gap)} levels, and clearly less at {less}."
+            f"reach; a random direction has {_range(found.random[:, at])}. In both halves of the images the residual "
+            f"has more of it than "
+            f"chance at {more} of {len(gap)} levels, and less at {less}."
         )
     last = len(found.images) - 1
     lead = found.rest[:, last] - found.chance[:, last]
-    count = int((lead > CLEAR * found.rest_stderr[:, last]).sum())
+    count = int((lead > found.rest_stderr[:, last]).sum())
     plural = "image" if found.images[last] == 1 else "images"
     sentences.append(
         f"Of the residual, regression with this kernel on {found.images[last]} more {plural} would learn "
