@@ -9,6 +9,7 @@ What ranks and null spaces are read from: singular values of Φ keep twice the d
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -77,7 +78,9 @@ def tangent_features(
     found = torch.empty(n, q, P, dtype=precision)
     width = max(1, _ENTRIES // (q * P))
     vectorised: bool | None = None
-    with guarded(model), model.evaluating():
+    with guarded(model), model.evaluating(), warnings.catch_warnings():
+        # operations without a batching rule are slower, not wrong
+        warnings.filterwarnings("ignore", message="There is a performance drop")
         tensors = model.tensors(precision)
         for first in range(0, n, width):
             part = batches.move(batches.take(x, slice(first, first + width)), model.device, precision)

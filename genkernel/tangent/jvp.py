@@ -135,16 +135,22 @@ class Forward(Route):
     ) -> tuple[Tensor, list[Tensor]]:
         _load_formulas()
         held = {name: tensor.detach() for name, tensor in tensors.items()}
-        found, out = [], None
-        for u in directions:
+        found: Tensor | None = None
+        out: Tensor | None = None
+        for place, u in enumerate(directions):
             # gradients stay enabled: a network may differentiate within its forward pass
             with torch.enable_grad(), _unfused(), forward_ad.dual_level(), _ForwardMode():
                 duals = {name: forward_ad.make_dual(held[name], u[name].to(held[name])) for name in u}
                 out, tangent = forward_ad.unpack_dual(model.run({**held, **duals}, batch))
             out = out.detach()
-            found.append(torch.zeros_like(out) if tangent is None else tangent.detach())
-        assert out is not None
-        return out, found
+            if found is None:
+                # one block for all: small tensors between large ones that come and go would cut the heap into
+                # pieces that the next activations do not fit into
+                found = torch.zeros(len(directions), *out.shape, dtype=out.dtype, device=out.device)
+            if tangent is not None:
+                found[place] = tangent.detach()
+        assert out is not None and found is not None
+        return out, list(found.unbind())
 
 
 class ForwardTogether(Forward):
