@@ -20,6 +20,7 @@ from genkernel.errors import CaptureError, InputError, NonFiniteError, RandomOut
 from genkernel.tangent import batches, jvp
 from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.distinct import distinct_samples
+from genkernel.tangent.heap import GAPS, LIBRARIES, give_back
 from genkernel.tangent.judgement import Doubt, coupled, in_some_precision, tolerance
 from genkernel.tangent.jvp import Route, Vector
 from genkernel.tangent.model import TangentModel
@@ -357,6 +358,8 @@ class Side:
         if _weights(self.model) != self.proof.weights:
             raise InputError("the model's weights changed since the operator was built: build it again")
         hidden = None if self.progress is None else not self.progress  # None: tqdm hides it outside a terminal
+        if self.model.device.type == "cpu" and vectors > 1:
+            give_back()  # what earlier products freed, in other sizes than are asked for now
         while True:
             size = self._size(vectors, activations)
             try:
@@ -385,9 +388,15 @@ class Side:
         if self._fixed is not None:
             return min(self._fixed, self.n)
         copies = 1 + (self.dtype != self.model.dtype)
-        held = (vectors * self.summed.itemsize + copies * self.dtype.itemsize) * self.numel
-        per_sample = max(1, int(activations * self.proof.bytes_per_sample))
-        return max(1, min(self._most, (self.budget - held) // per_sample))
+        # sums of what samples add to them, and what one batch adds
+        held = (2 * vectors * self.summed.itemsize + copies * self.dtype.itemsize) * self.numel
+        # besides activations: a batch is cut out of all samples, and the network gets a copy that it may write to
+        inputs = 2 * sum(t[0].nbytes for t in batches.tensors(self.batch))
+        per_sample = max(1, int(activations * self.proof.bytes_per_sample)) + inputs
+        room = self.budget
+        if self.model.device.type == "cpu":
+            room = int(room / GAPS) - LIBRARIES
+        return max(1, min(self._most, (room - held) // per_sample))
 
     # ------------------------------------------------------------------------------- cotangents
 
