@@ -104,11 +104,12 @@ def _inputs(name: str, study: Callable[..., Outcome], data: str | None, work: Pa
     """What was given beside the seed, for experiments that take it."""
     from inspect import signature
 
-    found = {}
-    for flag, key, value in (("--data", "images", data), ("--work", "work", work)):
+    found, known = {}, signature(study).parameters
+    images = "data" if "data" in known else "images"  # a folder of data sets, or one set of images
+    for flag, key, value in (("--data", images, data), ("--work", "work", work)):
         if value is None:
             continue
-        if key not in signature(study).parameters:
+        if key not in known:
             raise InputError(f"the experiment {name!r} has no use for {flag}")
         found[key] = str(value)
     return found

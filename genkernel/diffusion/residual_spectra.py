@@ -16,7 +16,6 @@ The images are to be such that the network was not trained on: on training image
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from genkernel.diffusion.pairs import grid
 from genkernel.errors import InputError
+from genkernel.spectra.results import ResidualSpectra
 from genkernel.tangent import operator
 from genkernel.tangent.spectral import SpectralMeasure
 
@@ -38,54 +38,6 @@ TOLERANCES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 FOLDS = 2  # halves of the images, each with a kernel of its own
 RANDOM = 3  # vectors of random direction beside the residual
 ROOM = 4  # the kernel has to be of this many times as many images as regression learns from
-
-
-@dataclass
-class ResidualSpectra:
-    """What is left to learn, by noise level: means over two halves of the images.
-
-    With two halves a standard error is half of their difference: the bar from one to the other, and no 95 % interval.
-
-    Attributes:
-        timesteps, log_snr: of the levels ``[L]``.
-        tolerances: τ, relative to the largest singular value ``[T]``.
-        residual, residual_stderr: E_null(τ) of the residual ``[L, T]``; NaN where the steps do not reach down to τ.
-        random: E_null(τ) of vectors of random direction ``[L, T]``.
-        rayleigh, rayleigh_stderr: ρ_K of the residual ``[L]``.
-        rayleigh_random: of random directions ``[L]``.
-        loss: mean squared residual per output ``[L]``.
-        top: λ_1 over the number of rows ``[L]``.
-        images: numbers n that regression learns from ``[S]``.
-        target, target_stderr: learnability of the target ``[L, S]``.
-        rest, rest_stderr: learnability of the residual: what of it n more images would take away ``[L, S]``.
-        output: learnability of the network's own output ``[L, S]``: what of it is smooth to its kernel.
-        chance: learnability of random directions ``[L, S]``, n over the number of images.
-        evaluated: images behind each kernel.
-        rows: outputs behind each kernel.
-        steps: Lanczos steps.
-    """
-
-    timesteps: Array
-    log_snr: Array
-    tolerances: Array
-    residual: Array
-    residual_stderr: Array
-    random: Array
-    rayleigh: Array
-    rayleigh_stderr: Array
-    rayleigh_random: Array
-    loss: Array
-    top: Array
-    images: NDArray[np.int64]
-    target: Array
-    target_stderr: Array
-    rest: Array
-    rest_stderr: Array
-    output: Array
-    chance: Array
-    evaluated: int
-    rows: int
-    steps: int
 
 
 def residual_spectra(

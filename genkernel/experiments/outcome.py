@@ -135,6 +135,13 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
     "weak-error": ("weak_error", "how far the stochastic differential equations are from the optimizers they model"),
     "retraining": ("retraining", "how well contributions predict trainings without some of the data"),
     "what-if": ("what_if", "do contributions foresee what other loss weightings of a diffusion model do"),
+    "rank-gap": ("rank_gap", "which directions new samples need that training samples never showed"),
+    "null-space": ("null_space", "where the residual of a finished training lies"),
+    "eigenlearning": ("eigenlearning", "errors of kernel regression and of networks, predicted from eigenvalues alone"),
+    "lazy-limit": ("lazy_limit", "how fast networks become kernel machines as they get wider"),
+    "effective-gram": ("effective_gram", "test losses predicted by the effective Gram matrix, and what they are"),
+    "out-of-distribution": ("out_of_distribution", "do tangent scores see unseen, printed and foreign images"),
+    "alignment": ("alignment", "what training does to the alignment of the kernel with the labels"),
     "path-costs": ("path_costs", "memory and time of recording, taping and replaying"),
 }
 

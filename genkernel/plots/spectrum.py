@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from genkernel.workflows.spectrum import SpectrumResult
+    from genkernel.spectra.results import SpectrumResult
 
 MODES = 12
 SHOWN = (0.1, 0.03, 0.01)  # tolerances of the residual's figure

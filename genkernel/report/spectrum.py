@@ -12,11 +12,10 @@ from genkernel.plots.style import number, pair
 from genkernel.report.page import Number, Table, pictures, render
 from genkernel.report.provenance import citation, finished_at, provenance_facts
 from genkernel.report.spectrum_captions import CAPTIONS, LIMITS, SECTIONS, TERMS
+from genkernel.spectra.reading import read
 
 if TYPE_CHECKING:
-    from genkernel.workflows.spectrum import SpectrumResult
-
-CLEAR = 1.96  # standard errors that a difference has to exceed to be spoken of
+    from genkernel.spectra.results import SpectrumResult
 
 
 def spectrum_page(result: SpectrumResult, provenance: Mapping[str, Any], drawn: Mapping[str, bytes]) -> str:
@@ -65,119 +64,6 @@ def spectrum_page(result: SpectrumResult, provenance: Mapping[str, Any], drawn: 
         citation=citation(),
         finished=finished_at(provenance),
     )
-
-
-# --------------------------------------------------------------------------------- in words
-
-
-def read(result: SpectrumResult) -> list[str]:
-    """What the numbers say, in plain sentences; differences within 1.96 standard errors are not spoken of."""
-    one = result.spectrum
-    first = float(max(one.eigenvalues[0], 0) / one.trace) if one.trace > 0 else math.nan
-    sentences = [
-        f"{one.samples} samples have an effective rank of {pair(one.effective_rank, one.effective_rank_stderr)}; the "
-        f"first mode alone holds {first:.0%} of the trace."
-    ]
-    if one.rank < one.samples * one.outputs:
-        sentences.append(
-            f"{one.samples * one.outputs - one.rank} of {one.samples * one.outputs} eigenvalues are rounding noise: "
-            "along these directions nothing can be said, and nothing is learned."
-        )
-    return sentences + _groups(result) + _targets(result) + _residual(result)
-
-
-def _groups(result: SpectrumResult) -> list[str]:
-    groups = result.spectrum.groups
-    if groups is None:
-        return []
-    sentences = []
-    rank, error = groups.effective_rank, np.nan_to_num(groups.effective_rank_stderr)
-    known = np.flatnonzero(np.isfinite(rank))
-    same = len(set(groups.sizes[known].tolist())) == 1
-    if len(known) > 1 and same:
-        least, most = known[rank[known].argmin()], known[rank[known].argmax()]
-        gap = rank[most] - rank[least]
-        if gap > CLEAR * math.hypot(error[least], error[most]):
-            few, many = (f"{groups.names[g]} ({pair(rank[g], error[g])})" for g in (least, most))
-            sentences.append(
-                f"With {groups.sizes[known[0]]} samples each, the {result.of} with the fewest directions is {few}, "
-                f"that "
-                f"with the most {many}."
-            )
-        else:
-            sentences.append(f"No {result.of} has clearly more directions than another.")
-    elif len(known) > 1:
-        sentences.append(
-            f"The {result.of}s have different numbers of samples: their effective ranks cannot be compared as they are."
-        )
-    count = len(known)
-    shared = float(groups.mode_groups[0])
-    top = int(groups.mode_share[0].argmax())
-    sentences.append(
-        f"The first mode is spread over {shared:.1f} of {count} {result.of}s"
-        + (
-            f"; {groups.mode_share[0][top]:.0%} of it lies in {groups.names[top]}."
-            if groups.mode_share[0][top] > 2 / max(count, 1)
-            else "."
-        )
-    )
-    away = groups.overlap[~np.eye(len(groups.names), dtype=bool)]
-    if np.isfinite(away).any():
-        own = np.nanmean(np.diag(groups.overlap))
-        sentences.append(
-            f"Between different {result.of}s {np.nanmean(away):.2f} of the {groups.directions} leading directions "
-            f"coincide on average ({np.nanmin(away):.2f} to {np.nanmax(away):.2f}); between halves of one and the "
-            f"same, "
-            f"{own:.2f}."
-        )
-    return sentences
-
-
-def _targets(result: SpectrumResult) -> list[str]:
-    found = result.spectrum.targets
-    if found is None:
-        return []
-    chance = found.samples[-1] / result.spectrum.samples
-    return [
-        f"Kernel regression on {found.samples[-1]:.0f} samples is expected to learn {found.learnability[-1]:.0%} of "
-        f"the "
-        f"targets (random targets: {chance:.0%}); alignment {found.alignment:.3f}, unbiased CKA "
-        f"{number(round(found.alignment_cka, 3))}."
-    ]
-
-
-def _residual(result: SpectrumResult) -> list[str]:
-    found = result.residual
-    if found is None:
-        return []
-    resolved = [k for k in range(len(found.tolerances)) if np.isfinite(found.residual[:, k]).all()]
-    sentences = []
-    if resolved:
-        at = resolved[-1]
-        gap = found.residual[:, at] - found.random[:, at]
-        clear = np.abs(gap) > found.residual_stderr[:, at]  # both halves of the images are on one side
-        more, less = int((clear & (gap > 0)).sum()), int((clear & (gap < 0)).sum())
-        sentences.append(
-            f"At τ = {found.tolerances[at]:g}, {_range(found.residual[:, at])} of the residual lie out of the kernel's "
-            f"reach; a random direction has {_range(found.random[:, at])}. In both halves of the images the residual "
-            f"has more of it than "
-            f"chance at {more} of {len(gap)} levels, and less at {less}."
-        )
-    last = len(found.images) - 1
-    lead = found.rest[:, last] - found.chance[:, last]
-    count = int((lead > found.rest_stderr[:, last]).sum())
-    plural = "image" if found.images[last] == 1 else "images"
-    sentences.append(
-        f"Of the residual, regression with this kernel on {found.images[last]} more {plural} would learn "
-        f"{_range(found.rest[:, last])} (of a random direction {found.chance[0, last]:.0%}), clearly more than "
-        f"chance at "
-        f"{count} of {len(lead)} levels."
-    )
-    return sentences
-
-
-def _range(shares: np.ndarray) -> str:
-    return f"{shares.min():.0%} to {shares.max():.0%}"
 
 
 # ---------------------------------------------------------------------------------- numbers

@@ -52,6 +52,23 @@ def gram(given: Any, name: str = "kernel") -> Tensor:
     return (K + K.T) / 2
 
 
+def class_numbers(labels: Any, samples: int) -> Tensor:
+    """Classes 0 … C - 1 ``[n]`` of labels of any whole numbers.
+
+    Raises:
+        InputError: not one whole number per sample, or all samples are of one class.
+    """
+    t = torch.as_tensor(labels).detach().cpu()
+    if tuple(t.shape) != (samples,):
+        raise InputError(f"labels are one per sample, [{samples}], not {tuple(t.shape)}")
+    if t.is_complex() or (t.is_floating_point() and not bool((t == t.round()).all())):
+        raise InputError("labels are whole numbers, one for each class")
+    classes, found = torch.unique(t, return_inverse=True)
+    if len(classes) < 2:
+        raise InputError("all samples are of one class: there is nothing to tell apart")
+    return found
+
+
 def kernel_target_alignment(kernel: Any, targets: Any) -> float:
     """⟨K, Y⟩_F / (‖K‖_F ‖Y‖_F), between -1 and 1 (Cristianini et al., 2001).
 

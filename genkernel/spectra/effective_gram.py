@@ -1,196 +1,217 @@
 """The effective Gram matrix: the leave-one-out gap of gradient descent as a quadratic form in the first residual.
 
-    w: gradient descent on R = (1/n) Σ_j ℓ_j;  w^(-i): from the same start on R^(-i) = (1/n) Σ_{j≠i} ℓ_j
-    δ̄ = (1/n) Σ_i [ℓ_i(w^(-i)) - ℓ_i(w)]            δ̄_{k+1} = (1 - η c̄_k) δ̄_k + η ε̄_k + O(η²)
-    ε̄ = (1/n²) Σ_i ‖∇ℓ_i(w)‖²                         c̄ δ̄ = (1/n) Σ_i [∇ℓ_i·∇R^(-i)|w^(-i) - ∇ℓ_i·∇R^(-i)|w]
-    K ← (1 - η c̄_k) K + (η / n²) Φ_kᵀ D_k Φ_k,       Φ_{k+1} = (I - (η/n) J̄_k J̄_kᵀ H) Φ_k,  D = blockdiag(J_i J_iᵀ)
-    δ̄ = r(0)ᵀ K r(0)
+    K ← (1 - η c̄_k) K + (η / n²) Φ_kᵀ D_k Φ_k,       Φ_{k+1} = (I - (η/n) H̄_k J̄_k J_kᵀ) Φ_k,  D = blockdiag(J_i J_iᵀ)
+    r(k) = Φ_k r(0),      δ̄ = r(0)ᵀ K r(0)
 
-(Yang and Chaudhari, An Effective Gram Matrix Characterizes Generalization in Deep Networks, 2025; reconstructed, THEORY
-§10.) Valid for full-batch gradient descent on a squared loss, ℓ = ½ ‖f - y‖²; mini-batches, momentum and adaptive
-steps are not covered by the derivation. With c̄ from the same leave-one-out runs the equality of δ̄ and the form is
-nearly an identity: a test of consistency. A prediction takes c̄ from elsewhere.
+with the gap δ̄ and its contraction factor c̄ of :mod:`genkernel.spectra.leave_one_out`, the Jacobian J̄ at the middle
+of the step, and H̄ = I for the squared loss, the secant Hessian of cross-entropy otherwise (Yang and Chaudhari, An
+Effective Gram Matrix Characterizes Generalization in Deep Networks, 2025; reconstructed, THEORY §10).
+
+With c̄ from the same leave-one-out runs, that the form equals the gap is nearly an identity: a test of consistency. A
+prediction takes c̄ from elsewhere. Only for full-batch gradient descent with a constant rate: mini-batches, momentum
+and adaptive steps are not covered by the derivation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, jacrev, vmap
 
 from genkernel.errors import InputError, NonFiniteError
-
-Weights = dict[str, Tensor]
-TINY = 1e-12  # gaps below it, relative to the first loss, have no contraction factor
+from genkernel.spectra.descent import Descent, Weights, descent, moved
+from genkernel.spectra.leave_one_out import LeaveOneOut, check_steps, contraction_factors, trainings
+from genkernel.tangent import TangentModel
 
 
 @dataclass(frozen=True)
 class EffectiveGram:
-    """A training by gradient descent, its leave-one-out gap, and the matrix that gives it.
+    """The matrix of one training by gradient descent, and how far to trust it.
 
     Attributes:
-        matrix: K ``[nO, nO]``, rows (sample, output).
-        residual: r(0) ``[nO]``.
-        quadratic: r(0)ᵀ K r(0).
-        gap: δ̄ at the end, mean over the samples that were left out.
-        gap_stderr: its standard error over them (0 where all were).
-        gaps: δ̄ by step ``[N + 1]``.
-        contraction: c̄ by step ``[N]``, what K was made with.
+        matrix: K ``[nO, nO]``, symmetric, rows (sample, output).
+        residual: r(0) = ∂ℓ/∂f at the start ``[nO]``.
+        outputs: O.
+        loss: ``"squared"`` or ``"cross-entropy"``.
+        lr: η.
+        contraction: c̄ by step ``[N]`` that K was made with.
         perturbation: ε̄ by step ``[N]``.
-        propagator_error: ‖Φ_N r(0) - r(N)‖ / ‖r(0)‖.
-        train_loss: (1/n) Σ ℓ at the end; with the gap the predicted test loss.
-        left_out: numbers of the samples that were.
+        train_losses: (1/n) Σ ℓ by step ``[N + 1]``.
+        propagator_error: ‖Φ_N r(0) - r(N)‖ / ‖r(0)‖: rounding and the midpoint's error, more where ReLUs switch.
+        runs: the leave-one-out trainings; None where there are none.
+        snapshots: K after some steps, by their number.
     """
 
     matrix: Tensor
     residual: Tensor
-    quadratic: float
-    gap: float
-    gap_stderr: float
-    gaps: Tensor
+    outputs: int
+    loss: str
+    lr: float
     contraction: Tensor
     perturbation: Tensor
+    train_losses: Tensor
     propagator_error: float
-    train_loss: float
-    left_out: Tensor
+    runs: LeaveOneOut | None
+    snapshots: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def quadratic(self) -> float:
+        """r(0)ᵀ K r(0)."""
+        return float(self.residual @ self.matrix @ self.residual)
 
     @property
     def predicted_test_loss(self) -> float:
-        """Train loss and the quadratic form: the test loss of trainings on n - 1 samples, in the mean over data."""
-        return self.train_loss + self.quadratic
+        """Train loss + the quadratic form: the test loss of trainings on n - 1 samples, in the mean over data sets."""
+        return float(self.train_losses[-1]) + self.quadratic
+
+    @property
+    def non_negative(self) -> bool:
+        """No weight of the sum is negative (η c̄ ≤ 1 at every step but the first), so that K is positive semi-definite.
+
+        Otherwise the gap came so near to zero, or changed so fast, that K may have negative eigenvalues.
+        """
+        return bool((1 - self.lr * self.contraction[1:] >= 0).all())
+
+    def basis(self) -> Tensor | None:
+        """An orthonormal basis ``[nO, m]`` of the residuals there can be; None where that is all of them.
+
+        Residuals of cross-entropy sum to zero over the outputs, so m = n (O - 1).
+        """
+        if self.loss == "squared":
+            return None
+        ones = torch.ones(self.outputs, 1, dtype=torch.float64)
+        q, _ = torch.linalg.qr(torch.cat([ones, torch.eye(self.outputs, dtype=torch.float64)[:, 1:]], 1))
+        return torch.kron(torch.eye(len(self.residual) // self.outputs, dtype=torch.float64), q[:, 1:].contiguous())
 
 
 def effective_gram_matrix(
-    module: nn.Module,
-    x: Tensor,
+    model: TangentModel | nn.Module | Any,
+    x: Any,
     y: Tensor,
     *,
     lr: float,
     steps: int,
+    loss: str = "squared",
     left_out: Sequence[int] | Tensor | None = None,
     contraction: Tensor | Sequence[float] | None = None,
-    call: Callable[[nn.Module, Tensor], Tensor] | None = None,
+    snapshots: Sequence[int] = (),
+    held_out: tuple[Any, Tensor] | None = None,
+    dtype: torch.dtype | str | None = "float64",
+    memory: str | int = "2GiB",
     tick: Callable[[], object] = lambda: None,
 ) -> EffectiveGram:
-    """Train by full-batch gradient descent on ½ ‖f - y‖², with and without single samples, and make the matrix.
+    """Train by full-batch gradient descent, with and without single samples, and make the matrix.
 
     Args:
-        module: the network, in the mode that it is to have, at the weights to start from; it is not changed.
-        x: n samples.
-        y: targets ``[n]`` or ``[n, O]``.
-        lr, steps: η and N.
-        left_out: numbers of the samples that trainings are made without (all by default): n P numbers are held.
-        contraction: c̄ by step ``[N]`` from elsewhere, for a prediction; from these trainings by default.
-        call: ``call(module, x) -> f [n, O]``; the module itself by default.
-        tick: called after every step.
+        model, x, y, lr, steps, loss, held_out, dtype, memory, tick: as for
+            :func:`genkernel.spectra.leave_one_out_gap`; ``memory`` has to hold two Jacobians ``[nO, P]`` and some
+            matrices ``[nO, nO]`` as well.
+        left_out: numbers of the samples that trainings are made without; all by default, none where ``contraction``
+            is given.
+        contraction: c̄ by step ``[N]`` from elsewhere, for a prediction; of the trainings here by default.
+        snapshots: steps (1 to N) after which K is kept as well.
 
     Raises:
-        InputError: shapes, samples or numbers that make no sense.
-        NonFiniteError: a training diverged.
+        InputError, BatchCouplingError, RandomOutputError, CaptureError, NonFiniteError: as for
+            :func:`genkernel.spectra.leave_one_out_gap`; the matrix does not fit into ``memory``; ``contraction`` is not
+            one finite number per step; the network fits the targets from the start.
+
+    Example:
+        >>> import torch, genkernel.spectra as spectra
+        >>> x = torch.linspace(-1, 1, 12)[:, None]
+        >>> net = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+        >>> gram = spectra.effective_gram_matrix(net, x, x.square(), lr=0.1, steps=50)
+        >>> gram.matrix.shape
+        torch.Size([12, 12])
     """
-    n = len(x)
-    if not 0 < lr < float("inf") or steps < 1 or n < 2:
-        raise InputError("gradient descent needs lr > 0, steps from 1, and two samples or more")
-    every = torch.arange(n) if left_out is None else torch.as_tensor(left_out, dtype=torch.long)
-    if not len(every) or int(every.min()) < 0 or int(every.max()) >= n or len(every.unique()) != len(every):
-        raise InputError(f"left_out names different samples of 0 to {n - 1}")
-    if contraction is not None and len(contraction) != steps:
-        raise InputError(f"contraction has one number per step [{steps}], not {len(contraction)}")
-    run = call or (lambda m, batch: m(batch))
-    w = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+    check_steps(steps)
+    wrong = [step for step in snapshots if not isinstance(step, int) or not 1 <= step <= steps]
+    if wrong:
+        raise InputError(f"snapshots are steps from 1 to {steps}, not {wrong[0]!r}")
+    factors = None if contraction is None else contraction_factors(contraction, steps)
+    with descent(model, x, y, lr, loss, dtype, memory) as problem:
+        _check_size(problem, len(set(snapshots)))
+        runs = None
+        if factors is None or left_out is not None:
+            runs = trainings(problem, steps, left_out, held_out, tick)
+        if factors is None:
+            assert runs is not None
+            factors = runs.contraction
+        return _matrix(problem, steps, factors, runs, set(snapshots), tick)
 
-    def outputs(own: Weights, batch: Tensor) -> Tensor:
-        return functional_call(_Called(module, run), {f"module.{k}": v for k, v in own.items()}, (batch,)).reshape(
-            len(batch), -1
-        )
 
-    target = y.reshape(n, -1).to(next(iter(w.values())))
-    width = target.shape[1]
-    if tuple(outputs(w, x[:1]).shape) != (1, width):
-        raise InputError(f"the network has {outputs(w, x[:1]).shape[1]} outputs, and the targets {width}")
-    jacobian = vmap(jacrev(lambda own, one: outputs(own, one[None])[0]), in_dims=(None, 0))
-
-    def rows(own: Weights) -> Tensor:
-        found = jacobian(own, x)
-        return torch.cat([found[name].reshape(n * width, -1) for name in w], 1)
-
-    def half_square(own: Weights, weights: Tensor) -> Tensor:
-        return (weights * 0.5 * (outputs(own, x) - target).square().sum(1)).sum()
-
-    both = vmap(grad(half_square), in_dims=(0, 0))
-    held = torch.ones(len(every), n).to(target)
-    held[torch.arange(len(every)), every] = 0
-    alone = 1 - held
-    many = {name: p.expand(len(every), *p.shape).clone() for name, p in w.items()}
-
-    def flat(found: Weights) -> Tensor:
-        return torch.cat([found[name].reshape(len(every), -1) for name in w], 1)
-
-    Phi = torch.eye(n * width).to(target)
-    K = torch.zeros_like(Phi)
-    start = (outputs(w, x) - target).reshape(-1)
-    scale = float(0.5 * start.square().sum() / n)
-    gaps, factors, perturbations = [0.0], [], []
-    r = start
-    own_losses = torch.zeros(len(every))
-    for k in range(steps):
-        J = rows(w)
-        g = (J.view(n, width, -1) * r.view(n, width, 1)).sum(1)  # [n, P]
-        mean = g.mean(0)
-        eps = float(g.square().sum()) / n**2
-        R, own = flat(both(many, held)) / n, flat(both(many, alone))
-        pulled = float(((own * R).sum(1) - (g[every] * (mean - g[every] / n)).sum(1)).mean())
-        c = pulled / gaps[-1] if abs(gaps[-1]) > TINY * scale else 0.0
-        c = c if contraction is None else float(contraction[k])
-        blocks = torch.einsum("iop,iqp->ioq", J.view(n, width, -1), J.view(n, width, -1))
-        D_Phi = torch.einsum("ioq,iqm->iom", blocks, Phi.view(n, width, -1)).reshape(n * width, -1)
-        K = (1 - lr * c) * K + lr / n**2 * (Phi.T @ D_Phi)
-        after = _moved(w, mean, lr)
-        Jmid = rows(_moved(w, mean, lr / 2))
-        Phi = Phi - lr / n * (Jmid @ (J.T @ Phi))
-        w = after
-        many = {
-            name: many[name] - lr * part.view_as(many[name])
-            for name, part in zip(w, R.split([p.numel() for p in w.values()], 1), strict=True)
-        }
-        r = (outputs(w, x) - target).reshape(-1)
-        if not torch.isfinite(r).all():
-            raise NonFiniteError(f"the training diverged after {k + 1} steps: take a smaller lr")
-        with torch.no_grad():
-            f = vmap(lambda own: outputs(own, x))(many)  # [I, n, width]
-            theirs = 0.5 * (f[torch.arange(len(every)), every] - target[every]).square().sum(1)
-        own_losses = theirs - 0.5 * r.view(n, width)[every].square().sum(1)
-        gaps.append(float(own_losses.mean()))
-        factors.append(c)
-        perturbations.append(eps)
-        tick()
-    return EffectiveGram(
-        matrix=(K + K.T) / 2,
-        residual=start,
-        quadratic=float(start @ K @ start),
-        gap=gaps[-1],
-        gap_stderr=float(own_losses.std() / len(every) ** 0.5) if 1 < len(every) < n else 0.0,
-        gaps=torch.tensor(gaps),
-        contraction=torch.tensor(factors),
-        perturbation=torch.tensor(perturbations),
-        propagator_error=float((Phi @ start - r).norm() / start.norm()),
-        train_loss=float(0.5 * r.square().sum() / n),
-        left_out=every,
+def _check_size(d: Descent, kept: int) -> None:
+    rows = d.n * d.outputs
+    d.fit(
+        d.dtype.itemsize * (3 * rows * d.size + (8 + kept) * rows**2),
+        f"an effective Gram matrix of {rows} rows, with Jacobians in {d.size:,} parameters,",
     )
 
 
-class _Called(nn.Module):
-    def __init__(self, module: nn.Module, run: Callable[[nn.Module, Tensor], Tensor]):
-        super().__init__()
-        self.module, self._run = module, run
+def _matrix(
+    d: Descent, steps: int, factors: Tensor, runs: LeaveOneOut | None, kept: set[int], tick: Callable[[], object]
+) -> EffectiveGram:
+    n, outputs, rows = d.n, d.outputs, d.n * d.outputs
+    w = d.start
+    f = d.evaluate(w)
+    start = r = d.residuals(f, d.y).reshape(-1)
+    size = float(start.norm())
+    if not size:
+        raise InputError("the network fits the targets at its first weights: there is no residual to start from")
+    phi = torch.eye(rows, dtype=d.dtype, device=start.device)
+    K = torch.zeros_like(phi)
+    train, perturbation, snapshots = [float(d.losses(f, d.y).mean())], [], {}
+    for step, c in enumerate(factors.tolist()):
+        J = d.jacobian(w)
+        g = (J * r.view(n, outputs, 1)).sum(1)
+        D_phi = (J @ J.mT) @ phi.view(n, outputs, rows)
+        K = (1 - d.lr * c) * K + d.lr / n**2 * (phi.T @ D_phi.view(rows, rows))
+        perturbation.append(float(g.square().sum()) / n**2)
+        mean = _named(g.mean(0), w)
+        middle = d.jacobian(moved(w, mean, d.lr / 2)).view(rows, -1)
+        w = moved(w, mean, d.lr)
+        after = d.evaluate(w)
+        change = (middle @ J.view(rows, -1).T) @ phi
+        secant = d.secant(f, after)
+        if secant is not None:
+            change = (secant @ change.view(n, outputs, rows)).view(rows, rows)
+        phi = phi - d.lr / n * change
+        f = after
+        r = d.residuals(f, d.y).reshape(-1)
+        train.append(float(d.losses(f, d.y).mean()))
+        if not torch.isfinite(r).all():
+            raise NonFiniteError(f"the training diverged after {step + 1} steps: take a smaller lr")
+        if step + 1 in kept:
+            snapshots[step + 1] = _tidied(K, d)
+        tick()
+    return EffectiveGram(
+        matrix=_tidied(K, d),
+        residual=start.double().cpu(),
+        outputs=outputs,
+        loss=d.loss,
+        lr=d.lr,
+        contraction=factors,
+        perturbation=torch.tensor(perturbation, dtype=torch.float64),
+        train_losses=torch.tensor(train, dtype=torch.float64),
+        propagator_error=float((phi @ start - r).norm()) / size,
+        runs=runs,
+        snapshots=snapshots,
+    )
 
-    def forward(self, batch: Tensor) -> Tensor:
-        return self._run(self.module, batch)
+
+def _tidied(K: Tensor, d: Descent) -> Tensor:
+    """Symmetric in the last digit, and on the residuals that there can be (zero sum over logits)."""
+    K = K.double().cpu()
+    if d.loss == "cross-entropy":
+        blocks = K.view(d.n, d.outputs, d.n, d.outputs)
+        blocks = blocks - blocks.mean(1, keepdim=True)
+        K = (blocks - blocks.mean(3, keepdim=True)).reshape(K.shape)
+    return (K + K.T) / 2
 
 
-def _moved(w: Weights, gradient: Tensor, lr: float) -> Weights:
-    parts = gradient.split([p.numel() for p in w.values()])
-    return {name: p - lr * part.view_as(p) for (name, p), part in zip(w.items(), parts, strict=True)}
+def _named(flat: Tensor, w: Weights) -> Weights:
+    parts = flat.split([p.numel() for p in w.values()])
+    return {name: part.view_as(p) for (name, p), part in zip(w.items(), parts, strict=True)}

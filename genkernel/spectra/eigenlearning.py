@@ -42,6 +42,8 @@ class Risk:
         overfitting: E_0.
         mean: E v̂_i ``[r, ...]``, the learned coefficients in the mean.
         variance: Var v̂_i ``[r]``.
+        rest: the target's energy in no mode: it cannot be learned and counts as noise in the errors.
+        notes: what to keep in mind, in words.
     """
 
     samples: float
@@ -55,6 +57,8 @@ class Risk:
     overfitting: float
     mean: Array
     variance: Array
+    rest: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 def solve_kappa(eigenvalues: ArrayLike, samples: float, ridge: float = 0.0) -> float:
@@ -166,6 +170,27 @@ def expected_risk(
         mean=L.reshape(-1, *([1] * (v.ndim - 1))) * v,
         variance=test * L**2 / n,
     )
+
+
+def measured_learnability(targets: ArrayLike, predictions: ArrayLike) -> float:
+    """⟨f, f̂⟩ / ⟨f, f⟩ of predictions over a domain (Simon et al., definition of learnability).
+
+    Args:
+        targets: f at every point of the domain, or at points drawn from its density, without noise; any shape.
+        predictions: f̂ at the same points, of one training set; the average over training sets is the learnability.
+
+    Raises:
+        InputError: shapes differ, something is not finite, or the target is zero.
+    """
+    f, found = np.asarray(targets, dtype=np.float64), np.asarray(predictions, dtype=np.float64)
+    if f.shape != found.shape:
+        raise InputError(f"targets {f.shape} and predictions {found.shape} differ in shape")
+    if not (np.isfinite(f).all() and np.isfinite(found).all()):
+        raise InputError("a target or a prediction is NaN or infinite")
+    size = float((f**2).sum())
+    if not size:
+        raise InputError("the target is zero everywhere: it has no learnability")
+    return float((f * found).sum()) / size
 
 
 def _filled(lam: Array, kappa: float, ridge: float) -> float:

@@ -6,7 +6,10 @@
     h(x) = φᵀ (Φᵀ Φ)⁺ φ = k_xᵀ (K²)⁺ k_x                      leverage: of the part that lies inside
 
 Leverages of the training samples sum to the rank. Leverage does not see what lies outside of the span, so it is no
-score of novelty by itself (THEORY §5).
+score of novelty by itself (THEORY §5). Kernels with full blocks are scored stacked (Π onto the span of the gradients of
+all outputs, sums over the outputs of a sample) or output by output.
+
+Eigenvalues of a kernel are squared singular values, so distances below the root of the tolerance are rounding.
 """
 
 from __future__ import annotations
@@ -16,67 +19,178 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from genkernel.errors import InputError
-from genkernel.spectra.mercer import precision_of
+from genkernel.spectra.mercer import as_matrix, precision_of
 from genkernel.tangent import Kernel
+
+WAYS = ("stacked", "each")
 
 
 @dataclass(frozen=True)
 class Novelty:
-    """Scores of m new samples.
+    """Scores of m new samples; ``[m, O]`` where every output was scored by itself.
 
     Attributes:
         projection_distance: d ``[m]``, between 0 (in the span of the training features) and 1 (orthogonal to it).
         variance: v_λ ``[m]``; with λ = 0 what projection distances are made of.
         leverage: h ``[m]``.
-        rank: of the training kernel, at the tolerance.
+        rank: of the training kernel, at the tolerance (of each output ``[O]``, as a tuple, where these are by
+            themselves).
         tolerance: relative to its largest eigenvalue.
         ridge: λ.
+        notes: what to know about these numbers, in words.
     """
 
     projection_distance: Tensor
     variance: Tensor
     leverage: Tensor
-    rank: int
+    rank: int | tuple[int, ...]
     tolerance: float
     ridge: float
+    notes: tuple[str, ...] = ()
 
 
-def novelty(trained: Any, cross: Any, own: Any, *, ridge: float = 0.0, tolerance: float | None = None) -> Novelty:
+def novelty(
+    trained: Any,
+    cross: Any,
+    own: Any = None,
+    *,
+    ridge: float = 0.0,
+    tolerance: float | None = None,
+    outputs: str = "stacked",
+) -> Novelty:
     """Projection distance, variance and leverage of new samples, from kernels.
 
     Args:
-        trained: K of the n training samples with themselves ``[n, n]``.
-        cross: k between the m new samples and the training samples ``[m, n]``.
-        own: k(x, x) of the new samples ``[m]``; ``cross.norms_x`` where cross is a :class:`Kernel`.
+        trained: K of the n training samples with themselves: a symmetric :class:`Kernel`, ``[n, n]``, or full blocks
+            ``[n, n, O, O]``.
+        cross: k between the m new samples and the training samples ``[m, n]`` or ``[m, n, O, O]``.
+        own: k(x, x) of the new samples ``[m]``, of every output ``[m, O]`` for blocks; ``cross.norms_x`` by default
+            where cross is a :class:`Kernel`.
         ridge: λ ≥ 0 of the variance, in units of the kernel.
-        tolerance: eigenvalues of K below it times the largest are rounding; n times the precision by default.
+        tolerance: eigenvalues of K below it times the largest are rounding; rows times the precision by default.
+        outputs: for blocks: ``"stacked"``, the span of the gradients of all outputs, and sums over the outputs of a
+            sample; or ``"each"``, every output in the span of its own gradients.
 
     Raises:
-        InputError: shapes differ, something is not finite, or λ or the tolerance make no sense.
+        InputError: shapes differ, something is not finite, K is not positive semi-definite, k(x, x) is smaller than
+            what is inside of the span (kernels that do not belong together), or an option makes no sense.
     """
-    K, k = (_values(given, name) for given, name in ((trained, "trained"), (cross, "cross")))
-    kxx = torch.as_tensor(own).detach().double().cpu()
-    if K.shape[0] != K.shape[1] or k.shape[1] != len(K) or tuple(kxx.shape) != (len(k),):
-        raise InputError(
-            f"trained is [n, n], cross [m, n] and own [m], not {tuple(K.shape)}, {tuple(k.shape)}, {tuple(kxx.shape)}"
-        )
+    if outputs not in WAYS:
+        raise InputError(f"outputs is 'stacked' or 'each', not {outputs!r}")
     if not 0 <= ridge < float("inf"):
         raise InputError(f"ridge is finite and not negative, not {ridge}")
-    tolerance = len(K) * precision_of(trained) if tolerance is None else tolerance
+    _belong_together(trained, cross)
+    if own is None:
+        if not isinstance(cross, Kernel):
+            raise InputError("k(x, x) of the new samples is missing: give own=, or cross as a Kernel")
+        own = cross.norms_x
+    K, k = _values(trained, "trained"), _values(cross, "cross")
+    kxx = torch.as_tensor(own).detach().double().cpu()
+    fits = K.shape[0] == K.shape[1] == k.shape[1] and K.shape[2:] == k.shape[2:]
+    if not fits or tuple(kxx.shape) != (len(k), *k.shape[3:]):
+        raise InputError(
+            "trained is [n, n], cross [m, n] and own [m], or [n, n, O, O], [m, n, O, O] and [m, O], not "
+            f"{tuple(K.shape)}, {tuple(k.shape)}, {tuple(kxx.shape)}"
+        )
+    if not torch.isfinite(kxx).all() or bool((kxx < 0).any()):
+        raise InputError("own is k(x, x), finite and not negative")
+    each = outputs == "each" and K.dim() == 4
+    rows = len(K) if each else len(as_matrix(K)[0])
+    precision = max(precision_of(trained), precision_of(cross))
+    floor = rows * precision
+    tolerance = floor if tolerance is None else tolerance
     if not 0 < tolerance < 1:
         raise InputError(f"tolerance is relative to the largest eigenvalue, between 0 and 1, not {tolerance}")
+    if each:
+        every = range(K.shape[2])
+        parts = [_span(K[..., o, o], tolerance, floor) for o in every]
+        scores = [_scores(part, k[..., o, o], ridge) for o, part in enumerate(parts)]
+        lost, shrunk, leverage = (torch.stack(found, 1) for found in zip(*scores, strict=True))
+        rank: int | tuple[int, ...] = tuple(len(part[0]) for part in parts)
+    else:
+        part = _span(as_matrix(K)[0], tolerance, floor)
+        found = _scores(part, as_matrix(k)[0], ridge)
+        lost, shrunk, leverage = (t.reshape(len(k), -1).sum(1) for t in found)
+        kxx = kxx.reshape(len(k), -1).sum(1)
+        rank = len(part[0])
+    slack = max(1e-6, 100 * floor)
+    if bool((kxx - lost < -slack * kxx.max()).any()):
+        raise InputError(
+            "k(x, x) of a new sample is smaller than the part of it inside of the training span: trained, cross and "
+            "own are not of one kernel"
+        )
+    outside = (kxx - lost).clamp_min(0)
+    return Novelty(
+        projection_distance=torch.where(kxx > 0, (outside / kxx.clamp_min(1e-300)).sqrt(), 0.0).clamp_max(1),
+        variance=(kxx - shrunk).clamp_min(0),
+        leverage=leverage,
+        rank=rank,
+        tolerance=tolerance,
+        ridge=ridge,
+        notes=_notes(tolerance, floor, kxx),
+    )
+
+
+def _belong_together(trained: Any, cross: Any) -> None:
+    if isinstance(trained, Kernel) and not trained.symmetric:
+        raise InputError("trained is between different samples on its two sides: it has to be of x against x")
+    if isinstance(trained, Kernel) and isinstance(cross, Kernel):
+        for what, pair in (
+            ("normalised", (trained.is_normalized, cross.is_normalized)),
+            ("of the cotangents", tuple(K.meta.get("cotangents") for K in (trained, cross))),
+        ):
+            if pair[0] != pair[1]:
+                raise InputError(f"trained and cross are not of one kernel: {what}: {pair[0]} and {pair[1]}")
+
+
+def _span(K: Tensor, tolerance: float, floor: float) -> tuple[Tensor, Tensor]:
+    """Eigenvalues above the tolerance, and their vectors.
+
+    Raises:
+        InputError: not symmetric, not positive semi-definite beyond rounding, or zero.
+    """
+    size = float(K.abs().max())
+    if float((K - K.T).abs().max()) > max(1e-6, 100 * floor) * size:
+        raise InputError("trained is not symmetric: it has to be of x against x at one set of weights")
     values, vectors = torch.linalg.eigh((K + K.T) / 2)
+    if not float(values[-1]) > 0:
+        raise InputError("the training kernel is zero: there is no span to be outside of")
+    if float(values[0]) < -max(1e-12, 10 * floor) * float(values[-1]):
+        raise InputError(
+            f"trained has an eigenvalue of {float(values[0]):.2e} beside {float(values[-1]):.2e}: it is not positive "
+            "semi-definite beyond rounding"
+        )
     kept = values > tolerance * float(values[-1])
-    lam, U = values[kept], vectors[:, kept]
+    return values[kept], vectors[:, kept]
+
+
+def _scores(part: tuple[Tensor, Tensor], k: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Per row of k: k K⁺ k, k (K + λ)⁻¹ k within the span, k (K²)⁺ k."""
+    lam, U = part
     inside = (k @ U).square()
-    outside = (kxx - (inside / lam).sum(1)).clamp_min(0)
-    variance = kxx - (inside / (lam + ridge)).sum(1) if ridge else outside
-    distance = torch.where(kxx > 0, (outside / kxx.clamp_min(1e-300)).sqrt(), 0.0)
-    return Novelty(distance, variance.clamp_min(0), (inside / lam.square()).sum(1), int(kept.sum()), tolerance, ridge)
+    return (inside / lam).sum(1), (inside / (lam + ridge)).sum(1), (inside / lam.square()).sum(1)
+
+
+def _notes(tolerance: float, floor: float, kxx: Tensor) -> tuple[str, ...]:
+    notes = []
+    if tolerance < floor:
+        notes.append(
+            f"the tolerance {tolerance:.1e} is below the rounding of the kernel, {floor:.1e}: directions that are "
+            "rounding count as training directions, and distances may be too small"
+        )
+    if floor > 1e-8:
+        notes.append(
+            f"the kernel was made in low precision: distances below {floor**0.5:.0e} are rounding. dtype='float64' "
+            "makes it finer"
+        )
+    dead = int((kxx <= 0).sum())
+    if dead:
+        notes.append(f"{dead} scores are of samples without gradient, k(x, x) = 0: their distance is set to 0")
+    return tuple(notes)
 
 
 @dataclass(frozen=True)
@@ -85,7 +199,7 @@ class Auroc:
 
     Attributes:
         value: 0.5 by chance, 1 where all new samples score higher.
-        low, high: 95 % of the bootstrap over samples.
+        low, high: 95 % of the bootstrap over samples; NaN without one.
     """
 
     value: float
@@ -103,25 +217,30 @@ def auroc(known: ArrayLike, new: ArrayLike, *, resamples: int = 1000, seed: int 
     Raises:
         InputError: one of them is empty or not finite.
     """
-    from scipy.stats import rankdata
-
     a, b = (np.asarray(given, dtype=np.float64).ravel() for given in (known, new))
     if not len(a) or not len(b) or not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise InputError("an AUROC needs finite scores of known and of new samples")
-
-    def area(x: np.ndarray, y: np.ndarray) -> float:
-        ranks = rankdata(np.concatenate([x, y]))
-        return float((ranks[len(x) :].sum() - len(y) * (len(y) + 1) / 2) / (len(x) * len(y)))
-
+    if resamples < 0:
+        raise InputError(f"resamples is 0 or more, not {resamples}")
     draw = np.random.default_rng(seed)
-    found = [area(draw.choice(a, len(a)), draw.choice(b, len(b))) for _ in range(resamples)]
+    found = [_area(draw.choice(a, len(a)), draw.choice(b, len(b))) for _ in range(resamples)]
     low, high = np.percentile(found, [2.5, 97.5]) if found else (np.nan, np.nan)
-    return Auroc(area(a, b), float(low), float(high))
+    return Auroc(_area(a, b), float(low), float(high))
+
+
+def _area(known: NDArray[np.float64], new: NDArray[np.float64]) -> float:
+    """By ranks (Mann and Whitney); ties count one half."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.concatenate([known, new]))
+    return float((ranks[len(known) :].sum() - len(new) * (len(new) + 1) / 2) / (len(known) * len(new)))
 
 
 def _values(given: Any, name: str) -> Tensor:
     values = given.values if isinstance(given, Kernel) else torch.as_tensor(given)
     K = values.detach().double().cpu()
-    if K.dim() != 2 or not torch.isfinite(K).all():
-        raise InputError(f"{name} is a finite matrix with one number per pair, not {tuple(K.shape)}")
+    if K.dim() not in (2, 4) or (K.dim() == 4 and K.shape[2] != K.shape[3]) or not K.numel():
+        raise InputError(f"{name} has one number per pair, or blocks [n, m, O, O], not {tuple(K.shape)}")
+    if not torch.isfinite(K).all():
+        raise InputError(f"{name} has NaN or infinite entries")
     return K

@@ -6,10 +6,14 @@
 At a stationary point of the squared loss Jᵀr ≈ 0, so on the training set the residual is in the null space by
 definition (Theorem 3.8 of Guo, He, Morel; THEORY §5): the statement says something where samples outnumber parameters,
 or on samples that were not trained on. It is empty as ‖r‖ → 0, so what is reported is of r / ‖r‖, beside ‖Jᵀr‖.
+
+The same curve from three sources: features (SVD, all digits), a kernel (its eigenvalues are σ², so half of the digits),
+and an operator (products alone: Gauss quadrature of the residual's spectral measure, with bounds).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,9 +21,12 @@ import torch
 from torch import Tensor
 
 from genkernel.errors import InputError
-from genkernel.spectra.ranks import rows_of
+from genkernel.spectra.mercer import Mercer, mercer_decomposition, precision_of
+from genkernel.spectra.ranks import floor_note, precision_of_features, rows_of
+from genkernel.tangent import Kernel, TangentOperator
 
 DECADES = tuple(10.0**-k for k in range(1, 13))
+UNRESOLVED = 0.1  # bounds of an energy that are further apart are named
 
 
 @dataclass(frozen=True)
@@ -29,60 +36,200 @@ class NullEnergy:
     Attributes:
         tolerances: τ, relative to σ_1 ``[t]``.
         energy: E_null(τ) ``[t]``.
-        ranks: of U_τ ``[t]``.
-        random: what a residual of random direction has, 1 - rank / rows ``[t]``.
+        low, high: bounds of the energy ``[t]``: the energy itself where all modes are known; by the
+            Chebyshev-Markov-Stieltjes inequalities where a quadrature stands for them.
+        ranks: of U_τ ``[t]``; None from an operator.
+        random: what a residual of random direction has on average, 1 - rank / rows ``[t]``.
+        random_spread: the standard deviation of that over directions ``[t]``.
+        random_stderr: the standard error of ``random`` ``[t]``: 0, or that over random vectors from an operator.
         rayleigh: ρ_K.
         stationarity: ‖Jᵀr‖ / (σ_1 ‖r‖): √ρ_K.
         norm: ‖r‖.
         floor: tolerances below it are rounding.
+        notes: what a reader has to know, in words.
     """
 
     tolerances: Tensor
     energy: Tensor
-    ranks: Tensor
+    low: Tensor
+    high: Tensor
+    ranks: Tensor | None
     random: Tensor
+    random_spread: Tensor
+    random_stderr: Tensor
     rayleigh: float
     stationarity: float
     norm: float
     floor: float
+    notes: tuple[str, ...] = ()
 
 
-def null_space_energy(features: Tensor, residual: Tensor, tolerances: Sequence[float] = DECADES) -> NullEnergy:
-    """The curve E_null(τ), from tangent features.
+def null_space_energy(
+    features: Tensor | Kernel | Mercer | TangentOperator,
+    residual: Tensor,
+    tolerances: Sequence[float] = DECADES,
+    *,
+    steps: int = 30,
+    probes: int = 8,
+    seed: int = 0,
+) -> NullEnergy:
+    """The curve E_null(τ), from tangent features, a kernel, or a matrix-free operator.
 
     Args:
-        features: J ``[n, P]`` or ``[n, O, P]``.
+        features: J ``[n, P]`` or ``[n, O, P]``, in the dtype that it was computed in. Or the kernel of the same
+            samples, ``[n, n]`` or with full blocks ``[n, n, O, O]``, as a :class:`Kernel` or by all of its modes
+            (:func:`mercer_decomposition`). Or its :class:`TangentOperator`.
         residual: ∂ℓ/∂f ``[n]`` or ``[n, O]``.
-        tolerances: τ, between 0 and 1. Those below the noise floor are taken, and the floor says so.
+        tolerances: τ, between 0 and 1. Those below the noise floor are taken, and a note says so.
+        steps, probes, seed: of operators: Lanczos steps per vector, and random vectors for the baseline.
 
     Raises:
         InputError: shapes differ, something is not finite, the residual or the features are zero.
     """
-    J = rows_of(features).double()
     r = torch.as_tensor(residual).detach().cpu().double().reshape(-1)
-    if len(r) != len(J):
-        raise InputError(f"the residual has {len(r)} entries, and the features {len(J)} rows")
+    taus = torch.as_tensor(tolerances, dtype=torch.float64).reshape(-1)
+    if not len(taus) or not bool(((taus > 0) & (taus < 1)).all()):
+        raise InputError("tolerances are relative to the largest singular value, between 0 and 1")
     if not torch.isfinite(r).all():
         raise InputError("the residual has NaN or infinite entries")
-    size = float(r.norm())
-    if not size:
+    if isinstance(features, TangentOperator):
+        _fits(r, features.shape[0], "the operator")
+        return _of_operator(features, r, taus, steps, probes, seed)
+    if isinstance(features, (Kernel, Mercer)):
+        return _of_kernel(features, r, taus)
+    return _of_features(features, r, taus)
+
+
+def _fits(r: Tensor, rows: int, what: str) -> None:
+    if len(r) != rows:
+        raise InputError(f"the residual has {len(r)} entries, and {what} {rows} rows")
+    if not float(r.norm()):
         raise InputError("the residual is zero: there is no direction to speak of")
-    if not tolerances or any(not 0 < t < 1 for t in tolerances):
-        raise InputError("tolerances are relative to the largest singular value, between 0 and 1")
-    U, sigma, _ = torch.linalg.svd(J, full_matrices=False)
-    if not float(sigma[0]):
-        raise InputError("all features are zero: nothing can be learned at these weights")
-    share = (U.T @ (r / size)).square()
-    ranks = torch.tensor([int((sigma > t * sigma[0]).sum()) for t in tolerances])
-    learned = torch.cat([torch.zeros(1, dtype=torch.float64), share.cumsum(0)])[ranks]
+
+
+def _of_features(features: Tensor, r: Tensor, taus: Tensor) -> NullEnergy:
+    J = rows_of(features)
+    _fits(r, len(J), "the features")
+    eps = precision_of_features(features)
+    # a wide matrix is turned to a triangle first (QR, backward stable): the SVD is then of a small one
+    U, sigma, _ = torch.linalg.svd(torch.linalg.qr(J.T)[1].T if J.shape[1] > len(J) else J, full_matrices=False)
+    floor = max(J.shape) * eps
+    notes = [note for note in (floor_note(floor, eps),) if note]
+    if int((sigma > floor * sigma[0]).sum()) == len(J):
+        notes.append(
+            f"the {len(J)} rows are linearly independent in {J.shape[1]} parameters: the null space is empty, and what "
+            "the curve shows is energy on small singular values"
+        )
+    return _of_modes(U, sigma, r, taus, floor, notes)
+
+
+def _of_kernel(kernel: Kernel | Mercer, r: Tensor, taus: Tensor) -> NullEnergy:
+    found = kernel if isinstance(kernel, Mercer) else mercer_decomposition(kernel)
+    rows = len(found.vectors)
+    _fits(r, rows, "the kernel")
+    if len(found.values) < rows:
+        raise InputError(f"a null space needs all {rows} modes, and these are the {len(found.values)} largest")
+    top = float(found.values[0])
+    eps = precision_of(kernel) if isinstance(kernel, Kernel) else max(found.floor, 0.0) / (rows * top or 1.0)
+    floor = math.sqrt(rows * eps)
+    notes = [
+        f"from a kernel: its eigenvalues are squares of singular values, so tolerances below {floor:.0e} are rounding "
+        f"(from features: below about {rows * eps:.0e})"
+    ]
+    return _of_modes(found.vectors, found.values.clamp_min(0).sqrt(), r, taus, floor, notes)
+
+
+def _of_modes(U: Tensor, sigma: Tensor, r: Tensor, taus: Tensor, floor: float, notes: list[str]) -> NullEnergy:
+    """From all left singular vectors ``[rows, k]`` and singular values ``[k]``, falling."""
+    _nonzero(float(sigma[0]))
+    rows, size = len(r), float(r.norm())
+    inside = U.T @ (r / size)
+    share = inside.square()
+    # what no mode holds, where rows outnumber them
+    outside = float((r / size - U @ inside).square().sum()) if rows > U.shape[1] else 0.0
+    ranks = (sigma[None, :] > (taus * sigma[0])[:, None]).sum(1)
+    # summed from the null space up: 1 - Σ would leave rounding of 1 where little is left
+    left = outside + torch.cat([share.flip(0).cumsum(0).flip(0), torch.zeros(1, dtype=torch.float64)])
+    energy = left[ranks].clamp(0, 1)
     rayleigh = float((share * (sigma / sigma[0]).square()).sum())
+    random = 1 - ranks.double() / rows
     return NullEnergy(
-        tolerances=torch.tensor(tolerances, dtype=torch.float64),
-        energy=(1 - learned).clamp(0, 1),
+        tolerances=taus,
+        energy=energy,
+        low=energy.clone(),
+        high=energy.clone(),
         ranks=ranks,
-        random=1 - ranks / len(J),
+        random=random,
+        # of a Beta((N - k)/2, k/2), which is what a random direction has outside of k of N dimensions
+        random_spread=(2 * random * (1 - random) / (rows + 2)).sqrt(),
+        random_stderr=torch.zeros_like(random),
         rayleigh=rayleigh,
         stationarity=rayleigh**0.5,
         norm=size,
-        floor=max(J.shape) * torch.finfo(torch.as_tensor(features).dtype).eps,
+        floor=floor,
+        notes=(*notes, *_below(taus, floor)),
     )
+
+
+def _of_operator(operator: TangentOperator, r: Tensor, taus: Tensor, steps: int, probes: int, seed: int) -> NullEnergy:
+    if steps < 2 or probes < 2:
+        raise InputError(f"an operator's curve needs 2 or more steps and probes, not {steps} and {probes}")
+    top = float(operator.eigsh(1, seed=seed).values[0])
+    _nonzero(top)
+    cuts = taus.square() * top
+    measure = operator.spectral_measure(r, steps)
+    low, energy, high = _shares(measure.nodes, measure.weights, cuts)
+    density = operator.spectral_density(probes, steps, scale="linear", seed=seed)
+    each = torch.stack([_shares(n, w, cuts)[1] for n, w in zip(density.nodes, density.weights, strict=True)])
+    # ⟨r, K r⟩ itself: quadrature has an error of the size of the rounding of its weights
+    rayleigh = max(0.0, float(r @ (operator @ r)) / (top * float(r.square().sum())))
+    floor = math.sqrt(measure.floor / top)
+    notes = [
+        f"from products: a quadrature of {len(measure.nodes)} nodes, with bounds; tolerances below {floor:.0e} are "
+        "rounding"
+    ]
+    open_ = int((high - low > UNRESOLVED).sum())
+    if open_:
+        notes.append(
+            f"at {open_} of {len(taus)} tolerances the bounds are more than {UNRESOLVED} apart: more steps resolve "
+            "smaller eigenvalues, features all of them"
+        )
+    return NullEnergy(
+        tolerances=taus,
+        energy=energy,
+        low=low,
+        high=high,
+        ranks=None,
+        random=each.mean(0),
+        random_spread=each.std(0),
+        random_stderr=each.std(0) / probes**0.5,
+        rayleigh=rayleigh,
+        stationarity=rayleigh**0.5,
+        norm=float(r.norm()),
+        floor=floor,
+        notes=(*notes, *_below(taus, floor)),
+    )
+
+
+def _shares(nodes: Tensor, weights: Tensor, cuts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Share of the energy at eigenvalues up to the cuts: least, as the quadrature says, most ``[t]``.
+
+    Between two nodes the share is at least the weights below the lower of them and at most those up to the upper
+    (Chebyshev, Markov, Stieltjes; Golub and Meurant 2010).
+    """
+    known = weights > torch.finfo(torch.float64).eps ** 2  # an exhausted Krylov space leaves nodes of weight 0
+    order = nodes[known].argsort()
+    x, w = nodes[known][order].contiguous(), weights[known][order]
+    total = torch.cat([torch.zeros(1, dtype=torch.float64), w.cumsum(0), w.sum()[None]])
+    count = torch.searchsorted(x, cuts, right=True)
+    return total[(count - 1).clamp_min(0)].clamp(0, 1), total[count].clamp(0, 1), total[count + 1].clamp(0, 1)
+
+
+def _nonzero(top: float) -> None:
+    if not top:
+        raise InputError("all features are zero: nothing can be learned at these weights")
+
+
+def _below(taus: Tensor, floor: float) -> list[str]:
+    below = int((taus < floor).sum())
+    return [f"{below} of {len(taus)} tolerances are below the noise floor, {floor:.0e}"] if below else []

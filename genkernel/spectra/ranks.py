@@ -1,19 +1,26 @@
 """Numerical ranks of tangent features, and by how much new samples raise them (the rank gap).
 
     Φ = [φ(x_1) … φ(x_n)],   Φ_mix = [Φ, φ(x*_1) …],   gap = rank Φ_mix - rank Φ ≥ 0
+    d(x) = ‖(I - Π) φ(x)‖ / ‖φ(x)‖                       Π onto the span of the training features
 
-with one absolute tolerance τ σ_1(Φ_mix) for both (Definition 5.1 of Guo, He, Morel; THEORY §5). Ranks are of features,
-by singular values: eigenvalues of a kernel are their squares, so features below √ε of the largest vanish in it.
+with one absolute tolerance τ σ_1(Φ_mix) for both ranks (Definition 5.1 of Guo, He, Morel; THEORY §5). Ranks are of
+features, by singular values: eigenvalues of a kernel are their squares, so features below √ε of the largest vanish in
+it. Where parameters outnumber the features' rows, every new row generically raises the rank: the gap then counts
+rows, and d(x) says how new they are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from genkernel.errors import InputError
+from genkernel.tangent import Sketch
+from genkernel.tangent.model import as_tangent_model
 
 STEPS = (1e-2, 1.0, 1e2)  # factors of the tolerance over which a gap has to stay the same
 NEAR_CAP = 0.9  # ranks of sketched features beyond this share of the sketch's size are refused
@@ -26,12 +33,21 @@ class Rank:
     Attributes:
         value: singular values above the tolerance.
         tolerance: absolute.
-        singular_values: falling.
+        floor: absolute; singular values below it are rounding.
+        singular_values: falling ``[min(rows, P)]``.
+        notes: what a reader has to know about the tolerance, in words.
     """
 
     value: int
     tolerance: float
+    floor: float
     singular_values: Tensor
+    notes: tuple[str, ...] = ()
+
+    def curve(self, tolerances: Sequence[float] | Tensor) -> Tensor:
+        """Ranks ``[t]`` at tolerances relative to the largest singular value."""
+        levels = _relative(tolerances) * self.singular_values[0]
+        return (self.singular_values[None, :] > levels[:, None]).sum(1)
 
 
 @dataclass(frozen=True)
@@ -44,6 +60,11 @@ class RankGap:
         tolerance: absolute, of both.
         by_factor: factor on the tolerance → gap.
         stable: the gap is the same for all of these.
+        vacuous: the training rows are linearly independent, fewer than the parameters, and new rows raise their rank,
+            as more training samples would: the gap counts rows.
+        directions: orthonormal directions in parameter space ``[gap, P]`` of the mixture's features outside of the
+            training features' span; None where the gap is vacuous, or the features are a sketch.
+        notes: what a reader has to know, in words.
     """
 
     gap: int
@@ -52,13 +73,66 @@ class RankGap:
     tolerance: float
     by_factor: dict[float, int]
     stable: bool
+    vacuous: bool
+    directions: Tensor | None
+    notes: tuple[str, ...] = ()
+
+    def curve(self, tolerances: Sequence[float] | Tensor) -> Tensor:
+        """Gaps ``[t]`` at tolerances relative to the largest singular value of the mixture."""
+        levels = _relative(tolerances) * self.mixed.singular_values[0]
+        own, both = ((one.singular_values > levels[:, None]).sum(1) for one in (self.trained, self.mixed))
+        return both - own
+
+    @property
+    def coordinates(self) -> Tensor:
+        """How much of each parameter the new directions hold ``[P]``: 0 to 1, and the gap in sum.
+
+        Raises:
+            InputError: there are no directions.
+        """
+        if self.directions is None:
+            raise InputError("a vacuous gap, or one of sketches, has no directions in parameter space")
+        return self.directions.square().sum(0)
+
+    def located(self, model: Any, least: float = 0.01) -> list[tuple[str, float]]:
+        """The parameters that the gap lives in, by name and index: ``("a[4]", 1.0)``.
+
+        Args:
+            model: the one whose features these are, with the same selection of parameters.
+            least: shares below it are left out.
+
+        Returns:
+            Names and shares, falling; all shares sum to the gap.
+
+        Raises:
+            InputError: there are no directions, or the model has another number of parameters.
+        """
+        shares = self.coordinates
+        found = []
+        for name, size, first in _layout(model, len(shares)):
+            part = shares[first : first + size.numel()]
+            for flat in (part >= least).nonzero()[:, 0].tolist():
+                place = ", ".join(str(int(i)) for i in torch.unravel_index(torch.tensor(flat), size))
+                found.append((f"{name}[{place}]" if len(size) else name, float(part[flat])))
+        return sorted(found, key=lambda one: -one[1])
+
+    def by_parameter(self, model: Any) -> dict[str, float]:
+        """The same summed over every tensor of parameters: name → share, the gap in sum.
+
+        Raises:
+            InputError: as for :meth:`located`.
+        """
+        shares = self.coordinates
+        places = _layout(model, len(shares))
+        return {name: float(shares[first : first + size.numel()].sum()) for name, size, first in places}
 
 
-def numerical_rank(features: Tensor, tolerance: float | None = None, *, cap: int | None = None) -> Rank:
+def numerical_rank(features: Tensor | Sketch, tolerance: float | None = None, *, cap: int | None = None) -> Rank:
     """Singular values above a tolerance.
 
     Args:
-        features: one feature per row ``[rows, P]``, any leading axes (sample, output) before P.
+        features: one feature per row ``[rows, P]``, any leading axes (sample, output) before P, in the dtype that they
+            were computed in: the noise floor follows from it. Or a :class:`Sketch`, which knows its cap.
         tolerance: relative to the largest singular value; by default the larger dimension times the precision.
         cap: the size of the sketch that features were projected to, if they were.
 
@@ -66,56 +140,106 @@ def numerical_rank(features: Tensor, tolerance: float | None = None, *, cap: int
         InputError: not finite, no row, or a rank within 10 % of the cap, which then is the sketch's and not the
             features'.
     """
-    phi = rows_of(features)
-    return _rank(torch.linalg.svdvals(phi), relative_tolerance(phi, tolerance), cap)
+    phi, size, eps, said = _opened(features, cap)
+    values = _singular_values(phi)
+    floor = max(phi.shape) * eps
+    relative = _checked(tolerance, floor)
+    return _rank(values, relative * float(values[0]), floor * float(values[0]), eps, size, said)
 
 
 def tangent_rank_gap(
-    trained: Tensor, new: Tensor, tolerance: float | None = None, *, cap: int | None = None
+    trained: Tensor | Sketch, new: Tensor | Sketch, tolerance: float | None = None, *, cap: int | None = None
 ) -> RankGap:
-    """The rank that new samples add.
+    """The rank that new samples add (Definition 5.1 of Guo, He, Morel; THEORY §5, algorithm 5A).
+
+    Features of several outputs are stacked: one row per sample and output. For the gap of one output, give its
+    features alone, ``trained[:, o]`` and ``new[:, o]``.
 
     Args:
-        trained: tangent features of training samples ``[n, P]`` or ``[n, O, P]``.
+        trained: tangent features of training samples ``[n, P]`` or ``[n, O, P]``, or their :class:`Sketch`.
         new: of new samples, likewise.
         tolerance, cap: as for :func:`numerical_rank`, relative to the largest singular value of the mixture.
 
     Raises:
-        InputError: as there; the numbers of parameters differ.
+        InputError: as there; the numbers of parameters differ, or sketches are not of one projection.
+    """
+    if isinstance(trained, Sketch) != isinstance(new, Sketch):
+        raise InputError("a sketch mixes with a sketch: give both samples' features, or both samples' sketches")
+    if isinstance(trained, Sketch) and isinstance(new, Sketch):
+        if trained.parameters != new.parameters:
+            raise InputError("sketches of different parameters do not mix")
+        Sketch.merge([trained, new])  # refuses other projections, cotangents, preconditioners and weights
+    phi, own_cap, own_eps, said = _opened(trained, cap)
+    star, _, new_eps, _ = _opened(new, None)
+    if phi.shape[1] != star.shape[1]:
+        raise InputError(f"features of {phi.shape[1]} and of {star.shape[1]} parameters do not mix")
+    rows, eps = len(phi) + len(star), max(own_eps, new_eps)
+    mix_cap = _cap_of(new, rows, cap)
+    core = torch.linalg.qr(phi, mode="r")[1] if len(phi) > phi.shape[1] else phi  # the same singular values and span
+    mix = torch.cat([core, star])
+    own, row_space = _right_singular(core)
+    both = _singular_values(mix)
+    top = float(both[0])
+    relative_floor = max(rows, phi.shape[1]) * eps
+    floor, absolute = relative_floor * top, _checked(tolerance, relative_floor) * top
+    by_factor = {f: int((both > f * absolute).sum()) - int((own > f * absolute).sum()) for f in STEPS}
+    before = _rank(own, absolute, floor, eps, own_cap, ())
+    after = _rank(both, absolute, floor, eps, mix_cap, said)
+    gap = by_factor[1.0]
+    vacuous = gap > 0 and before.value == len(phi)
+    directions = None
+    if not vacuous and not isinstance(trained, Sketch):
+        directions = _outside(star, mix, row_space[:, : before.value], gap, floor)
+    stable = len(set(by_factor.values())) == 1
+    return RankGap(
+        gap=gap,
+        trained=before,
+        mixed=after,
+        tolerance=absolute,
+        by_factor=by_factor,
+        stable=stable,
+        vacuous=vacuous,
+        directions=directions,
+        notes=(*after.notes, *_gap_notes(by_factor, stable, vacuous, absolute, floor, phi, star)),
+    )
+
+
+def projection_distance(trained: Tensor, new: Tensor, tolerance: float | None = None) -> Tensor:
+    """d(x): the share of a new feature's length that lies outside of the span of the training features.
+
+    From features, by singular vectors; :func:`novelty` has it from kernels, with half of the digits (THEORY §5).
+
+    Args:
+        trained: tangent features of training samples ``[n, P]`` or ``[n, O, P]``.
+        new: of new samples ``[m, P]`` or ``[m, O, P]``.
+        tolerance: as for :func:`numerical_rank`, of the training features.
+
+    Returns:
+        ``[m]`` or ``[m, O]``: 0 inside of the span, 1 orthogonal to it; 0 also where it is below max(rows, P) times the
+        precision, which is rounding, and for a feature that is zero.
+
+    Raises:
+        InputError: not finite, or the numbers of parameters differ.
     """
     phi, star = rows_of(trained), rows_of(new)
     if phi.shape[1] != star.shape[1]:
         raise InputError(f"features of {phi.shape[1]} and of {star.shape[1]} parameters do not mix")
-    mix = torch.cat([phi, star.to(phi.dtype)])
-    own, both = torch.linalg.svdvals(phi), torch.linalg.svdvals(mix)
-    absolute = relative_tolerance(mix, tolerance) * float(both[0])
-    by_factor = {f: int((both > f * absolute).sum()) - int((own > f * absolute).sum()) for f in STEPS}
-    return RankGap(
-        gap=by_factor[1.0],
-        trained=_above(own, absolute, cap),
-        mixed=_above(both, absolute, cap),
-        tolerance=absolute,
-        by_factor=by_factor,
-        stable=len(set(by_factor.values())) == 1,
-    )
+    values, V = _right_singular(phi)
+    eps = max(precision_of_features(trained), precision_of_features(new))
+    floor = max(phi.shape) * eps
+    relative = _checked(tolerance, floor)
+    inside = V[:, : int((values > relative * float(values[0])).sum())]
+    rest = _without(star, inside).norm(dim=1)
+    size = star.norm(dim=1)
+    found = torch.where(size > 0, rest / size.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
+    return torch.where(found > floor, found, 0.0).reshape(torch.as_tensor(new).shape[:-1])
 
 
-def relative_tolerance(phi: Tensor, tolerance: float | None) -> float:
-    """The one that was asked for, or max(rows, P) ε.
-
-    Raises:
-        InputError: it is not between 0 and 1.
-    """
-    floor = max(phi.shape) * torch.finfo(phi.dtype).eps
-    if tolerance is None:
-        return floor
-    if not 0 < tolerance < 1:
-        raise InputError(f"tolerance is relative to the largest singular value, between 0 and 1, not {tolerance}")
-    return tolerance
+# ---------------------------------------------------------------------------------- features
 
 
 def rows_of(features: Tensor) -> Tensor:
-    """``[rows, P]``.
+    """``[rows, P]`` in float64.
 
     Raises:
         InputError: not finite, or empty.
@@ -123,20 +247,177 @@ def rows_of(features: Tensor) -> Tensor:
     phi = torch.as_tensor(features).detach().cpu()
     if phi.dim() < 2 or not phi.numel():
         raise InputError(f"features have one row per sample [n, P] or [n, O, P], not {tuple(phi.shape)}")
-    if not torch.isfinite(phi).all():
-        raise InputError("features have NaN or infinite entries")
-    return phi.reshape(-1, phi.shape[-1])
+    if phi.is_complex() or not torch.isfinite(phi).all():
+        raise InputError("features are real and finite: these have NaN, infinite or complex entries")
+    return phi.reshape(-1, phi.shape[-1]).double()
 
 
-def _rank(values: Tensor, tolerance: float, cap: int | None) -> Rank:
-    return _above(values, tolerance * float(values[0]), cap)
+def precision_of_features(features: Tensor) -> float:
+    """The relative rounding error of their dtype; that of float64 for whole numbers."""
+    dtype = torch.as_tensor(features).dtype
+    return float(torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps)
 
 
-def _above(values: Tensor, absolute: float, cap: int | None) -> Rank:
+def floor_note(floor: float, eps: float) -> str | None:
+    """What a precision other than float64 means for singular values; None in float64."""
+    exact = torch.finfo(torch.float64).eps
+    if eps <= exact:
+        return None
+    kinds = (torch.float32, torch.bfloat16, torch.float16)
+    name = next((str(d).removeprefix("torch.") for d in kinds if torch.finfo(d).eps == eps), "low precision")
+    return (
+        f"in {name} singular values below {floor:.0e} of the largest are rounding; in float64, those below "
+        f"{floor * exact / eps:.0e}"
+    )
+
+
+def _opened(features: Tensor | Sketch, cap: int | None) -> tuple[Tensor, int | None, float, tuple[str, ...]]:
+    """Rows, cap, precision and notes."""
+    if not isinstance(features, Sketch):
+        return rows_of(features), cap, precision_of_features(features), ()
+    if cap is not None:
+        raise InputError("a sketch knows its size: leave cap out")
+    rows = rows_of(features.rows.transpose(0, 1))
+    d = features.projection.dim
+    said = [f"of a sketch: singular values are those of the features up to factors of about 1 ± √(rank/{d})"]
+    if features.random:
+        said.append("of random probes: the rank is at most samples × probes, however many outputs there are")
+    return rows, _cap_of(features, len(rows), None), precision_of_features(features.values), tuple(said)
+
+
+def _cap_of(features: Tensor | Sketch, rows: int, cap: int | None) -> int | None:
+    """The most that a rank can be for reasons that are not the features'."""
+    if not isinstance(features, Sketch):
+        return cap
+    return min(features.projection.dim, rows) if features.random else features.projection.dim
+
+
+def _layout(model: Any, count: int) -> list[tuple[str, torch.Size, int]]:
+    """Name, shape and first column of every tensor of parameters."""
+    parameters = as_tangent_model(model).parameters
+    total = sum(p.numel() for p in parameters.values())
+    if total != count:
+        raise InputError(f"the model has {total} selected parameters, and the features {count} columns")
+    places, first = [], 0
+    for name, p in parameters.items():
+        places.append((name, p.shape, first))
+        first += p.numel()
+    return places
+
+
+# -------------------------------------------------------------------------------- tolerances
+
+
+def _relative(tolerances: Sequence[float] | Tensor) -> Tensor:
+    found = torch.as_tensor(tolerances, dtype=torch.float64).reshape(-1)
+    if not len(found) or not bool(((found > 0) & (found < 1)).all()):
+        raise InputError("tolerances are relative to the largest singular value, between 0 and 1")
+    return found
+
+
+def _checked(tolerance: float | None, floor: float) -> float:
+    """The one that was asked for, or the floor, max(rows, P) ε."""
+    if tolerance is None:
+        return floor
+    if not 0 < tolerance < 1:
+        raise InputError(f"tolerance is relative to the largest singular value, between 0 and 1, not {tolerance}")
+    return float(tolerance)
+
+
+def _rank(values: Tensor, absolute: float, floor: float, eps: float, cap: int | None, said: tuple[str, ...]) -> Rank:
     rank = int((values > absolute).sum())
     if cap is not None and rank > NEAR_CAP * cap:
         raise InputError(
             f"a rank of {rank} is within 10 % of the sketch's size, {cap}: it may be the sketch's and not the "
             "features'. Take a larger sketch, or exact features"
         )
-    return Rank(rank, absolute, values)
+    top = float(values[0])
+    notes = list(said)
+    if not top:
+        notes.append("all features are zero: the rank is 0 at any tolerance")
+        return Rank(rank, absolute, floor, values, tuple(notes))
+    coarse = floor_note(floor / top, eps)
+    if coarse:
+        notes.append(coarse)
+    if absolute < floor * (1 - 1e-9):
+        counted = int(((values > absolute) & (values <= floor)).sum())
+        notes.append(
+            f"the tolerance, {absolute / top:.0e} of the largest singular value, is below the noise floor, "
+            f"{floor / top:.0e}: {counted} singular values between them count and are rounding"
+        )
+    left = int(((values <= absolute) & (values > floor)).sum())
+    if left:
+        notes.append(
+            f"{left} singular values between the noise floor, {floor / top:.0e} of the largest, and the tolerance, "
+            f"{absolute / top:.0e}, are resolved and do not count: the rank is one of this tolerance"
+        )
+    return Rank(rank, absolute, floor, values, tuple(notes))
+
+
+def _gap_notes(
+    by_factor: dict[float, int],
+    stable: bool,
+    vacuous: bool,
+    absolute: float,
+    floor: float,
+    phi: Tensor,
+    star: Tensor,
+) -> list[str]:
+    notes = []
+    if not stable:
+        said = ", ".join(f"{gap} at {factor:g} τ" for factor, gap in by_factor.items())
+        notes.append(f"tolerance-dependent, not a finding: the gap is {said}")
+        if by_factor[1.0] == by_factor[1e2] and STEPS[0] * absolute < floor * (1 - 1e-9):
+            notes.append(
+                f"it changes only at {STEPS[0]:g} τ, which is below the noise floor and so may be rounding: the gap "
+                "at a larger tolerance may be stable"
+            )
+    if vacuous:
+        notes.append(
+            f"vacuous: the {len(phi)} training rows are linearly independent in {phi.shape[1]} parameters, so more of "
+            f"the same samples would raise the rank as these {len(star)} rows do; the projection distance says how new "
+            "they are"
+        )
+    return notes
+
+
+# ---------------------------------------------------------------------------- decompositions
+
+
+def _singular_values(phi: Tensor) -> Tensor:
+    return torch.linalg.svdvals(_triangle(phi)[0])
+
+
+def _triangle(phi: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A small matrix with the same left singular vectors and values, and what turns its right ones back.
+
+    By QR, which is backward stable, so no digit is lost, and several times as fast as an SVD of the wide matrix.
+    """
+    if phi.shape[1] <= phi.shape[0]:
+        return phi, None
+    Q, R = torch.linalg.qr(phi.T)
+    return R.T, Q
+
+
+def _right_singular(phi: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values ``[k]`` and right singular vectors ``[P, k]``."""
+    small, Q = _triangle(phi)
+    _, values, Vh = torch.linalg.svd(small, full_matrices=False)
+    return values, Vh.T if Q is None else Q @ Vh.T
+
+
+def _without(rows: Tensor, basis: Tensor) -> Tensor:
+    """Rows without their parts in the span of orthonormal columns; twice, since one pass leaves rounding in it."""
+    for _ in range(2):
+        rows = rows - (rows @ basis) @ basis.T
+    return rows
+
+
+def _outside(star: Tensor, mix: Tensor, basis: Tensor, count: int, floor: float) -> Tensor:
+    """The ``count`` strongest directions of the features outside of a span ``[count, P]``."""
+    if not count:
+        return star.new_zeros(0, star.shape[1])
+    values, V = _right_singular(_without(star, basis))
+    if int((values > floor).sum()) < count:  # training rows below the tolerance are part of what is new
+        values, V = _right_singular(_without(mix, basis))
+    return V[:, :count].T.contiguous()

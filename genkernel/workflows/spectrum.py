@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genkernel.checkpoints.digest import sha256
-from genkernel.diffusion.residual_spectra import ResidualSpectra, residual_spectra
+from genkernel.diffusion.residual_spectra import residual_spectra
 from genkernel.errors import InputError, MissingError
-from genkernel.runs import Provenance, Stopwatch, data_sha256, json_ready
-from genkernel.spectra.spectrum import Spectrum, analyze
+from genkernel.runs import Provenance, Stopwatch, data_sha256
+from genkernel.spectra.results import SCHEMA_VERSION, SpectrumResult
+from genkernel.spectra.spectrum import analyze
 from genkernel.tangent import Kernel
 from genkernel.workflows.arguments import say_nothing
 from genkernel.workflows.report import KERNEL, SUMMARY, BaseReport, GanReport, Report, open_run
@@ -26,57 +27,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-SCHEMA_VERSION = 1
 LEVELS = 6  # of a run's noise levels, at how many the residual is looked at
-
-
-@dataclass
-class SpectrumResult:
-    """What was read off one kernel.
-
-    Attributes:
-        spectrum: of the kernel.
-        of: what groups are: ``"noise level"``, ``"latent cluster"``, ``"group"``.
-        timesteps, log_snr: of the groups where they are noise levels ``[G]``; else None.
-        discrete: timesteps are whole numbers.
-        residual: where a denoiser was given.
-        meta: model, seeds, dtype, probes, number of samples.
-    """
-
-    spectrum: Spectrum
-    of: str = "group"
-    timesteps: Array | None = None
-    log_snr: Array | None = None
-    discrete: bool = True
-    residual: ResidualSpectra | None = None
-    meta: dict[str, Any] = field(default_factory=dict)
-
-    def to_summary(self) -> dict[str, Any]:
-        """Everything machine-readable, JSON-ready."""
-        from genkernel.report.spectrum import read
-
-        one = self.spectrum
-        summary: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
-            "kind": SpectrumReport.kind,
-            "reading": read(self),
-            "samples": one.samples,
-            "outputs": one.outputs,
-            "normalized": one.normalized,
-            "eigenvalues": one.eigenvalues,
-            "stderr": one.stderr,
-            "floor": one.floor,
-            "trace": one.trace,
-            "rank": one.rank,
-            "effective_rank": one.effective_rank,
-            "effective_rank_stderr": one.effective_rank_stderr,
-            "groups": None if one.groups is None else {"of": self.of, **vars(one.groups)},
-            "levels": None if self.timesteps is None else {"timesteps": self.timesteps, "log_snr": self.log_snr},
-            "targets": None if one.targets is None else vars(one.targets),
-            "residual": None if self.residual is None else vars(self.residual),
-        }
-        ready: dict[str, Any] = json_ready(summary)
-        return ready
 
 
 class SpectrumReport(BaseReport["SpectrumResult"]):

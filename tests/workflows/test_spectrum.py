@@ -20,9 +20,7 @@ from tests.diffusion.tiny import tiny_denoiser, tiny_images
 def locality(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small finished run of a denoiser."""
     place = tmp_path_factory.mktemp("runs") / "mine"
-    gk.locality(
-        tiny_denoiser(), tiny_images(8), levels=4, samples=8, probes=3, controls=False, bootstrap=10, out=place
-    )
+    gk.locality(tiny_denoiser(), tiny_images(8), levels=4, samples=8, probes=3, controls=False, bootstrap=10, out=place)
     return place
 
 
@@ -75,7 +73,11 @@ def test_bad_sources_are_refused_in_words(tmp_path: Path, locality: Path) -> Non
 
 
 def test_the_command(
-    locality: Path, tmp_path: Path, no_figures: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    locality: Path,
+    tmp_path: Path,
+    no_figures: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert genkernel(["spectrum", str(locality)]) == 0

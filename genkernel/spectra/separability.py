@@ -1,0 +1,156 @@
+"""Are the classes linearly separable in tangent space? A linear SVM on tangent features, through their Gram matrix.
+
+With more parameters than samples any labels are separable *in-sample*, so what counts is held-out accuracy, and what it
+is held against (THEORY §8):
+
+- the untrained network's features, which may separate already;
+- permuted labels: in-sample accuracy rises to 1 for them too, once the network was trained on them;
+- the kernel without the last layer's block (:func:`without_layers`). With a linear last layer the network's output lies
+  in the span of its tangent features (Courtois et al., §4.2), so a network that is right is separable by construction.
+
+Folds hold samples out from the SVM and not from the network. Labels that the network was trained on are in its
+features, so an accuracy that is to mean something for new samples is of a kernel between samples it never saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from genkernel.errors import InputError
+from genkernel.spectra.alignment import class_numbers, gram
+from genkernel.tangent import Kernel
+
+PENALTIES = (1e-1, 1.0, 1e1, 1e2, 1e3)
+_ITERATIONS = 1_000_000  # of libsvm, which can go on for hours where nothing separates and C is large
+
+
+@dataclass(frozen=True)
+class Separability:
+    """Accuracies of a linear classifier in tangent space.
+
+    Attributes:
+        held_out: of samples that the SVM was not fitted to.
+        stderr: binomial, √(p (1 - p) / n).
+        in_sample: fitted to all samples with the C that was chosen.
+        in_sample_hard: with the largest C of the list: what P > n makes possible.
+        chance: of the most frequent class.
+        per_fold: held-out accuracy of every fold.
+        chosen: C of every fold.
+        converged: every machine that is scored here was solved; if not, large C was stopped early and accuracies may be
+            low.
+    """
+
+    held_out: float
+    stderr: float
+    in_sample: float
+    in_sample_hard: float
+    chance: float
+    per_fold: tuple[float, ...]
+    chosen: tuple[float, ...]
+    converged: bool
+
+
+def tangent_linear_separability(
+    kernel: Any, labels: Any, *, folds: int = 5, C: float | Sequence[float] = PENALTIES, seed: int = 0
+) -> Separability:
+    """Held-out accuracy of a linear SVM on tangent features, given their Gram matrix.
+
+    Args:
+        kernel: symmetric :class:`Kernel` or Gram matrix ``[n, n]`` (of the inputs, for a linear classifier on these).
+            It is divided by tr K / n, so that C means the same for every network.
+        labels: classes ``[n]``, whole numbers.
+        folds: of the outer cross-validation (stratified, shuffled); the inner one that chooses C has as many, within
+            the training part alone.
+        C: penalty, or those to choose from.
+        seed: of the folds.
+
+    Raises:
+        InputError: kernel or labels as for :func:`genkernel.spectra.alignment.gram`; a class with fewer samples than
+            folds (inner folds need one more); C not positive.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    K = gram(kernel).numpy()
+    y = class_numbers(labels, len(K)).numpy()
+    penalties = tuple(sorted({float(c) for c in ([C] if isinstance(C, (int, float)) else C)}))
+    if not penalties or not all(0 < c < float("inf") for c in penalties):
+        raise InputError(f"C is positive, or a list of positive numbers, not {C}")
+    least = int(np.bincount(y).min())
+    if folds < 2 or least * (folds - 1) // folds < (folds if len(penalties) > 1 else 1):
+        raise InputError(
+            f"{folds} folds within {folds} folds need more samples of every class than the {least} of the smallest"
+            if folds >= 2
+            else f"cross-validation has at least 2 folds, not {folds}"
+        )
+    trace = float(K.trace()) / len(K)
+    if trace <= 0:
+        raise InputError("the kernel is zero: there is nothing to separate by")
+    K = K / trace
+    hits, per_fold, chosen, machines = np.zeros(len(K)), [], [], []
+    for rest, held in StratifiedKFold(folds, shuffle=True, random_state=seed).split(K, y):
+        machine, c = _fitted(K[np.ix_(rest, rest)], y[rest], penalties, folds, seed)
+        hits[held] = machine.predict(K[np.ix_(held, rest)]) == y[held]
+        per_fold.append(float(hits[held].mean()))
+        chosen.append(c)
+        machines.append(machine)
+    held_out = float(hits.mean())
+    everything, _ = _fitted(K, y, penalties, folds, seed)
+    hard, _ = _fitted(K, y, penalties[-1:], folds, seed)
+    return Separability(
+        held_out=held_out,
+        stderr=(held_out * (1 - held_out) / len(K)) ** 0.5,
+        in_sample=float((everything.predict(K) == y).mean()),
+        in_sample_hard=float((hard.predict(K) == y).mean()),
+        chance=float(np.bincount(y).max()) / len(y),
+        per_fold=tuple(per_fold),
+        chosen=tuple(chosen),
+        converged=all(machine.fit_status_ == 0 for machine in (*machines, everything, hard)),
+    )
+
+
+def without_layers(kernel: Kernel, *layers: str) -> Kernel:
+    """The kernel of the other layers alone: for separability that is not there by construction.
+
+    Args:
+        kernel: symmetric, with partial kernels (``by="layer"``, as :func:`genkernel.kernel` does by default).
+        layers: names out of ``kernel.layers``.
+
+    Raises:
+        InputError: there is no such layer, no other one is left, or the kernel is not symmetric.
+    """
+    if not kernel.symmetric:
+        raise InputError("the norms without a layer are known for kernels of x against x only")
+    unknown = [name for name in layers if name not in kernel.layers]
+    if unknown:
+        raise InputError(f"the kernel has no layer {unknown[0]!r}; it has {', '.join(kernel.layers) or 'none'}")
+    kept = {name: values for name, values in kernel.layers.items() if name not in layers}
+    if not kept:
+        raise InputError("no layer is left: name those to take away")
+    values = sum(kept.values(), start=0 * kernel.values)
+    norms = values.diagonal(dim1=0, dim2=1).permute(-1, *range(values.dim() - 2))
+    if values.dim() == 4:  # full blocks: of every output its own
+        norms = norms.diagonal(dim1=1, dim2=2)
+    meta = {**kernel.meta, "without_layers": list(layers)}
+    return Kernel(values, norms, norms, layers=kept, symmetric=True, meta=meta)
+
+
+def _fitted(K: np.ndarray, y: np.ndarray, penalties: Sequence[float], folds: int, seed: int) -> tuple[Any, float]:
+    """A machine, with C by cross-validation within these samples where there is a choice; the least C that is best."""
+    import warnings
+
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.svm import SVC
+
+    machine = SVC(kernel="precomputed", C=penalties[0], max_iter=_ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said by Separability.converged
+        if len(penalties) == 1:
+            return machine.fit(K, y), penalties[0]
+        inner = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        search = GridSearchCV(machine, {"C": list(penalties)}, cv=inner).fit(K, y)
+    return search.best_estimator_, float(search.best_params_["C"])

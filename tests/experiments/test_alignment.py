@@ -1,0 +1,65 @@
+"""The experiment on alignment, on few points."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from genkernel.experiments import alignment as study
+from genkernel.experiments.outcome import experiment
+from genkernel.plots.style import to_bytes
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TINY = study.Setting(
+    samples=40, width=8, steps=40, permuted_steps=20, seeds=2, neighbours=4, moments=(0, 40), folds=2, draws=3
+)
+
+
+def test_points_are_half_on_the_circle_and_half_inside() -> None:
+    x, y = study.disk_and_circle(400, 0.9, 0)
+    r = x.norm(dim=1)
+    assert torch.allclose(r[y == 1], torch.ones(200, dtype=torch.float64)) and float(r[y == 0].max()) <= 0.9
+    assert abs(float((r[y == 0] < 0.45).double().mean()) - 0.25) < 0.1  # uniform on the disk
+    assert torch.equal(x, study.disk_and_circle(400, 0.9, 0)[0])
+    assert not torch.equal(x, study.disk_and_circle(400, 0.9, 1)[0])
+
+
+def test_training_is_from_the_seed_and_looked_at_from_the_start() -> None:
+    x, y = study.disk_and_circle(40, 0.5, 0)
+    seen = []
+    net, loss, accuracy = study.trained(x, y, "squared", 16, 200, 0, lambda step, _: seen.append(step))
+    assert seen == list(range(201)) and accuracy == 1 and loss < 0.3
+    again = study.trained(x, y, "squared", 16, 200, 0)[0]
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
+
+
+def test_the_whole_of_it() -> None:
+    assert experiment("alignment") is study.run
+    state = torch.get_rng_state()
+    found = study.run(progress=False, setting=TINY)
+    assert torch.equal(state, torch.get_rng_state())
+    assert len(found.claims) == 9 and found.claims[-1].holds == "no"  # the biased CKA
+    assert np.mean(found.numbers["independent"]["biased"]) == pytest.approx(0.667, abs=0.03)
+    names = [row[0] for row in found.tables[1].rows]
+    assert names[:5] == [
+        "untrained", "untrained, without last layer", "untrained, permuted labels", "points, linear", "points, RBF",
+    ]  # fmt: skip
+    assert found.numbers["chance"] == pytest.approx(19 / 39)
+    assert found.numbers["course"]["squared"]["CKA unbiased"][0][0] == pytest.approx(
+        found.numbers["aligned"]["untrained"]["CKA unbiased"][0]
+    )
+    assert set(found.figures) == {"alignment", "alignment-planes"}
+    assert to_bytes(found.figures["alignment-planes"], "png")[:4] == b"\x89PNG"
+
+
+def test_verdicts_follow_the_intervals() -> None:
+    up, down, none = np.array([0.4, 0.5, 0.45]), np.array([-0.4, -0.5, -0.45]), np.array([0.5, -0.4, 0.1])
+    still = np.array([0.001, -0.002, 0.0])
+    cases = ({"a": up, "b": up}, {"a": down, "b": still}, {"a": up, "b": still}, {"a": up, "b": none})
+    assert [study.larger(case) for case in cases] == ["yes", "no", "partly", "undecided"]
+    assert study.larger({"a": up[:1]}) == "undecided"  # one seed has no error
+    mean, low, high = study.interval([1.0, 2.0, 3.0])
+    assert (mean, high - mean) == (2, pytest.approx(4.303 / 3**0.5, rel=1e-3)) and mean - low == high - mean
+    assert study._no_evidence({"a": np.array([0.99])}) == "no" and study._no_evidence({"a": np.array([0.6])}) == "yes"

@@ -1,0 +1,187 @@
+"""Scores of novelty: kernel forms against features, THEORY's example, and areas under ROC curves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import genkernel as gk
+from genkernel.errors import InputError
+from genkernel.spectra import Novelty, auroc, novelty, projection_distance
+
+DEAD = torch.tensor([0.9, 0.5, 0.0, -0.3, -1.5], dtype=torch.float64)  # the last unit wakes up at x = 1.5
+HEIGHTS = torch.tensor([0.5, -0.3, 0.8, 0.2, 0.6], dtype=torch.float64)
+
+
+def relu_features(x: Tensor) -> Tensor:
+    """Of f = Σ_j a_j relu(x + b_j) in (a, b) ``[n, 10]``."""
+    z = x[:, None] + DEAD
+    return torch.cat([z.relu(), HEIGHTS * (z > 0)], 1)
+
+
+def features(n: int, *shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def from_features(phi: Tensor, star: Tensor, **options: float) -> Novelty:
+    return novelty(phi @ phi.T, star @ phi.T, star.square().sum(1), **options)
+
+
+def test_what_no_training_sample_reached_is_new() -> None:
+    """THEORY §5: nothing is new up to the threshold of the dead unit, and then both of its coordinates are."""
+    trained = torch.linspace(-1, 1, 40, dtype=torch.float64)
+    x = torch.tensor([-2.0, 0.0, 1.0, 1.4, 1.6, 2.0], dtype=torch.float64)
+    phi, star = relu_features(trained), relu_features(x)
+    found = from_features(phi, star)
+    dead = star[:, [4, 9]].square().sum(1) / star.square().sum(1).clamp_min(1e-300)
+    assert torch.allclose(found.projection_distance.square(), dead, atol=1e-10)
+    assert float(found.projection_distance[:4].max()) < 1e-5 < 0.1 < float(found.projection_distance[4])
+    assert found.rank == 8 and found.ridge == 0 and "without gradient" in found.notes[0]  # every unit is off at -2
+    assert float(found.projection_distance[0]) == 0
+
+
+def test_kernel_forms_are_those_of_features() -> None:
+    phi, star = features(20, 50), features(7, 50, seed=1)
+    found = from_features(phi, star)
+    _, _, V = torch.linalg.svd(phi, full_matrices=False)
+    outside = star - star @ V.T @ V
+    distance = outside.norm(dim=1) / star.norm(dim=1)
+    assert torch.allclose(found.projection_distance, distance, atol=1e-10, rtol=0)
+    assert torch.allclose(found.projection_distance, projection_distance(phi, star), atol=1e-10)
+    assert torch.allclose(found.variance, outside.square().sum(1), atol=1e-10)
+    hat = star @ torch.linalg.pinv(phi.T @ phi) * star
+    assert torch.allclose(found.leverage, hat.sum(1), atol=1e-8)
+
+
+@pytest.mark.parametrize("ridge", [1e-3, 0.7, 50.0])
+@pytest.mark.parametrize("parameters", [9, 50])
+def test_the_variance_with_a_ridge_is_that_in_parameter_space(ridge: float, parameters: int) -> None:
+    phi, star = features(20, parameters), features(7, parameters, seed=1)
+    eye = torch.eye(parameters, dtype=torch.float64)
+    inverse = torch.linalg.inv(phi.T @ phi + ridge * eye)
+    expected = ridge * ((star @ inverse) * star).sum(1)
+    assert torch.allclose(from_features(phi, star, ridge=ridge).variance, expected, atol=1e-10)
+
+
+def test_leverages_of_the_training_samples_sum_to_the_rank() -> None:
+    phi = features(30, 8) @ features(8, 40, seed=1)
+    found = from_features(phi, phi)
+    assert found.rank == 8 and float(found.leverage.sum()) == pytest.approx(8, abs=1e-8)
+    assert float(found.projection_distance.max()) < 1e-5
+    away = torch.cat([phi[:1], torch.zeros(1, 40, dtype=torch.float64)], 0)
+    away = away + 100 * torch.linalg.svd(phi)[2][-1]  # orthogonal to all of them
+    blind = from_features(phi, away)
+    assert torch.allclose(blind.leverage[1], torch.tensor(0.0, dtype=torch.float64), atol=1e-8)
+    assert float(blind.projection_distance.min()) > 0.9
+
+
+def test_kernels_of_several_outputs_are_stacked_or_each_by_itself() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(3, 6), torch.nn.Tanh(), torch.nn.Linear(6, 2)).double()
+    x, new = features(5, 3), features(4, 3, seed=1)
+    phi, star = gk.tangent_features(net, x), gk.tangent_features(net, new)
+    options = {"cotangents": gk.blocks(), "dtype": "float64", "progress": False}
+    K, cross = gk.kernel(net, x, **options), gk.kernel(net, new, x, **options)
+    stacked = novelty(K, cross, ridge=0.3)
+    _, _, V = torch.linalg.svd(phi.flatten(0, 1), full_matrices=False)
+    outside = star - star @ V.T @ V
+    expected = outside.flatten(1).norm(dim=1) / star.flatten(1).norm(dim=1)
+    assert stacked.rank == 10 and torch.allclose(stacked.projection_distance, expected, atol=1e-10)
+    assert torch.allclose(stacked.projection_distance, novelty(K, cross, cross.norms_x).projection_distance)
+    each = novelty(K, cross, ridge=0.3, outputs="each")
+    assert each.rank == (5, 5) and each.leverage.shape == each.variance.shape == (4, 2)
+    for o in range(2):
+        alone = from_features(phi[:, o], star[:, o], ridge=0.3)
+        assert torch.allclose(each.projection_distance[:, o], alone.projection_distance, atol=1e-9)
+        assert torch.allclose(each.variance[:, o], alone.variance, atol=1e-9)
+
+
+def test_kernels_bring_their_own_norms_and_have_to_belong_together() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(3, 6), torch.nn.Tanh(), torch.nn.Linear(6, 2)).double()
+    x, new = features(5, 3), features(4, 3, seed=1)
+    options = {"dtype": "float64", "progress": False}
+    K, cross = (gk.kernel(net, *xs, cotangents=gk.exact_trace(), **options) for xs in ((x,), (new, x)))
+    found = novelty(K, cross)
+    assert torch.equal(found.projection_distance, novelty(K.values, cross.values, cross.norms_x).projection_distance)
+    angles = novelty(K.normalized(), cross.normalized())
+    assert torch.allclose(angles.projection_distance, found.projection_distance)
+    other = gk.kernel(net, new, x, cotangents=gk.total(), **options)
+    with pytest.raises(InputError, match="cotangents: exact trace and sum of outputs"):
+        novelty(K, other)
+    with pytest.raises(InputError, match="normalised: False and True"):
+        novelty(K, cross.normalized())
+    with pytest.raises(InputError, match="x against x"):
+        novelty(cross, cross)
+    with pytest.raises(InputError, match="not of one kernel"):
+        novelty(K.values, cross.values, 0.01 * cross.norms_x)
+
+
+def test_tolerances_and_precision_are_said_in_words() -> None:
+    phi, star = features(20, 9), features(3, 9, seed=1)
+    assert from_features(phi, star).notes == ()
+    low = from_features(phi, star, tolerance=1e-30)
+    assert "below the rounding" in low.notes[0]
+    net = torch.nn.Linear(3, 1)
+    x = features(4, 3).float()
+    single = [gk.kernel(net, *xs, cotangents=gk.total(), progress=False) for xs in ((x,), (x[:2], x))]
+    assert any("low precision" in note for note in novelty(*single).notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"trained": torch.full((4, 4), torch.nan)}, "trained has NaN"),
+        ({"cross": torch.full((2, 4), torch.inf)}, "cross has NaN"),
+        ({"own": torch.tensor([1.0, torch.nan])}, "own is"),
+        ({"own": torch.tensor([1.0, -1.0])}, "own is"),
+        ({"own": None}, "own="),
+        ({"own": torch.ones(3)}, "not"),
+        ({"cross": torch.ones(2, 5)}, "trained is"),
+        ({"trained": torch.ones(4)}, "one number per pair"),
+        ({"trained": -torch.eye(4)}, "zero"),
+        ({"trained": torch.diag(torch.tensor([1.0, 1.0, 1.0, -0.5]))}, "semi-definite"),
+        ({"trained": torch.eye(4) + torch.triu(torch.ones(4, 4), 1)}, "not symmetric"),
+        ({"ridge": -1.0}, "ridge"),
+        ({"ridge": float("nan")}, "ridge"),
+        ({"tolerance": 1.5}, "between 0 and 1"),
+        ({"outputs": "both"}, "'stacked' or 'each'"),
+    ],
+)
+def test_bad_input_is_said(changes: dict, words: str) -> None:
+    given = {"trained": torch.eye(4), "cross": 0.1 * torch.ones(2, 4), "own": torch.ones(2)} | changes
+    with pytest.raises(InputError, match=words):
+        novelty(given.pop("trained"), given.pop("cross"), given.pop("own"), **given)
+
+
+def test_areas_are_those_of_scikit_learn() -> None:
+    from sklearn.metrics import roc_auc_score
+
+    draw = np.random.default_rng(0)
+    known, new = draw.normal(size=70), draw.normal(size=50) + 0.8
+    for a, b in ((known, new), (known.round(), new.round())):  # with ties
+        expected = roc_auc_score(np.repeat([0, 1], [70, 50]), np.concatenate([a, b]))
+        found = auroc(a, b)
+        assert found.value == pytest.approx(expected) and found.low < found.value < found.high
+        assert auroc(b, a, resamples=0).value == pytest.approx(1 - expected)
+    assert auroc(known, new) == auroc(known, new) != auroc(known, new, seed=1)
+    assert auroc([0.0], [1.0]).value == 1 and auroc([1.0], [1.0]).value == 0.5
+
+
+def test_the_interval_covers_the_truth() -> None:
+    """95 % over 60 draws: fewer than 50 hits have a chance of one in thousands."""
+    from statistics import NormalDist
+
+    draw = np.random.default_rng(1)
+    truth = NormalDist().cdf(0.8 / 2**0.5)
+    found = [auroc(draw.normal(size=60), draw.normal(size=60) + 0.8, resamples=200) for _ in range(60)]
+    assert sum(one.low <= truth <= one.high for one in found) >= 50
+    assert 0.05 < float(np.mean([one.high - one.low for one in found])) < 0.3
+
+
+@pytest.mark.parametrize("scores", [([np.nan], [1.0]), ([1.0], [np.inf]), ([], [1.0]), ([1.0], [])])
+def test_areas_of_what_is_no_score_are_refused(scores: tuple) -> None:
+    with pytest.raises(InputError, match="finite scores"):
+        auroc(*scores)
+    with pytest.raises(InputError, match="0 or more"):
+        auroc([0.0], [1.0], resamples=-1)

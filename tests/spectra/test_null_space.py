@@ -1,0 +1,160 @@
+"""Energy of residuals in null spaces: from features, from kernels, from operators."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import genkernel as gk
+from genkernel.errors import InputError
+from genkernel.spectra import NullEnergy, mercer_decomposition, null_space_energy
+
+TAUS = tuple(10.0**-k for k in range(1, 7))
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def network(outputs: int, width: int = 6) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, outputs)).double()
+
+
+# ---------------------------------------------------------------------------- from features
+
+
+def test_a_stationary_residual_is_in_the_null_space() -> None:
+    J, r = random(60, 19), random(60, seed=1)
+    start = null_space_energy(J, r)
+    assert start.ranks is not None and (start.ranks[1:] == 19).all()
+    assert start.random[1:].tolist() == pytest.approx([1 - 19 / 60] * 11)
+    fitted = r - J @ torch.linalg.lstsq(J, r[:, None]).solution[:, 0]
+    end = null_space_energy(J.view(30, 2, 19), 1e-3 * fitted.view(30, 2))
+    assert 0.4 < float(start.energy[-1]) < 0.9 < float(end.energy[-1]) == pytest.approx(1)
+    assert end.rayleigh < 1e-20 < 1e-3 < start.rayleigh and end.norm == pytest.approx(1e-3 * float(fitted.norm()))
+    expected = float((J.T @ r).norm() / (torch.linalg.svdvals(J)[0] * r.norm()))
+    assert start.stationarity == pytest.approx(expected) == start.rayleigh**0.5
+
+
+def test_the_curve_is_that_of_its_definition() -> None:
+    J, r = random(12, 7), random(12, seed=1)
+    J[:, 3:] *= 1e-4
+    found = null_space_energy(J, r, [0.6, 1e-2, 1e-8])
+    U, sigma, _ = torch.linalg.svd(J, full_matrices=False)
+    for tau, energy in zip(found.tolerances, found.energy, strict=True):
+        kept = U[:, sigma > tau * sigma[0]]
+        assert float((r - kept @ (kept.T @ r)).square().sum() / r.square().sum()) == pytest.approx(float(energy))
+    assert float(found.energy[0]) > float(found.energy[1]) > float(found.energy[2])
+    torch.testing.assert_close(null_space_energy(J, -3 * r, [0.6, 1e-2, 1e-8]).energy, found.energy)
+
+
+def test_random_directions_have_the_energy_and_the_spread_that_are_said() -> None:
+    J = random(30, 9)
+    found = null_space_energy(J, random(30, seed=1), [1e-9])
+    each = torch.cat([null_space_energy(J, random(30, seed=s), [1e-9]).energy for s in range(400)])
+    assert float(each.mean()) == pytest.approx(float(found.random), abs=4 * float(found.random_spread) / 20)
+    assert float(each.std()) == pytest.approx(float(found.random_spread), rel=0.15)
+    assert float(found.random) == pytest.approx(1 - 9 / 30)
+
+
+def test_stationarity_bounds_the_curve() -> None:
+    for seed in range(5):
+        J, r = random(15, 15, seed=seed) * torch.logspace(0, -5, 15, dtype=torch.float64), random(15, seed=seed + 9)
+        found = null_space_energy(J, r)
+        assert bool((1 - found.energy <= found.rayleigh / found.tolerances.square() + 1e-12).all())
+
+
+def test_rows_within_the_parameters_have_no_null_space() -> None:
+    found = null_space_energy(random(5, 9), random(5, seed=1))
+    assert found.energy[-1] == 0 and "the null space is empty" in found.notes[0]
+    assert not null_space_energy(random(9, 5), random(9, seed=1)).notes
+
+
+def test_precisions_and_floors_are_said() -> None:
+    J, r = random(20, 5), random(20, seed=1)
+    assert null_space_energy(J.float(), r).floor == pytest.approx(20 * 2**-23)
+    single = null_space_energy(J.float(), r)
+    assert "float32" in single.notes[0] and "7 of 12 tolerances are below the noise floor" in single.notes[1]
+    assert not null_space_energy(J, r).notes
+    assert "below the noise floor" in null_space_energy(J, r, [1e-18]).notes[0]
+
+
+# --------------------------------------------------------------- from kernels and operators
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_features_kernel_and_operator_agree(outputs: int) -> None:
+    net, x = network(outputs), torch.linspace(-2, 2, 40, dtype=torch.float64)[:, None]
+    r = random(40, outputs, seed=3)
+    exact = null_space_energy(gk.tangent_features(net, x), r, TAUS)
+    K = gk.kernel(net, x, cotangents=gk.blocks(), dtype="float64", progress=False)
+    from_kernel = null_space_energy(K, r, TAUS)
+    above = exact.tolerances > from_kernel.floor
+    torch.testing.assert_close(from_kernel.energy[above], exact.energy[above], atol=1e-6, rtol=0)
+    assert from_kernel.floor > 1e4 * exact.floor and "squares of singular values" in from_kernel.notes[0]
+    torch.testing.assert_close(null_space_energy(mercer_decomposition(K), r, TAUS).energy, from_kernel.energy)
+
+    few = null_space_energy(gk.operator(net, x), r, TAUS, steps=6, probes=4)
+    many = null_space_energy(gk.operator(net, x), r, TAUS, steps=60, probes=40)
+    for found in (few, many):
+        above = exact.tolerances > found.floor
+        assert bool(
+            (found.low - 1e-9 <= exact.energy)[above].all() and (exact.energy <= found.high + 1e-9)[above].all()
+        )
+        assert found.rayleigh == pytest.approx(exact.rayleigh, rel=1e-9) and found.norm == pytest.approx(exact.norm)
+        assert found.ranks is None
+    coarse = exact.tolerances > 1e-4
+    torch.testing.assert_close(many.energy[coarse], exact.energy[coarse], atol=1e-6, rtol=0)
+    error = (many.random - exact.random).abs()[coarse]
+    assert bool((error <= 4 * many.random_stderr[coarse] + 1e-9).all()) and float(many.random_stderr.max()) > 0
+
+
+def test_a_residual_that_misses_the_largest_mode_is_still_measured_against_it() -> None:
+    net, x = network(1), torch.linspace(-2, 2, 20, dtype=torch.float64)[:, None]
+    J = gk.tangent_features(net, x)[:, 0]
+    U, sigma, _ = torch.linalg.svd(J, full_matrices=False)
+    ratio = float(sigma[3] / sigma[0])
+    for features in (J, gk.operator(net, x)):
+        found = null_space_energy(features, U[:, 3], [1.001 * ratio, 0.999 * ratio])
+        assert found.energy.tolist() == pytest.approx([1, 0], abs=1e-8)
+        assert found.rayleigh == pytest.approx(ratio**2, rel=1e-6)
+
+
+# ------------------------------------------------------------------------------- bad input
+
+
+def test_bad_input_is_said() -> None:
+    J = torch.eye(3, dtype=torch.float64)
+    net, x = network(1), torch.ones(3, 1, dtype=torch.float64)
+    operator = gk.operator(net, torch.linspace(0, 1, 3, dtype=torch.float64)[:, None])
+    for residual, words in (
+        (torch.zeros(3), "zero"),
+        (torch.ones(4), "4 entries"),
+        (torch.full((3,), math.nan), "NaN"),
+    ):
+        for features in (J, mercer_decomposition(J), operator):
+            with pytest.raises(InputError, match=words):
+                null_space_energy(features, residual)
+    for taus in ([2.0], [], [0.0], [math.nan]):
+        with pytest.raises(InputError, match="between 0 and 1"):
+            null_space_energy(J, torch.ones(3), taus)
+    with pytest.raises(InputError, match="nothing can be learned"):
+        null_space_energy(0 * J, torch.ones(3))
+    with pytest.raises(InputError, match="NaN"):
+        null_space_energy(J * math.nan, torch.ones(3))
+    with pytest.raises(InputError, match="all 3 modes"):
+        null_space_energy(mercer_decomposition(J, 2), torch.ones(3))
+    with pytest.raises(InputError, match="2 or more steps"):
+        null_space_energy(operator, torch.ones(3), steps=1)
+    with pytest.raises(InputError, match="x against x"):
+        null_space_energy(gk.kernel(net, x, 2 * x, progress=False), torch.ones(3))
+
+
+def test_a_tie_at_the_largest_value_is_no_problem() -> None:
+    found: NullEnergy = null_space_energy(torch.eye(4, dtype=torch.float64), torch.ones(4), [0.5])
+    assert found.energy.tolist() == [0] and found.rayleigh == pytest.approx(1)

@@ -1,0 +1,94 @@
+"""Linear separability in tangent space: what counts is held out, and has its controls."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import genkernel as gk
+from genkernel.errors import InputError
+from genkernel.spectra import tangent_linear_separability, without_layers
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def clouds(n: int = 60, d: int = 4, apart: float = 4.0) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) % 2
+    x = torch.randn(n, d, generator=draw, dtype=torch.float64)
+    x[:, 0] += apart * labels
+    return x, labels
+
+
+def test_classes_that_are_apart_are_found_held_out() -> None:
+    x, labels = clouds()
+    found = tangent_linear_separability(x @ x.T, labels)
+    assert found.held_out > 0.93 and found.in_sample >= found.held_out and found.chance == 0.5
+    assert len(found.per_fold) == 5 and len(found.chosen) == 5 and found.converged
+    assert found.stderr == pytest.approx((found.held_out * (1 - found.held_out) / 60) ** 0.5)
+
+
+def test_anything_is_separable_in_sample_with_more_features_than_samples() -> None:
+    x, _ = clouds(60, 300, 0.0)
+    labels = torch.randint(2, (60,), generator=torch.Generator().manual_seed(3))
+    found = tangent_linear_separability(x @ x.T, labels)
+    assert found.in_sample_hard == 1 and abs(found.held_out - found.chance) < 0.25
+
+
+def test_the_size_of_the_kernel_and_the_names_of_classes_do_not_matter() -> None:
+    x, labels = clouds(40, apart=1.5)
+    one, other = (
+        tangent_linear_separability(scale * x @ x.T, names, folds=4)
+        for scale, names in ((1.0, labels), (1e8, 7 - 3 * labels))
+    )
+    assert one.held_out == other.held_out and one.chosen == other.chosen
+    fixed = tangent_linear_separability(x @ x.T, labels, C=10.0)
+    assert fixed.chosen == (10.0,) * 5 and fixed.in_sample == fixed.in_sample_hard
+
+
+def test_more_than_two_classes() -> None:
+    draw = torch.Generator().manual_seed(1)
+    labels = torch.arange(60) % 3
+    x = 4 * torch.eye(3, dtype=torch.float64)[labels] + torch.randn(60, 3, generator=draw, dtype=torch.float64)
+    found = tangent_linear_separability(x @ x.T, labels, C=(1.0, 10.0))
+    assert found.held_out > 0.8 and found.chance == pytest.approx(1 / 3)
+
+
+def test_a_layer_can_be_taken_away() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).double()
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    first = gk.TangentModel(net, params="0.*")
+    for cotangents in (gk.exact_trace(), gk.blocks()):
+        K = gk.kernel(net, x, cotangents=cotangents, progress=False)
+        alone = gk.kernel(first, x, cotangents=cotangents, progress=False)
+        found = without_layers(K, "2")
+        assert torch.allclose(found.values, alone.values) and torch.allclose(found.norms_x, alone.norms_x)
+        assert list(found.layers) == ["0"] and found.meta["without_layers"] == ["2"] and found.symmetric
+        assert found.norms_x.shape == K.norms_x.shape
+    assert torch.equal(without_layers(K).values, sum(K.layers.values()))
+    with pytest.raises(InputError, match="no layer '3'; it has 0, 2"):
+        without_layers(K, "3")
+    with pytest.raises(InputError, match="no layer is left"):
+        without_layers(K, "0", "2")
+    with pytest.raises(InputError, match="x against x"):
+        without_layers(gk.kernel(net, x, x[:2], cotangents=gk.exact_trace(), progress=False), "2")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "labels", "options", "words"),
+    [
+        (torch.eye(20) * torch.nan, torch.arange(20) % 2, {}, "NaN"),
+        (torch.eye(20), torch.arange(20) % 10, {}, "of the smallest"),
+        (torch.eye(20), torch.arange(20) % 2, {"folds": 1}, "at least 2"),
+        (torch.eye(20), torch.arange(20) % 2, {"C": 0.0}, "C is positive"),
+        (torch.eye(20), torch.arange(20) % 2, {"C": ()}, "C is positive"),
+        (torch.eye(20), torch.arange(20) % 2, {"C": float("nan")}, "C is positive"),
+        (torch.zeros(20, 20), torch.arange(20) % 2, {}, "zero"),
+        (torch.eye(20), torch.zeros(20), {}, "one class"),
+        (torch.eye(20), torch.arange(19) % 2, {}, "one per sample"),
+    ],
+)
+def test_bad_input_is_said(kernel: Tensor, labels: Tensor, options: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        tangent_linear_separability(kernel, labels, **options)
