@@ -188,6 +188,19 @@ def mostly(parts: Iterable[bool]) -> str:
     return "yes" if share >= MOST else "no" if share <= HALF_OF else "partly"
 
 
+def sure(shown: Sequence[bool], nominal: Sequence[bool]) -> str:
+    """As :func:`mostly`, where cases that only lack precision speak against nothing.
+
+    Args:
+        shown: cases that say so beyond their standard errors.
+        nominal: cases that say so by their means.
+    """
+    strict, loose = mostly(shown), mostly(nominal)
+    if strict == "yes" or loose in ("no", "undecided"):
+        return loose
+    return "undecided" if strict == "no" else "partly"
+
+
 def signs(intervals: Sequence[tuple[float, float]]) -> str:
     """ "yes" if all intervals are above zero, "partly" if some are, "undecided" if all hold zero, else "no"."""
     if not intervals or any(end != end for ends in intervals for end in ends):
@@ -223,6 +236,7 @@ def _claims(
     beats_others = [one["errors"][POOLED]["median"] < one["errors"][OTHERS]["median"] for one in pooled]
     lower = [np.array(one["lower_share"]) for one in rows]
     above = [bool((share.mean(0) - 2 * _stderr(share) > 0.5).all()) for share in lower]
+    nominal = [bool((share.mean(0) > 0.5).all()) for share in lower]
     mixed = [one for one in rows if one["shuffled"]]
     more = [min(one["matched"]) > max(one["shuffled"]) for one in mixed]
     ratios = [float(np.mean(one["gap_ratio"])) for one in rows]
@@ -275,9 +289,9 @@ def _claims(
             "the residual predominantly lies in the subspace with the smallest eigenvalues (Yang and Chaudhari, "
             "abstract): more than half of ‖r(0)‖² in the lower half of the spectrum, by two standard errors over "
             "training sets, at every one of the times; a random direction has half",
-            f"{sum(above)} of {count} cases; shares at the end "
+            f"{sum(above)} of {count} cases ({sum(nominal)} by their means); shares at the end "
             f"{_range([float(share[:, -1].mean()) for share in lower], percent=False)}",
-            mostly(above),
+            sure(above, nominal),
         ),
         Claim(
             "more so than with shuffled labels: every share above all of the same training sets with shuffled labels",

@@ -209,27 +209,25 @@ def residual(result: SpectrumResult) -> Figure:
 
 @style.house
 def learnability(result: SpectrumResult) -> Figure:
-    """What kernel regression on a few images would learn of the target and of what is left."""
+    """What kernel regression on some images explains of the target and of what is left at others."""
     found = result.residual
     assert found is not None
     figure = style.new_figure(3.3)
     axes = figure.subplots()
-    last = len(found.images) - 1
     for values, stderr, color, marker, label in (
         (found.target, found.target_stderr, style.BLUE, "o", "target"),
-        (found.output, None, style.GREEN, "^", "the network's output"),
+        (found.output, found.output_stderr, style.GREEN, "^", "the network's output"),
         (found.rest, found.rest_stderr, style.VERMILION, "s", "residual"),
     ):
-        bars = None if stderr is None else stderr[:, last]
-        axes.errorbar(found.timesteps, values[:, last], bars, color=color, marker=marker, label=label)
-    axes.plot(found.timesteps, found.chance[:, last], "--", color=style.GREY, label="random direction")
-    axes.set_ylim(0, 1.02)
+        axes.errorbar(found.timesteps, values, stderr, color=color, marker=marker, label=label)
+    axes.axhline(0, color=style.GREY, linestyle="--", linewidth=1)
+    low = min(0.0, float((found.rest - found.rest_stderr).min()), float((found.target - found.target_stderr).min()))
+    axes.set_ylim(max(-1.0, 1.05 * low - 0.02), 1.02)
     axes.set_xlabel(_time(result))
-    axes.set_ylabel("learnability")
+    axes.set_ylabel("R² at other images")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    plural = "image" if found.images[last] == 1 else "images"
-    style.title(figure, f"What {found.images[last]} {plural} would teach at each noise level")
-    style.footer(figure, _without_counts(result), f"{found.evaluated} images per kernel, bars: the two halves")
+    style.title(figure, f"What {found.evaluated} images teach about others at each noise level")
+    style.footer(figure, _without_counts(result), f"ridge {found.ridge:g} λ₁; bars: the two halves")
     return figure
 
 

@@ -107,7 +107,6 @@ def residual_tables(result: SpectrumResult) -> list[Table]:
     if found is None:
         return []
     at = max((k for k in range(len(found.tolerances)) if np.isfinite(found.residual[:, k]).all()), default=0)
-    last = len(found.images) - 1
     rows = [
         [
             number(float(t)),
@@ -116,13 +115,13 @@ def residual_tables(result: SpectrumResult) -> list[Table]:
             number(float(found.rayleigh_random[k])),
             pair(float(found.residual[k, at]), float(found.residual_stderr[k, at])),
             number(float(round(found.random[k, at], 3))),
-            pair(float(found.target[k, last]), float(found.target_stderr[k, last])),
-            pair(float(found.rest[k, last]), float(found.rest_stderr[k, last])),
+            pair(float(found.target[k]), float(found.target_stderr[k])),
+            pair(float(found.rest[k]), float(found.rest_stderr[k])),
         ]
         for k, t in enumerate(found.timesteps)
     ]
     head = [
         "timestep", "loss", "ρ", "ρ, random", f"out of reach (τ = {found.tolerances[at]:g})", "random",
-        "learnability of target", "of residual",
+        "R² of target", "R² of residual",
     ]  # fmt: skip
     return [Table("The residual, level by level", head, rows)]

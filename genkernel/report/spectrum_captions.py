@@ -90,13 +90,14 @@ CAPTIONS = {
         "Energy of the residual out of reach, and its Rayleigh quotient, by timestep.",
     ),
     "learnability": Caption(
-        "What a few images would teach",
-        "The share of the target, of the network's own output, and of the residual that regression with the kernel at "
-        "this noise level is expected to learn from a few images; a random direction has the number of images over "
-        "those evaluated.",
-        "Each image counts as as many independent equations as it has outputs, which neighbouring pixels are not "
-        "quite.",
-        "Learnability by timestep.",
+        "What some images teach about others",
+        "Kernel ridge regression with the kernel at this noise level, from one half of the images to the other and "
+        "back: "
+        "R² of the target, of the network's own output, and of the residual. Above zero for the residual means that "
+        "the "
+        "kernel as it is could still learn from these images what helps at others.",
+        "From few images. The iteration is stopped after a number of steps, which regularises as the ridge does.",
+        "R² at other images by timestep.",
     ),
 }
 

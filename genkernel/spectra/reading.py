@@ -109,15 +109,12 @@ def _residual(result: SpectrumResult) -> list[str]:
             f"has more of it than "
             f"chance at {more} of {len(gap)} levels, and less at {less}."
         )
-    last = len(found.images) - 1
-    lead = found.rest[:, last] - found.chance[:, last]
-    count = int((lead > found.rest_stderr[:, last]).sum())
-    plural = "image" if found.images[last] == 1 else "images"
+    learned = int((found.rest > found.rest_stderr).sum())
     sentences.append(
-        f"Of the residual, regression with this kernel on {found.images[last]} more {plural} would learn "
-        f"{_range(found.rest[:, last])} (of a random direction {found.chance[0, last]:.0%}), clearly more than "
-        f"chance at "
-        f"{count} of {len(lead)} levels."
+        f"Regression with this kernel on {found.evaluated} images explains {_range(found.target)} of the target at "
+        f"other "
+        f"images, and {_range(found.rest)} of the residual: in both directions more than nothing at {learned} of "
+        f"{len(found.rest)} levels."
     )
     return sentences
 

@@ -31,11 +31,12 @@ class ResidualSpectra:
         rayleigh_random: of random directions ``[L]``.
         loss: mean squared residual per output ``[L]``.
         top: λ_1 over the number of rows ``[L]``.
-        images: numbers n that regression learns from ``[S]``.
-        target, target_stderr: learnability of the target ``[L, S]``.
-        rest, rest_stderr: learnability of the residual: what of it n more images would take away ``[L, S]``.
-        output: learnability of the network's own output ``[L, S]``: what of it is smooth to its kernel.
-        chance: learnability of random directions ``[L, S]``, n over the number of images.
+        target, target_stderr: R² of kernel ridge regression of the target, from one half of the images to the other
+            ``[L]``; negative where it is worse than zero.
+        output, output_stderr: the same of the network's own output ``[L]``.
+        rest, rest_stderr: the same of the residual: what other images would take away of it ``[L]``.
+        ridge: of these regressions, relative to λ_1.
+        unsolved: relative residual at which their iteration was stopped, the largest of a level ``[L]``.
         evaluated: images behind each kernel.
         rows: outputs behind each kernel.
         steps: Lanczos steps.
@@ -52,13 +53,14 @@ class ResidualSpectra:
     rayleigh_random: Array
     loss: Array
     top: Array
-    images: NDArray[np.int64]
     target: Array
     target_stderr: Array
+    output: Array
+    output_stderr: Array
     rest: Array
     rest_stderr: Array
-    output: Array
-    chance: Array
+    ridge: float
+    unsolved: Array
     evaluated: int
     rows: int
     steps: int

@@ -10,6 +10,7 @@ Nothing larger than the activations of one batch and a few copies of the paramet
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,9 @@ from genkernel.tangent.plan import parse_memory
 from genkernel.tangent.precision import parse_dtype
 from genkernel.tangent.preconditioner import Preconditioner, as_preconditioner
 from genkernel.tangent.side import Pair, Side, prove
-from genkernel.tangent.spectral import Eigenpairs, SpectralDensity, SpectralMeasure, Trace
+from genkernel.tangent.spectral import Eigenpairs, Solution, SpectralDensity, SpectralMeasure, Trace
 
-__all__ = ["Eigenpairs", "SpectralDensity", "TangentOperator", "Trace", "operator"]
+__all__ = ["Eigenpairs", "Solution", "SpectralDensity", "TangentOperator", "Trace", "operator"]
 
 
 def operator(
@@ -315,6 +316,31 @@ class TangentOperator:
         self._require_symmetric("spectral_measures")
         columns = self._columns(_plain(torch.as_tensor(vectors)), self.shape[0])
         return spectral.spectral_measures(self._matrix, columns, steps, precision=torch.finfo(self.dtype).eps)
+
+    @torch.inference_mode(False)
+    def solve(
+        self, targets: Tensor | np.ndarray, ridge: float = 0.0, *, steps: int = 100, tol: float | None = None
+    ) -> Solution:
+        """(K + δ I)⁻¹ Y by conjugate gradients: kernel ridge regression without the matrix.
+
+        With α its values, predictions at other samples are ``genkernel.operator(model, other, x) @ α``.
+
+        Args:
+            targets: Y ``[rows]`` or ``[rows, c]``, in the order of the rows.
+            ridge: δ, in units of the kernel.
+            steps: at most so many products; stopping early is a regularisation of its own.
+            tol: relative residual at which a column is done; what the dtype of the run supports by default.
+
+        Raises:
+            InputError: the operator is not symmetric, targets have another length, are zero or not finite, or the
+                ridge is negative.
+        """
+        self._require_symmetric("solve")
+        given = torch.as_tensor(targets)
+        columns = self._columns(_plain(given), self.shape[0])
+        stop = 1e-10 if self.dtype == torch.float64 else 1e-5
+        found = spectral.solve(self._matrix, columns, ridge, steps, stop if tol is None else tol)
+        return replace(found, values=found.values.reshape(given.shape))
 
     def __repr__(self) -> str:
         rows, columns = self.shape

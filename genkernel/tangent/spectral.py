@@ -112,6 +112,21 @@ class SpectralMeasure:
         return float((self.weights * function(self.nodes)).sum())
 
 
+@dataclass(frozen=True)
+class Solution:
+    """(K + δ I)⁻¹ Y by conjugate gradients.
+
+    Attributes:
+        values: ``[rows, c]``.
+        residuals: ‖(K + δ I) X - Y‖ / ‖Y‖ of each column ``[c]``.
+        steps: products that were taken.
+    """
+
+    values: Tensor
+    residuals: Tensor
+    steps: int
+
+
 # ---------------------------------------------------------------------------------- eigenpairs
 
 
@@ -310,6 +325,42 @@ def spectral_measures(
         floor = float(own.abs().max()) * precision * max(1.0, rows**0.5)
         found.append(SpectralMeasure(own[order], shares[order], energy, floor))
     return found
+
+
+def solve(product: Product, targets: Tensor, ridge: float, steps: int, tol: float) -> Solution:
+    """Conjugate gradients on every column at once (Hestenes, Stiefel 1952): products of all are taken together.
+
+    Args:
+        product: a symmetric positive semi-definite operator.
+        targets: Y ``[rows, c]``.
+        ridge: δ ≥ 0.
+        steps: at most so many.
+        tol: relative residual at which a column is done.
+
+    Raises:
+        InputError: a ridge that is negative, no steps, or a target of zero.
+    """
+    if not 0 <= ridge < math.inf or steps < 1:
+        raise InputError(f"a solution needs a ridge of at least 0 and steps of at least 1, not {ridge} and {steps}")
+    Y = targets.double()
+    size = Y.norm(dim=0)
+    if not bool((size > 0).all()):
+        raise InputError("a target is zero everywhere: there is nothing to solve for")
+    X, R = torch.zeros_like(Y), Y.clone()
+    D, rho = R.clone(), R.square().sum(0)
+    taken = 0
+    for _ in range(steps):
+        going = rho.sqrt() > tol * size
+        if not bool(going.any()):
+            break
+        taken += 1
+        KD = product(D) + ridge * D
+        curvature = (D * KD).sum(0)
+        length = torch.where(going & (curvature > 0), rho / curvature.clamp_min(1e-300), torch.zeros_like(rho))
+        X, R = X + length * D, R - length * KD
+        fresh = R.square().sum(0)
+        D, rho = R + torch.where(going, fresh / rho.clamp_min(1e-300), torch.zeros_like(rho)) * D, fresh
+    return Solution(X, R.norm(dim=0) / size, taken)
 
 
 def _lanczos(product: Product, start: Tensor, steps: int, precision: float) -> tuple[Tensor, Tensor]:

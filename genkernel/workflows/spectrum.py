@@ -237,7 +237,7 @@ def _add_residual(
     found = images_for(den, data, images, seed)
     say(found.describe())
     at = np.unique(np.linspace(0, len(result.timesteps) - 1, min(LEVELS, len(result.timesteps))).round().astype(int))
-    with tqdm(total=2 * len(at), desc="residual", disable=not progress) as bar:
+    with tqdm(total=4 * len(at), desc="residual", disable=not progress) as bar:
         result.residual = residual_spectra(
             den, found.images, result.timesteps[at], steps=steps, seed=seed, tick=lambda: bar.update()
         )

@@ -215,6 +215,10 @@ def test_shares_of_cases_and_signs_of_intervals() -> None:
     assert [results.mostly(parts) for parts in ([True] * 9 + [False], [True] * 6 + [False] * 4, [True, False], [])] == [
         "yes", "partly", "no", "undecided"
     ]  # fmt: skip
+    yes, no = [True] * 4, [False] * 4
+    assert [results.sure(*parts) for parts in ((yes, yes), (no, no), (no, yes), (yes[:3] + no[:1], yes), ([], []))] == [
+        "yes", "no", "undecided", "partly", "undecided"
+    ]  # fmt: skip
     nan = float("nan")
     ends: list[list[tuple[float, float]]] = [
         [(1, 2)], [(-2, -1), (-1, 1)], [(-1, 1)], [(1, 2), (-1, 1)], [(nan, 1)], []
