@@ -84,12 +84,12 @@ def _targets(result: SpectrumResult) -> list[str]:
     if found is None:
         return []
     chance = found.samples[-1] / result.spectrum.samples
-    return [
-        f"Kernel regression on {found.samples[-1]:.0f} samples is expected to learn {found.learnability[-1]:.0%} of "
-        f"the "
+    said = (
+        f"Kernel regression on {found.samples[-1]:.0f} samples is expected to learn {found.learnability[-1]:.0%} of the "
         f"targets (random targets: {chance:.0%}); alignment {found.alignment:.3f}, unbiased CKA "
         f"{found.alignment_cka:.3f}."
-    ]
+    )
+    return [said, *(f"{note[0].upper()}{note[1:].rstrip('.')}." for note in found.notes)]
 
 
 def _residual(result: SpectrumResult) -> list[str]:

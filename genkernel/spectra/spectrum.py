@@ -14,16 +14,16 @@ from torch import Tensor
 
 from genkernel.errors import InputError
 from genkernel.spectra.alignment import cka, kernel_target_alignment
-from genkernel.spectra.eigenlearning import expected_risk
 from genkernel.spectra.groups import GroupSpectra, effective_rank_error, group_spectra
 from genkernel.spectra.mercer import Mercer, mercer_decomposition
+from genkernel.spectra.predicted_risk import predict_risk
 from genkernel.tangent import Kernel
 from genkernel.tangent.result import cosines
 
 Array = NDArray[np.float64]
 
 SHOWN = 6  # modes whose values at the samples are kept
-WEAK = 0.5  # share of the samples up to which learning from them is predicted
+FEW = 0.25  # share of the samples up to which learning from them is predicted
 
 
 @dataclass
@@ -40,6 +40,7 @@ class TargetSpectrum:
         learnability: share of the targets that is learned from so many ``[S]``.
         test_mse: expected squared error relative to the variance ``[S]``.
         kappa: ``[S]``.
+        notes: where the prediction is doubtful, in words.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class TargetSpectrum:
     learnability: Array
     test_mse: Array
     kappa: Array
+    notes: list[str]
 
 
 @dataclass
@@ -163,18 +165,7 @@ def target_spectrum(kernel: Kernel, whole: Mercer, targets: Any, *, ridge: float
         raise InputError("the targets are the same for all samples: there is nothing to learn")
     v = whole.coefficients(y).numpy()
     power = (v**2).sum(1) / variance
-    sizes = [n for n in _sizes(len(y))]
-    risks = [
-        expected_risk(
-            whole.values.clamp_min(0).numpy(),
-            v,
-            n,
-            ridge=ridge,
-            noise=max(0.0, variance * (1 - float(power.sum()))),
-            missing_trace=whole.missing_trace,
-        )
-        for n in sizes
-    ]
+    curve = predict_risk(whole, y, _sizes(len(y)), ridge=ridge)
     aligned = given if classes else y
     return TargetSpectrum(
         kind="classes" if classes else "values",
@@ -182,16 +173,17 @@ def target_spectrum(kernel: Kernel, whole: Mercer, targets: Any, *, ridge: float
         alignment=kernel_target_alignment(kernel, aligned),
         alignment_cka=cka(kernel, aligned) if len(y) >= 4 else math.nan,
         power=power,
-        samples=np.array(sizes, dtype=np.float64),
-        learnability=np.array([risk.learnability for risk in risks]),
-        test_mse=np.array([risk.test_mse / variance for risk in risks]),
-        kappa=np.array([risk.kappa for risk in risks]),
+        samples=curve.samples,
+        learnability=curve.learnability,
+        test_mse=curve.test_mse / variance,
+        kappa=curve.kappa,
+        notes=list(curve.notes),
     )
 
 
 def _sizes(n: int) -> list[int]:
-    """Powers of two up to half of the samples: eigenvalues of n samples say little of learning from nearly as many."""
-    return [2**k for k in range(int(math.log2(max(1.0, WEAK * n))) + 1)]
+    """Powers of two up to a quarter of the samples: they have to stand for all that there are."""
+    return [2**k for k in range(int(math.log2(max(1.0, FEW * n))) + 1)]
 
 
 def _cosines(kernel: Kernel) -> Kernel:
