@@ -642,3 +642,50 @@ def test_on_a_gpu(name: str) -> None:
         assert op.method == "forward"
         assert relative_error(op @ v, true) < close
         assert (op @ v.cuda()).is_cuda
+
+
+# ------------------------------------------------------------------ measures and solutions
+
+
+def small() -> tuple[torch.nn.Module, Tensor]:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 7), torch.nn.Tanh(), torch.nn.Linear(7, 2)).double()
+    return net, torch.randn(9, 3, dtype=torch.float64)
+
+
+def test_a_vectors_energy_is_spread_as_over_the_eigenvectors():
+    net, x = small()
+    op = operator(net, x)
+    values, vectors = torch.linalg.eigh(op @ torch.eye(18, dtype=torch.float64))
+    v = torch.randn(18, dtype=torch.float64)
+    share = (vectors.T @ v).square() / v.square().sum()
+    measure = op.spectral_measure(v, steps=18)
+    assert measure.energy == pytest.approx(float(v.square().sum()))
+    assert float(measure.weights.sum()) == pytest.approx(1)
+    for level in (1e-3, 1e-1, 0.5):
+        assert measure.below(level * float(values[-1])) == pytest.approx(
+            float(share[values <= level * values[-1]].sum()), abs=1e-8
+        )
+    assert measure.mean(lambda x: x) == pytest.approx(float((share * values).sum()))
+    few = op.spectral_measure(v.reshape(9, 2), steps=3)  # exact for polynomials of degree 5
+    assert few.mean(lambda x: x**5) == pytest.approx(float((share * values**5).sum()))
+    both = op.spectral_measures(torch.stack([v, 2 * v], 1), steps=5)
+    assert torch.allclose(both[0].nodes, both[1].nodes) and both[1].energy == pytest.approx(4 * both[0].energy)
+    with pytest.raises(InputError, match="zero"):
+        op.spectral_measure(torch.zeros(18))
+
+
+def test_solutions_are_those_of_the_matrix():
+    net, x = small()
+    op = operator(net, x)
+    K = op @ torch.eye(18, dtype=torch.float64)
+    Y = torch.randn(18, 3, dtype=torch.float64)
+    found = op.solve(Y, 0.1)
+    assert torch.allclose(found.values, torch.linalg.solve(K + 0.1 * torch.eye(18, dtype=torch.float64), Y), rtol=1e-7)
+    assert float(found.residuals.max()) < 1e-10 and found.steps <= 36
+    assert op.solve(Y[:, 0], 0.1).values.shape == (18,)
+    assert op.solve(Y, 0.1, steps=2).steps == 2
+    with pytest.raises(InputError, match="ridge"):
+        op.solve(Y, -1.0)
+    with pytest.raises(InputError, match="symmetric"):
+        operator(net, x, x[:4]).solve(Y)
