@@ -246,8 +246,8 @@ class Side:
 
     @property
     def together(self) -> int:
-        """How many vectors in parameter space a quarter of the budget holds."""
-        return max(1, self.budget // 4 // (self.numel * self.summed.itemsize))
+        """How many vectors in parameter space are held at once: twice as many take a quarter of the budget."""
+        return max(1, self.budget // 8 // (self.numel * self.summed.itemsize))
 
     # ------------------------------------------------------------------------------- products
 
@@ -358,7 +358,7 @@ class Side:
         if _weights(self.model) != self.proof.weights:
             raise InputError("the model's weights changed since the operator was built: build it again")
         hidden = None if self.progress is None else not self.progress  # None: tqdm hides it outside a terminal
-        if self.model.device.type == "cpu" and vectors > 1:
+        if self.model.device.type == "cpu":
             give_back()  # what earlier products freed, in other sizes than are asked for now
         while True:
             size = self._size(vectors, activations)
