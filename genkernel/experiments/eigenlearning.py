@@ -275,10 +275,23 @@ def _draw(
         bars, names, meta, f"10 points of a circle · networks: width {scale.width}, {scale.circle_draws} training sets "
         f"({scale.deep_draws} with 4 hidden layers), float32 · bars: 2 s.e. of the sum",
     )  # fmt: skip
+    outcome.figures["eigenlearning-images"] = _images_drawn(curves, networks, sizes, source, meta)
+
+
+def _images_drawn(
+    curves: dict[str, dict[Setting, Curve]],
+    networks: dict[tuple[int, int], tuple[Measured, int]],
+    sizes: Sizes,
+    source: str,
+    meta: dict[str, Any],
+) -> Any:
+    from genkernel.plots import eigenlearning as plots
+
     lines = {
         name: {
             setting.name: plots.Line(
                 smooth=(curve.smooth.samples, curve.smooth.test_mse),
+                corrected=(curve.smooth_corrected.samples, curve.smooth_corrected.test_mse),
                 measured=[
                     (n, float(m.mean), float(m.stderr)) for n, m in zip(sizes.samples, curve.measured, strict=True)
                 ],
@@ -293,7 +306,7 @@ def _draw(
         ]
         for width in sizes.widths
     }
-    outcome.figures["eigenlearning-images"] = plots.image_curves(
+    return plots.image_curves(
         lines, {DENSE_NAME: trained}, meta, f"{source} · m = {sizes.reference}, {sizes.draws} draws, "
         f"{sizes.test} test images · bars: 2 s.e. · k̄: mean of k(x, x)",
     )  # fmt: skip

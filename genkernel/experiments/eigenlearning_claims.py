@@ -22,6 +22,7 @@ from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
 from genkernel.experiments.wide_networks import Architecture
 from genkernel.plots.style import pair
 from genkernel.spectra import LearningCurve
+from genkernel.spectra.eigenlearning import Risk
 
 Array = NDArray[np.float64]
 
@@ -286,45 +287,62 @@ def of_images(
     outcome: Outcome,
     curves: Mapping[str, Mapping[Setting, Curve]],
     networks: Mapping[tuple[int, int], tuple[Measured, int]],
-    by_reference: Mapping[str, Sequence[float]],
+    by_reference: Mapping[str, Sequence[tuple[Risk, Risk]]],
     counts: Sequence[int],
     middle: int,
     sizes: Sizes,
 ) -> None:
     """Kernel regression and networks on labelled images."""
-    found = {name: {s: _curve_agreement(curve) for s, curve in each.items()} for name, each in curves.items()}
     outcome.tables.append(
         Table(
-            f"Labelled images, m = {sizes.reference} reference images: MSE predicted / measured (± standard error)",
+            f"Labelled images, m = {sizes.reference} reference images: MSE predicted with these as the density / as a "
+            "sample of it / measured (± standard error)",
             ("kernel", "setting", *(f"n = {n}" for n in sizes.samples)),
             [
                 (name, setting.name, *(
-                    f"{p:.3f} / {_said(m)}" for p, m in zip(curve.predicted.test_mse, curve.measured, strict=True)
+                    f"{p:.3f} / {c:.3f} / {_said(m)}"
+                    for p, c, m in zip(
+                        curve.predicted.test_mse, curve.corrected.test_mse, curve.measured, strict=True
+                    )
                 ))
                 for name, each in curves.items()
                 for setting, curve in each.items()
             ],
         )
     )  # fmt: skip
-    outcome.claims.append(
-        Claim(
-            f"with real images and tangent kernels too, eigenvalues from m = {sizes.reference} reference images "
-            "predict the test error of kernel regression, with and without ridge and label noise",
-            "; ".join(
-                f"{name}: {', '.join(f'{s.name}: {one.share:.0%}' for s, one in each.items())} of n"
-                for name, each in found.items()
+    for which, how in (("predicted", ""), ("corrected", ", taken as a sample of the density (Jacot et al., 2020),")):
+        found = {
+            name: {s: _curve_agreement(getattr(curve, which), curve.measured) for s, curve in each.items()}
+            for name, each in curves.items()
+        }
+        outcome.claims.append(
+            Claim(
+                f"with real images and tangent kernels too, eigenvalues from m = {sizes.reference} reference images"
+                f"{how} predict the test error of kernel regression, with and without ridge and label noise",
+                "; ".join(
+                    f"{name}: {', '.join(f'{s.name}: {one.share:.0%}' for s, one in each.items())} of n"
+                    for name, each in found.items()
+                )
+                + " within 10 % or 2 s.e.",
+                _pooled([one for each in found.values() for one in each.values()]),
             )
-            + " within 10 % or 2 s.e.",
-            _pooled([one for each in found.values() for one in each.values()]),
         )
-    )
     plain = {name: next(iter(each.values())) for name, each in curves.items()}
     place = list(sizes.samples).index(middle)
     outcome.tables.append(
         Table(
             f"How many reference images it takes: predicted MSE for n = {middle}, no ridge and no noise",
-            ("kernel", *(f"m = {m}" for m in counts), "measured"),
-            [(name, *row, _said(plain[name].measured[place])) for name, row in by_reference.items()],
+            ("kernel", "reference images as", *(f"m = {m}" for m in counts), "measured"),
+            [
+                (
+                    name,
+                    how,
+                    *(pair(r.test_mse, r.stderr) if r.stderr > 0 else r.test_mse for r in risks),
+                    _said(plain[name].measured[place]),
+                )
+                for name, row in by_reference.items()
+                for how, risks in zip(("the density", "a sample"), zip(*row, strict=True), strict=True)
+            ],
         )
     )
     _of_image_networks(outcome, plain[DENSE_NAME], networks, sizes)
@@ -333,6 +351,8 @@ def of_images(
             setting.name: {
                 "samples": list(sizes.samples),
                 "predicted": curve.predicted.test_mse.tolist(),
+                "corrected": curve.corrected.test_mse.tolist(),
+                "corrected stderr": curve.corrected.stderr.tolist(),
                 "measured": [float(m.mean) for m in curve.measured],
                 "stderr": [float(m.stderr) for m in curve.measured],
             }
@@ -340,7 +360,13 @@ def of_images(
         }
         for name, each in curves.items()
     }
-    outcome.numbers["reference images"] = {"m": list(counts), "n": middle, "predicted": dict(by_reference)}
+    outcome.numbers["reference images"] = {
+        "m": list(counts),
+        "n": middle,
+        "predicted": {name: [plain.test_mse for plain, _ in row] for name, row in by_reference.items()},
+        "corrected": {name: [one.test_mse for _, one in row] for name, row in by_reference.items()},
+        "corrected stderr": {name: [one.stderr for _, one in row] for name, row in by_reference.items()},
+    }
 
 
 def _of_image_networks(
@@ -351,14 +377,17 @@ def _of_image_networks(
         k = list(sizes.samples).index(n)
         predicted = float(curve.predicted.test_mse[k])
         ratios[width, n] = float(m.mean) / predicted
-        rows.append((width, n, predicted, _said(curve.measured[k]), _said(m), steps))
+        rows.append(
+            (width, n, predicted, float(curve.corrected.test_mse[k]), _said(curve.measured[k]), _said(m), steps)
+        )
     outcome.tables.append(
         Table(
             "Labelled images: trained networks with ReLU and 3 hidden layers (test MSE ± standard error)",
-            ("width", "n", "predicted", "kernel regression, infinite width", "networks", "steps"),
+            ("width", "n", "predicted", "reference images as a sample", "kernel regression, infinite width",
+             "networks", "steps"),
             rows,
         )
-    )
+    )  # fmt: skip
     outcome.claims.append(
         Claim(
             "trained networks on images have the error that is predicted for their kernel of infinite width",
@@ -411,11 +440,11 @@ def _beside(cube: Cube) -> Agreement:
     )  # fmt: skip
 
 
-def _curve_agreement(curve: Curve) -> Agreement:
+def _curve_agreement(predicted: LearningCurve, measured: Sequence[Measured]) -> Agreement:
     return agreement(
-        curve.predicted.test_mse,
-        [float(m.mean) for m in curve.measured],
-        [float(m.stderr) for m in curve.measured],
+        predicted.test_mse,
+        [float(m.mean) for m in measured],
+        [float(m.stderr) for m in measured],
         0.0,
     )
 

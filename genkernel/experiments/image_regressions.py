@@ -15,6 +15,7 @@ from genkernel.errors import InputError
 from genkernel.experiments.kernel_regressions import Measured
 from genkernel.experiments.wide_networks import Architecture, train
 from genkernel.spectra import LearningCurve, mercer_decomposition, predict_risk
+from genkernel.spectra.eigenlearning import Risk
 
 DENSE, DENSE_NAME = Architecture("relu", 3, 2.0), "ReLU, 3 hidden layers, infinite width"
 CONVOLUTIONAL_NAME = "convolutional network at initialisation"
@@ -58,10 +59,18 @@ class Setting:
 
 @dataclass
 class Curve:
-    """Predicted and measured test errors of one kernel and setting."""
+    """Test errors of one kernel and setting: predicted with the reference images as the density, as a sample, measured.
+
+    Attributes:
+        predicted, corrected: the reference images as the density, and as a sample of it, at the n of the measurements.
+        smooth, smooth_corrected: for many n.
+        measured: over drawn training sets.
+    """
 
     predicted: LearningCurve
+    corrected: LearningCurve
     smooth: LearningCurve
+    smooth_corrected: LearningCurve
     measured: list[Measured] = field(default_factory=list)
 
 
@@ -140,10 +149,12 @@ def curves(
     found = {}
     for setting in settings:
         ridge, noise = setting.ridge * diagonal, setting.noise
-        y = data.y[: sizes.reference]
+        y, many = data.y[: sizes.reference], smooth[smooth < sizes.reference]
         curve = Curve(
             predict_risk(mercer, y, sizes.samples, ridge=ridge, noise=noise),
-            predict_risk(mercer, y, smooth[smooth < sizes.reference], ridge=ridge, noise=noise),
+            predict_risk(mercer, y, sizes.samples, ridge=ridge, noise=noise, reference="sample"),
+            predict_risk(mercer, y, many, ridge=ridge, noise=noise),
+            predict_risk(mercer, y, many, ridge=ridge, noise=noise, reference="sample"),
         )
         for n in sizes.samples:
             draw = torch.Generator().manual_seed(seed + n)
@@ -180,7 +191,10 @@ def trained(data: Labelled, sizes: Sizes, seed: int) -> dict[tuple[int, int], tu
     return found
 
 
-def by_reference(pair: tuple[Tensor, Tensor], data: Labelled, n: int, counts: list[int]) -> list[float]:
-    """Predicted test error of n samples from ever more reference images, without ridge and noise."""
-    own = pair[0]
-    return [predict_risk(own[:m, :m], data.y[:m], n).test_mse for m in counts]
+def by_reference(pair: tuple[Tensor, Tensor], data: Labelled, n: int, counts: list[int]) -> list[tuple[Risk, Risk]]:
+    """What n samples teach, from ever more reference images as the density and as a sample; no ridge and no noise."""
+    found = []
+    for m in counts:
+        mercer = mercer_decomposition(pair[0][:m, :m])
+        found.append((predict_risk(mercer, data.y[:m], n), predict_risk(mercer, data.y[:m], n, reference="sample")))
+    return found

@@ -20,6 +20,7 @@ Point = tuple[float, float, float]  # n, mean, standard error
 
 _COLOURS = (style.INK, style.BLUE, style.VERMILION, style.GREEN, style.PURPLE, style.ORANGE)
 _MARKS = "oDs^v"
+_DASHES = (0, (3, 2))
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,10 @@ class Panel:
 
 @dataclass(frozen=True)
 class Line:
-    """One setting: (n, MSE) as predicted, and points as measured."""
+    """One setting: (n, MSE) as predicted from reference samples as the density and as a sample, points as measured."""
 
     smooth: tuple[Array, Array]
+    corrected: tuple[Array, Array]
     measured: Sequence[Point] = field(default_factory=list)
 
 
@@ -158,11 +160,13 @@ def image_curves(
     for axes, (name, lines) in zip(grid, panels.items(), strict=True):
         for k, (setting, line) in enumerate(lines.items()):
             colour = _COLOURS[1 + k]
-            (handles[setting],) = axes.plot(*line.smooth, color=colour, linewidth=1.3)
+            (handles[setting],) = axes.plot(*line.corrected, color=colour, linewidth=1.4)
+            axes.plot(*line.smooth, color=colour, linewidth=1.0, linestyle=_DASHES)
             rows = np.array(line.measured, dtype=np.float64).reshape(-1, 3)
             axes.errorbar(
-                rows[:, 0], rows[:, 1], 2 * rows[:, 2], color=colour, marker=_MARKS[k], linestyle="none", markersize=4
-            )
+                rows[:, 0], rows[:, 1], 2 * rows[:, 2], color=colour, marker=_MARKS[k], linestyle="none",
+                markersize=5.8 - 1.3 * k, zorder=3 + k,
+            )  # fmt: skip
         for k, (title, points) in enumerate(trained.get(name, {}).items()):
             rows = np.array(points, dtype=np.float64).reshape(-1, 3)
             handles[title] = axes.errorbar(
@@ -178,6 +182,10 @@ def image_curves(
     top = max(p[1] + 2 * p[2] for lines in panels.values() for line in lines.values() for p in line.measured)
     grid[0].set_ylim(0, 1.08 * top)
     grid[0].set_ylabel("test MSE (with label noise)")
+    from matplotlib.lines import Line2D
+
+    handles["reference images as a sample"] = Line2D([], [], color=style.MUTED, linewidth=1.4)
+    handles["reference images as the density"] = Line2D([], [], color=style.MUTED, linewidth=1.0, linestyle=_DASHES)
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, fontsize=7.8)
     style.footer(figure, meta, f"curves: predicted, marks: measured · {note}")
     return figure

@@ -52,7 +52,7 @@ def over_widths(
             mean = rows.mean(1)
             error = 2 * rows.std(1, ddof=1) / rows.shape[1] ** 0.5
             handles[label] = axes.errorbar(x, mean, error, color=colour, marker=mark, linewidth=1.3)
-            ends.append((float(mean[-1]), style.number(round(slopes[activation][quantity], 2)), colour))
+            ends.append((float(mean[-1]), f"{slopes[activation][quantity]:.2f}".replace("-", "−"), colour))
         place = np.inf
         for last, text, colour in sorted(ends, reverse=True):
             place = min(last, place / _APART)

@@ -90,15 +90,13 @@ def effective_ranks(result: SpectrumResult) -> Figure:
     axes = figure.subplots()
     places = _places(axes, result)
     axes.errorbar(
-        places, groups.effective_rank, 1.96 * np.nan_to_num(groups.effective_rank_stderr), color=style.BLUE,
-        marker="o",        linestyle="-" if result.timesteps is not None else "none",
+        places, groups.equal_rank, 1.96 * np.nan_to_num(groups.effective_rank_stderr), color=style.BLUE, marker="o",
+        linestyle="-" if result.timesteps is not None else "none",
     )  # fmt: skip
     axes.set_ylim(0, None)
     axes.set_ylabel("effective rank")
-    same = len(set(groups.sizes.tolist())) == 1
-    size = f"{groups.sizes[0]} samples each" if same else f"{groups.sizes.min()} to {groups.sizes.max()} samples"
     style.title(figure, f"How many directions a {result.of} has by itself")
-    style.footer(figure, result.meta, f"{size}; bars ±1.96 s.e. over probes")
+    style.footer(figure, result.meta, f"{groups.equal_size} samples each; bars ±1.96 s.e. over probes")
     return figure
 
 
@@ -266,7 +264,10 @@ def _group_ticks(axes: Axes, result: SpectrumResult, vertical: bool = False) -> 
         label = _time(result) + ("′" if vertical else "")
     else:
         step = max(1, len(places) // 16)
-        which.set_ticks(places[::step], [name if len(name) <= 12 else name[:11] + "…" for name in groups.names[::step]])
+        labels = [name if len(name) <= 12 else name[:11] + "…" for name in groups.names]
+        if len(set(groups.sizes.tolist())) > 1:
+            labels = [f"{label} (n={size})" for label, size in zip(labels, groups.sizes, strict=True)]
+        which.set_ticks(places[::step], labels[::step])
         if not vertical and max(len(name) for name in groups.names) > 4:
             axes.tick_params(axis="x", labelrotation=45)
         label = result.of

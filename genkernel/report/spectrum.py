@@ -93,11 +93,19 @@ def group_tables(result: SpectrumResult) -> list[Table]:
             f"{groups.sizes[g]}",
             number(float(groups.trace[g])),
             pair(float(groups.effective_rank[g]), float(groups.effective_rank_stderr[g])),
+            number(float(round(groups.equal_rank[g], 2))) if math.isfinite(groups.equal_rank[g]) else "–",
             number(float(round(groups.overlap[g, g], 3))) if math.isfinite(groups.overlap[g, g]) else "–",
         ]
         for g, name in enumerate(groups.names)
     ]
-    head = [result.of, "samples", "mean k(x, x)", "effective rank", "overlap of its halves"]
+    head = [
+        result.of,
+        "samples",
+        "mean k(x, x)",
+        "effective rank",
+        f"of {groups.equal_size} samples",
+        "overlap of its halves",
+    ]
     return [Table(f"Every {result.of}", head, rows)]
 
 

@@ -48,10 +48,10 @@ CAPTIONS = {
     ),
     "effective_ranks": Caption(
         "Directions within one group",
-        "The effective rank of the kernel of each group alone. At most its number of samples; 1 where all of its "
-        "samples "
-        "have the same gradient up to a factor.",
-        "Only comparable between groups with the same number of samples.",
+        "The effective rank of the kernel of each group alone, at the same number of samples: larger groups by "
+        "random parts "
+        "of themselves. At most that number; 1 where all samples have the same gradient up to a factor.",
+        "",
         "Effective rank by group.",
     ),
     "mode_shares": Caption(

@@ -44,6 +44,7 @@ class Risk:
         variance: Var v̂_i ``[r]``.
         rest: the target's energy in no mode: it cannot be learned and counts as noise in the errors.
         notes: what to keep in mind, in words.
+        stderr: of ``test_mse``, from the reference samples being a sample; NaN where they are taken as the density.
     """
 
     samples: float
@@ -59,6 +60,7 @@ class Risk:
     variance: Array
     rest: float = 0.0
     notes: tuple[str, ...] = ()
+    stderr: float = math.nan
 
 
 def solve_kappa(eigenvalues: ArrayLike, samples: float, ridge: float = 0.0) -> float:

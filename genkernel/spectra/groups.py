@@ -32,6 +32,7 @@ Array = NDArray[np.float64]
 
 FEWEST = 2  # samples of a group that has a spectrum
 LEADING = 4  # directions of a group that are compared
+DRAWS = 16  # parts of a larger group that are averaged
 
 
 @dataclass
@@ -42,8 +43,10 @@ class GroupSpectra:
         names: of the groups ``[G]``.
         sizes: samples ``[G]``.
         eigenvalues: of each group's own kernel over its number of samples, falling ``[G, s]``; NaN beyond its samples.
-        effective_rank: e^H of them ``[G]``; compare at equal sizes. NaN for groups of fewer than two samples.
+        effective_rank: e^H of them ``[G]``, at most the number of samples. NaN for groups of fewer than two.
         effective_rank_stderr: over random probes ``[G]``; NaN where the kernel is exact.
+        equal_size: a number of samples that groups can be compared at: that of the smallest with a spectrum.
+        equal_rank: effective rank of as many samples ``[G]``, mean over random choices; NaN as above.
         trace: mean k(x, x) ``[G]``.
         mode_share: energy of the modes of the whole kernel in each group ``[k, G]``.
         mode_groups: e^H of these shares ``[k]``.
@@ -56,6 +59,8 @@ class GroupSpectra:
     eigenvalues: Array
     effective_rank: Array
     effective_rank_stderr: Array
+    equal_size: int
+    equal_rank: Array
     trace: Array
     mode_share: Array
     mode_groups: Array
@@ -107,6 +112,7 @@ def group_spectra(
             eigenvalues[g, : len(own)] = found
             rank[g] = entropy_number(found)
             error[g] = effective_rank_error(K, per_probe, own)
+    equal_size, equal_rank = _at_equal_size(K, rows)
     overlap, directions = _overlaps(K, rows)
     return GroupSpectra(
         names=[str(g) for g in range(count)] if names is None else [str(name) for name in names],
@@ -114,6 +120,8 @@ def group_spectra(
         eigenvalues=eigenvalues,
         effective_rank=rank,
         effective_rank_stderr=error,
+        equal_size=equal_size,
+        equal_rank=equal_rank,
         trace=trace,
         mode_share=share,
         mode_groups=np.array([entropy_number(row) for row in share]),
@@ -141,6 +149,18 @@ def effective_rank_error(K: Tensor, per_probe: Tensor | None, rows: Any = slice(
     q = len(per_probe)
     left = [entropy_number(_eigenvalues((q * K - own) / (q - 1), rows)) for own in per_probe.double()]
     return float(np.sqrt((q - 1) / q * np.sum((np.array(left) - np.mean(left)) ** 2)))
+
+
+def _at_equal_size(K: Tensor, rows: list[NDArray[np.int64]]) -> tuple[int, Array]:
+    """The effective rank grows with the number of samples, so larger groups are compared by parts of themselves."""
+    size = min((len(own) for own in rows if len(own) >= FEWEST), default=0)
+    draw = np.random.default_rng(0)
+    found = np.full(len(rows), np.nan)
+    for g, own in enumerate(rows):
+        if len(own) >= FEWEST:
+            parts = [own] if len(own) == size else [draw.choice(own, size, replace=False) for _ in range(DRAWS)]
+            found[g] = float(np.mean([entropy_number(_eigenvalues(K, part)) for part in parts]))
+    return size, found
 
 
 def _overlaps(K: Tensor, rows: list[NDArray[np.int64]]) -> tuple[Array, int]:

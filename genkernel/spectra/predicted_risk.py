@@ -2,7 +2,9 @@
 
 m reference samples show the eigenvalues and modes of the integral operator (:mod:`genkernel.spectra.mercer`) and the
 coefficients of the target; eigenlearning (:mod:`genkernel.spectra.eigenlearning`) says what n training samples make of
-them. m has to be much larger than n: m samples stand for the density.
+them. Either the m samples stand for the density (``reference="domain"``: they are all there is, or m ≫ n), or they are
+a sample of it, and what is lost with their finite number is made up for (``reference="sample"``;
+:mod:`genkernel.spectra.finite_reference`).
 
 Kernels of O outputs (full blocks): n samples give nO equations. With modes of mean square 1 summed over outputs,
 
@@ -18,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from torch import Tensor
 
 from genkernel.errors import InputError
 from genkernel.spectra.eigenlearning import Risk, expected_risk
+from genkernel.spectra.finite_reference import risk_from_sample
 from genkernel.spectra.mercer import Mercer, mercer_decomposition
 from genkernel.tangent import Kernel, TangentOperator
 
@@ -74,6 +77,11 @@ class LearningCurve(Sequence[Risk]):
         return self._each("train_mse")
 
     @property
+    def stderr(self) -> Array:
+        """Of ``test_mse``, from the finite number of reference samples ``[s]``; NaN where they are the density."""
+        return self._each("stderr")
+
+    @property
     def learnability(self) -> Array:
         """Of the target ``[s]``."""
         return self._each("learnability")
@@ -112,6 +120,7 @@ def predict_risk(
     noise: float = ...,
     modes: int | None = ...,
     seed: int = ...,
+    reference: Literal["domain", "sample"] = ...,
 ) -> Risk: ...
 @overload
 def predict_risk(
@@ -123,6 +132,7 @@ def predict_risk(
     noise: float = ...,
     modes: int | None = ...,
     seed: int = ...,
+    reference: Literal["domain", "sample"] = ...,
 ) -> LearningCurve: ...
 def predict_risk(
     kernel: Any,
@@ -133,6 +143,7 @@ def predict_risk(
     noise: float = 0.0,
     modes: int | None = None,
     seed: int = 0,
+    reference: Literal["domain", "sample"] = "domain",
 ) -> Risk | LearningCurve:
     """Expected errors of kernel regression with n samples (Simon et al.; THEORY §9).
 
@@ -152,6 +163,12 @@ def predict_risk(
         modes: how many of the largest eigenvalues; all for matrices and 16 for operators by default. The trace of the
             others acts as a ridge, in κ alone.
         seed: of the iteration for operators.
+        reference: what the reference samples are. ``"domain"``: everything there is, or so many that they stand for
+            it (their eigenvalues are taken as the density's, and errors come out too low where n/m is not small).
+            ``"sample"``: independent draws from the density, whose finite number is accounted for through κ (Jacot et
+            al., 2020; the module's formulas). It needs all modes to be exact (others share the rest evenly), counts
+            the noise in the targets as noise, and gives ``stderr``. It does not mend what eigenlearning itself gets
+            wrong (few dimensions). Not for a domain that is listed whole, where it would be wrong.
 
     Returns:
         A :class:`Risk` for one number, a :class:`LearningCurve` for several; their ``notes`` say in words where the
@@ -159,7 +176,8 @@ def predict_risk(
 
     Raises:
         InputError: the kernel is not symmetric positive semi-definite (a two-time kernel or one between different
-            samples has no eigenlearning), shapes do not fit, something is not finite, or n is not between 0 and m.
+            samples has no eigenlearning), shapes do not fit, something is not finite, n is not between 0 and m, or
+            ``reference`` is neither of the two.
 
     Example:
         >>> import torch
@@ -169,6 +187,10 @@ def predict_risk(
         >>> bool((curve.test_mse[1:] < curve.test_mse[:-1]).all()), curve.learnabilities.shape
         (True, (3, 400))
     """
+    if reference not in ("domain", "sample"):
+        raise InputError(
+            f"reference is 'domain' (the samples are all there is) or 'sample' (draws from it), not {reference!r}"
+        )
     mercer = kernel if isinstance(kernel, Mercer) else mercer_decomposition(_given(kernel), modes, seed=seed)
     if isinstance(kernel, Mercer) and modes is not None:
         raise InputError("modes= chooses among those of a kernel; a Mercer decomposition has its own: leave it out")
@@ -194,10 +216,13 @@ def predict_risk(
     general = _notes(kernel, mercer, missing)
     risks = []
     for n in sizes:
-        found = expected_risk(
-            lam, v, n * outputs, ridge=ridge * outputs, noise=noise + rest, missing_trace=missing
-        )  # nO equations; see the module
-        notes = [*general, *_notes_at(n, m), *_uneven(mercer, found.learnabilities)]
+        if reference == "sample":
+            found = risk_from_sample(mercer, y, n, ridge=float(ridge), noise=float(noise))
+        else:
+            found = expected_risk(
+                lam, v, n * outputs, ridge=ridge * outputs, noise=noise + rest, missing_trace=missing
+            )  # nO equations; see the module
+        notes = [*general, *_notes_at(n, m, reference), *_uneven(mercer, found.learnabilities)]
         risks.append(replace(found, samples=n, ridge=float(ridge), noise=float(noise), rest=rest, notes=tuple(notes)))
     return LearningCurve(tuple(risks)) if several else risks[0]
 
@@ -295,9 +320,14 @@ def _notes(kernel: Any, mercer: Mercer, missing: float) -> list[str]:
     return notes
 
 
-def _notes_at(n: float, m: int) -> list[str]:
+def _notes_at(n: float, m: int, reference: str) -> list[str]:
     if n <= m / 2:
         return []
+    if reference == "sample":
+        return [
+            f"n = {n:g} is more than half of the m = {m} reference samples: the estimate rests on the smallest "
+            "eigenvalues and varies with them"
+        ]
     return [
         f"n = {n:g} is more than half of the m = {m} reference samples: they stand for the density only where m is "
         "much larger than n, or where they are the whole domain"

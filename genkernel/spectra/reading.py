@@ -37,25 +37,18 @@ def _groups(result: SpectrumResult) -> list[str]:
     if groups is None:
         return []
     sentences = []
-    rank, error = groups.effective_rank, np.nan_to_num(groups.effective_rank_stderr)
+    rank, error = groups.equal_rank, np.nan_to_num(groups.effective_rank_stderr)
     known = np.flatnonzero(np.isfinite(rank))
-    same = len(set(groups.sizes[known].tolist())) == 1
-    if len(known) > 1 and same:
+    if len(known) > 1:
         least, most = known[rank[known].argmin()], known[rank[known].argmax()]
-        gap = rank[most] - rank[least]
-        if gap > CLEAR * math.hypot(error[least], error[most]):
-            few, many = (f"{groups.names[g]} ({_pair(rank[g], error[g])})" for g in (least, most))
+        if rank[most] - rank[least] > CLEAR * math.hypot(error[least], error[most]):
+            few, many = (f"{groups.names[g]} ({rank[g]:.3g})" for g in (least, most))
             sentences.append(
-                f"With {groups.sizes[known[0]]} samples each, the {result.of} with the fewest directions is {few}, "
-                f"that "
-                f"with the most {many}."
+                f"At {groups.equal_size} samples each, the {result.of} with the fewest directions is {few}, that with "
+                f"the most {many}."
             )
         else:
             sentences.append(f"No {result.of} has clearly more directions than another.")
-    elif len(known) > 1:
-        sentences.append(
-            f"The {result.of}s have different numbers of samples: their effective ranks cannot be compared as they are."
-        )
     count = len(known)
     shared = float(groups.mode_groups[0])
     top = int(groups.mode_share[0].argmax())
@@ -85,8 +78,8 @@ def _targets(result: SpectrumResult) -> list[str]:
         return []
     chance = found.samples[-1] / result.spectrum.samples
     said = (
-        f"Kernel regression on {found.samples[-1]:.0f} samples is expected to learn {found.learnability[-1]:.0%} of the "
-        f"targets (random targets: {chance:.0%}); alignment {found.alignment:.3f}, unbiased CKA "
+        f"Kernel regression on {found.samples[-1]:.0f} samples is expected to learn {found.learnability[-1]:.0%} of "
+        f"the targets (random targets: {chance:.0%}); alignment {found.alignment:.3f}, unbiased CKA "
         f"{found.alignment_cka:.3f}."
     )
     return [said, *(f"{note[0].upper()}{note[1:].rstrip('.')}." for note in found.notes)]

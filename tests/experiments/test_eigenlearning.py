@@ -182,12 +182,13 @@ def test_the_whole_study_on_tiny_cases(monkeypatch: pytest.MonkeyPatch, tmp_path
     pixels = np.clip(60 * labels[:, None, None] + 40 * draw.normal(size=(140, 8, 8)), 0, 255).astype(np.uint8)
     np.savez(tmp_path / "images.npz", x=pixels, y=labels)
     found = eigenlearning.run(quick=True, progress=False, images=tmp_path / "images.npz")
-    assert len(found.claims) == 10 and {c.holds for c in found.claims} <= {"yes", "no", "partly", "undecided"}
+    assert len(found.claims) == 11 and {c.holds for c in found.claims} <= {"yes", "no", "partly", "undecided"}
     conserved = next(c for c in found.claims if "conservation law" in c.claim)
     assert conserved.holds == "yes"
     assert set(found.figures) == {"eigenlearning", "eigenlearning-conservation", "eigenlearning-images"}
     for figure in found.figures.values():
         assert len(style.to_bytes(figure, "png")) > 10_000
+    assert any("taken as a sample of the density" in c.claim for c in found.claims)
     assert "| ReLU, 1 hidden | parity of 3 |" in found.markdown()
     assert len(found.numbers["cube"]["ReLU, 1 hidden"]["parity of 8"]["kernel"]) == 2
 

@@ -58,6 +58,11 @@ def test_effective_ranks_are_of_each_group_alone_and_have_errors_over_probes():
     found = group_spectra(phi @ phi.T, np.repeat([0, 1], 10))
     assert found.effective_rank[0] == pytest.approx(1) and 5 < found.effective_rank[1] < 10
     assert np.isnan(found.effective_rank_stderr).all()
+    assert found.equal_size == 10 and np.allclose(found.equal_rank, found.effective_rank)
+    phi = torch.cat([features(0, 30, slice(0, 40)), features(1, 6, slice(0, 40))])
+    found = group_spectra(phi @ phi.T, np.repeat([0, 1], [30, 6]))
+    assert found.equal_size == 6 and found.effective_rank[0] > 15
+    assert found.equal_rank[0] == pytest.approx(found.equal_rank[1], abs=0.5)  # of the same distribution
     net = torch.nn.Sequential(torch.nn.Linear(3, 6), torch.nn.Tanh(), torch.nn.Linear(6, 5)).double()
     K = gk.kernel(net, torch.randn(12, 3, dtype=torch.float64), cotangents=gk.probes(4))
     found = group_spectra(K, np.repeat([0, 1], 6))

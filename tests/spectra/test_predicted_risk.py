@@ -65,11 +65,12 @@ def coupled(k: int, draw: torch.Generator) -> Tensor:
     return torch.stack([one[:, 0], one[:, 0] + 0.2 * one[:, 1]], 1)
 
 
+@pytest.mark.parametrize("reference", ["domain", "sample"])
 @pytest.mark.parametrize(("ridge", "noise"), [(1e-2, 0.0), (1.0, 0.1)])
-def test_n_samples_of_a_kernel_of_two_outputs_are_twice_n_equations(ridge: float, noise: float) -> None:
+def test_n_samples_of_a_kernel_of_two_outputs_are_twice_n_equations(ridge: float, noise: float, reference: Any) -> None:
     J = exchangeable(700, torch.Generator().manual_seed(1))
     K = torch.einsum("iap,jbp->ijab", J, J)
-    found = predict_risk(K, J @ WEIGHTS, 20, ridge=ridge, noise=2 * noise)
+    found = predict_risk(K, J @ WEIGHTS, 20, ridge=ridge, noise=2 * noise, reference=reference)
     assert not found.notes
     (test, error), train = simulated(exchangeable, WEIGHTS, 20, ridge, noise, 80)
     assert abs(found.test_mse - test) < 0.08 * test + 3 * error
@@ -178,6 +179,101 @@ def test_few_reference_samples_are_said() -> None:
     assert not curve[0].notes and "more than half of the m = 10" in curve[1].notes[0] and len(curve.notes) == 1
 
 
+# ------------------------------------------------------- reference samples that are a sample
+
+EIGENVALUES = np.arange(1, 801.0) ** -1.4
+
+
+def gaussian(m: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Kernel and targets of m samples with independent Gaussian eigenfunctions, and the target's coefficients."""
+    draw = np.random.default_rng(seed)
+    v = np.random.default_rng(99).normal(size=800) / np.arange(1, 801) ** 0.8
+    X = draw.normal(size=(m, 800))
+    return X * EIGENVALUES @ X.T, X @ v, v
+
+
+@pytest.mark.parametrize(("ridge", "noise"), [(0.0, 0.0), (0.0, 0.1), (0.5, 0.1)])
+def test_a_sample_of_reference_samples_has_no_bias_where_the_truth_is_known(ridge: float, noise: float) -> None:
+    sizes, m = [10, 25, 50, 100], 200
+    found = {"domain": [], "sample": []}
+    stated = []
+    for seed in range(10):
+        K, y, v = gaussian(m, seed)
+        for reference, each in found.items():
+            curve = predict_risk(K, y, sizes, ridge=ridge, noise=noise, reference=reference)
+            each.append(curve.test_mse)
+        stated.append(curve.stderr)
+    truth = np.array([expected_risk(EIGENVALUES, v, n, ridge=ridge, noise=noise).test_mse for n in sizes])
+    plain, corrected = (np.mean(each, 0) / truth - 1 for each in found.values())
+    assert np.abs(plain[2:]).min() > 0.05 and np.abs(corrected[2:]).max() < 0.25 * np.abs(plain[2:]).max()
+    spread = np.std(found["sample"], 0, ddof=1)
+    assert (np.abs(corrected) * truth < 3 * spread / 10**0.5 + 0.01 * truth).all()
+    assert (spread < 1.5 * np.mean(stated, 0)).all()  # the stated error is not too small
+
+
+def test_a_sample_shows_kappa_and_overfitting_and_learnability() -> None:
+    K, y, v = gaussian(300, 3)
+    for n, ridge in ((20, 0.0), (60, 0.3), (150, 0.0), (300, 0.3)):
+        found = predict_risk(K, y, n, ridge=ridge, reference="sample")
+        true = expected_risk(EIGENVALUES, v, n, ridge=ridge)
+        assert found.kappa == pytest.approx(true.kappa, rel=0.02)
+        assert found.overfitting == pytest.approx(true.overfitting, rel=0.03)
+        assert found.learnability == pytest.approx(true.learnability, abs=0.05)
+        assert found.train_mse == pytest.approx(true.train_mse, rel=0.25)
+        assert found.learnabilities.sum() == pytest.approx(n - ridge / found.kappa, abs=1e-6)
+
+
+def test_at_all_samples_it_is_generalised_cross_validation() -> None:
+    K, y, _ = gaussian(60, 0)
+    inverse = np.linalg.inv(K + 0.4 * np.eye(60))
+    found = predict_risk(K, y, 60, ridge=0.4, reference="sample")
+    assert found.test_mse == pytest.approx(60 * np.sum((inverse @ y) ** 2) / np.trace(inverse) ** 2)
+    assert "rests on the smallest" in found.notes[0]
+
+
+def test_few_of_many_samples_are_the_same_either_way() -> None:
+    K, y, _ = gaussian(500, 0)
+    plain, corrected = (predict_risk(K, y, 1, ridge=0.2, noise=0.1, reference=r) for r in ("domain", "sample"))
+    assert corrected.test_mse == pytest.approx(plain.test_mse, rel=0.01) and math.isnan(plain.stderr)
+    assert corrected.kappa == pytest.approx(plain.kappa, rel=0.01)
+
+
+def test_noise_in_the_targets_of_a_sample_counts_once() -> None:
+    K, y, _ = gaussian(400, 1)
+    noisy = y + 0.3**0.5 * np.random.default_rng(5).normal(size=400)
+    given = predict_risk(K, y, 50, noise=0.3, reference="sample")
+    seen = predict_risk(K, noisy, 50, reference="sample")
+    assert abs(seen.test_mse - given.test_mse) < 2 * seen.stderr
+    assert abs(predict_risk(K, noisy, 50).test_mse - given.test_mse) > 2 * seen.stderr
+
+
+def test_fewer_modes_than_samples_leave_a_residual_with_its_degrees_of_freedom() -> None:
+    x = normal(100, 3)
+    y = x[:, 0] + x[:, 1] ** 2 - 1
+    left = y - x @ torch.linalg.lstsq(x, y[:, None]).solution[:, 0]
+    level = float(left.square().sum()) / 97
+    found = predict_risk(x @ x.T, y, 30, reference="sample")
+    assert found.test_mse == pytest.approx(level * 30 / 27) and found.train_mse == pytest.approx(level * 27 / 30)
+    assert found.kappa == 0 and found.learnabilities.tolist() == [1, 1, 1]
+    nearly = predict_risk(x @ x.T, y, 30, ridge=1e-7, reference="sample")
+    assert nearly.test_mse == pytest.approx(found.test_mse, rel=1e-5)
+    assert nearly.stderr == pytest.approx(found.stderr, rel=1e-4)
+
+
+def test_a_sample_of_blocks_that_are_one_kernel_per_output() -> None:
+    x = normal(60, 3)
+    k = torch.exp(-torch.cdist(x, x).square() / 4)
+    y = torch.stack([x[:, 0], x[:, 1].sin()], 1)
+    blocks = k[:, :, None, None] * torch.eye(2, dtype=torch.float64)
+    one, two = (predict_risk(K, y, 12, ridge=0.05, noise=0.2, reference="sample") for K in (k, blocks))
+    for name in ("test_mse", "train_mse", "kappa", "learnability", "overfitting", "stderr"):
+        assert getattr(two, name) == pytest.approx(getattr(one, name)), name
+    decomposed = predict_risk(mercer_decomposition(k), y, 12, ridge=0.05, noise=0.2, reference="sample")
+    assert decomposed.test_mse == pytest.approx(one.test_mse)
+    short = predict_risk(k, y, 4, ridge=0.05, modes=40, reference="sample").test_mse
+    assert short == pytest.approx(predict_risk(k, y, 4, ridge=0.05, reference="sample").test_mse, rel=0.01)
+
+
 # ------------------------------------------------------------------------------ conservation
 
 
@@ -247,6 +343,10 @@ def test_the_mean_over_data_sets_is_the_prediction() -> None:
         (lambda K, y: predict_risk(K, y, 10), "infinite"),
         (lambda K, y: predict_risk(mercer_decomposition(K), y, 3, modes=2), "leave it out"),
         (lambda K, y: predict_risk(K[:3, :3], y[:3]), "says nothing"),
+        (lambda K, y: predict_risk(K, y, 3, reference="all"), "'domain'"),
+        (lambda K, y: predict_risk(K, y, 11, reference="sample"), "up to 10 training samples"),
+        (lambda K, y: predict_risk(K, y * math.nan, 3, reference="sample"), "NaN"),
+        (lambda K, y: predict_risk(torch.outer(y, y), y, 1, reference="sample"), "infinite"),
         (lambda K, y: dataset_learnabilities(K, [1, 1]), "named twice"),
         (lambda K, y: dataset_learnabilities(K, [10]), "0 to 9"),
         (lambda K, y: dataset_learnabilities(K, []), "not empty"),
