@@ -213,16 +213,23 @@ def predict_risk(
         raise InputError(f"ridge is finite and not negative, not {ridge}")
     if not 0 <= noise < math.inf:
         raise InputError(f"noise is a variance, finite and not negative, not {noise}")
-    general = _notes(kernel, mercer, missing)
+    general = _notes(kernel, mercer, missing, reference)
     risks = []
     for n in sizes:
         if reference == "sample":
             found = risk_from_sample(mercer, y, n, ridge=float(ridge), noise=float(noise))
+            few = missing > 0 and n * outputs > r
         else:
             found = expected_risk(
                 lam, v, n * outputs, ridge=ridge * outputs, noise=noise + rest, missing_trace=missing
             )  # nO equations; see the module
+            few = False
         notes = [*general, *_notes_at(n, m, reference), *_uneven(mercer, found.learnabilities)]
+        if few:
+            notes.append(
+                f"n = {n:g} samples learn more than the {r} modes that were asked for, and the others are taken as "
+                "equal: ask for more modes"
+            )
         risks.append(replace(found, samples=n, ridge=float(ridge), noise=float(noise), rest=rest, notes=tuple(notes)))
     return LearningCurve(tuple(risks)) if several else risks[0]
 
@@ -303,7 +310,7 @@ def _sizes(samples: Any, m: int) -> tuple[bool, list[float]]:
     return several, sizes
 
 
-def _notes(kernel: Any, mercer: Mercer, missing: float) -> list[str]:
+def _notes(kernel: Any, mercer: Mercer, missing: float, reference: str) -> list[str]:
     notes = []
     if isinstance(kernel, Kernel) and kernel.is_normalized:
         notes.append("the kernel is normalised: this is for regression with cosines, and the ridge is in their units")
@@ -315,7 +322,8 @@ def _notes(kernel: Any, mercer: Mercer, missing: float) -> list[str]:
         )
     if missing > 0.5 * mercer.trace:
         notes.append(
-            f"{missing / mercer.trace:.0%} of the trace is in modes that were not asked for, which are taken as a ridge"
+            f"{missing / mercer.trace:.0%} of the trace is in modes that were not asked for, "
+            + ("which are taken as a ridge" if reference == "domain" else "which are taken as equal")
         )
     return notes
 

@@ -326,7 +326,7 @@ class TangentOperator:
         With α its values, predictions at other samples are ``genkernel.operator(model, other, x) @ α``.
 
         Args:
-            targets: Y ``[rows]`` or ``[rows, c]``, in the order of the rows.
+            targets: Y ``[rows]``, ``[n, *out]`` or ``[rows, c]``, in the order of the rows.
             ridge: δ, in units of the kernel.
             steps: at most so many products; stopping early is a regularisation of its own.
             tol: relative residual at which a column is done; what the dtype of the run supports by default.
@@ -337,7 +337,8 @@ class TangentOperator:
         """
         self._require_symmetric("solve")
         given = torch.as_tensor(targets)
-        columns = self._columns(_plain(given), self.shape[0])
+        whole = given.reshape(-1) if given.numel() == self.shape[0] else given
+        columns = self._columns(_plain(whole), self.shape[0])
         stop = 1e-10 if self.dtype == torch.float64 else 1e-5
         found = spectral.solve(self._matrix, columns, ridge, steps, stop if tol is None else tol)
         return replace(found, values=found.values.reshape(given.shape))

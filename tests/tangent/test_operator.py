@@ -684,6 +684,8 @@ def test_solutions_are_those_of_the_matrix():
     assert torch.allclose(found.values, torch.linalg.solve(K + 0.1 * torch.eye(18, dtype=torch.float64), Y), rtol=1e-7)
     assert float(found.residuals.max()) < 1e-10 and found.steps <= 36
     assert op.solve(Y[:, 0], 0.1).values.shape == (18,)
+    one = op.solve(Y[:, 0].reshape(9, 2), 0.1)
+    assert one.values.shape == (9, 2) and torch.allclose(one.values.reshape(-1), found.values[:, 0], rtol=1e-6)
     assert op.solve(Y, 0.1, steps=2).steps == 2
     with pytest.raises(InputError, match="ridge"):
         op.solve(Y, -1.0)
