@@ -31,6 +31,7 @@ RATE = 5e-3
 MEASURES = ("KTA", "CKA biased", "CKA unbiased", "neighbours, kernel", "neighbours, Euclidean")
 SEPARATION = ("held out", "in-sample", "in-sample, largest C")
 MATTERS = 0.02  # a mean difference that is surely below it is none, where accuracies, agreements and CKA are concerned
+ALL, FAR = 0.95, 0.75  # in-sample accuracies of permuted labels that show nothing to be evidence, or that do not
 PERFECT = 0.99  # held-out accuracy from which classes count as separable: one of 150 points on the wrong side
 
 
@@ -373,7 +374,7 @@ def _claims(
             larger(last),
         ),
         Claim(
-            "accuracy in-sample is evidence of structure: permuted labels do not get it",
+            "accuracy in-sample is evidence of structure: networks trained on permuted labels do not get it",
             f"largest C: untrained {_said(random_before)}, trained on them "
             + _by_loss({loss: values["in-sample, largest C"] for loss, values in random_after.items()})
             + "; held out "
@@ -384,7 +385,7 @@ def _claims(
             "the biased CKA of independent features is near 0, as the unbiased one is",
             f"biased {biased[0]:.3f} [{biased[1]:.3f}, {biased[2]:.3f}], unbiased {unbiased[0]:.4f} "
             f"[{unbiased[1]:.4f}, {unbiased[2]:.4f}]",
-            "undecided" if biased[1] != biased[1] else "yes" if biased[1] <= 0 <= biased[2] else "no",
+            _near_zero(biased),
         ),
     ]
 
@@ -392,25 +393,39 @@ def _claims(
 def larger(differences: dict[str, Array]) -> str:
     """Whether differences over seeds are above zero.
 
-    A loss says yes where the whole interval is above zero, no where it is below :data:`MATTERS`, and nothing else;
-    where one says nothing the answer is "undecided".
+    A loss says no where the whole interval is below :data:`MATTERS`, yes where it is above zero otherwise, and nothing
+    else; where one says nothing the answer is "undecided".
     """
     parts: list[bool | None] = []
     for values in differences.values():
         _, low, high = interval(values)
-        parts.append(True if low > 0 else False if high < MATTERS else None)
+        parts.append(False if high < MATTERS else True if low > 0 else None)
     return verdict(parts)
 
 
-def _reaches(held: dict[str, Array]) -> str:
-    """Whether mean accuracies over seeds are :data:`PERFECT` or more."""
-    return verdict(bool(values.mean() >= PERFECT) for values in held.values())
+def _reaches(held: dict[str, Array], level: float = PERFECT) -> str:
+    """Whether mean accuracies are ``level`` or more: by the whole interval over seeds, for every loss."""
+    parts: list[bool | None] = []
+    for values in held.values():
+        _, low, high = interval(values)
+        parts.append(True if low >= level else False if high < level else None)
+    return verdict(parts)
 
 
 def _no_evidence(in_sample: dict[str, Array]) -> str:
-    """ "no" where permuted labels are separated in-sample, nearly all of them."""
-    means = [float(values.mean()) for values in in_sample.values()]
-    return "no" if min(means) > 0.95 else "yes" if max(means) < 0.75 else "partly"
+    """ "no" where permuted labels are separated in-sample, nearly all of them, "yes" where they are far from it."""
+    ends = [interval(values)[1:] for values in in_sample.values()]
+    if any(math.isnan(end) for pair in ends for end in pair):
+        return "undecided"
+    if all(low > ALL for low, _ in ends):
+        return "no"
+    return "yes" if all(high < FAR for _, high in ends) else "partly"
+
+
+def _near_zero(found: tuple[float, float, float]) -> str:
+    """Whether a mean is surely within :data:`MATTERS` of zero, or surely not."""
+    _, low, high = found
+    return verdict([True if low > -MATTERS and high < MATTERS else False if low > MATTERS or high < -MATTERS else None])
 
 
 def _tracking(course: dict[str, Array]) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,80 @@ def resampled(pairs: NDArray[np.floating[Any]], resamples: int, seed: int) -> Ar
     return np.array(found)
 
 
+def resampled_means(groups: Sequence[Array], resamples: int, seed: int) -> Array:
+    """Means of groups of images in every bootstrap resample of networks and images ``[resamples, groups]``.
+
+    Args:
+        groups: values ``[networks, images]``. The same networks for all groups, so that differences are paired.
+    """
+    draw = np.random.default_rng(seed)
+    networks = len(groups[0])
+    found = []
+    for _ in range(resamples):
+        chosen = draw.integers(networks, size=networks)
+        own = [group[chosen].mean(0) for group in groups]
+        found.append([values[draw.integers(len(values), size=len(values))].mean() for values in own])
+    return np.array(found)
+
+
+def resampled_errors(scores: Array, right: NDArray[np.bool_], resamples: int, seed: int) -> tuple[Array, Array]:
+    """AUROC of scores for a network's errors: of every network, and their mean in every resample.
+
+    Args:
+        scores: ``[networks, scores, images]``, higher where an error is expected.
+        right: whether networks are right ``[networks, images]``; each of them errs at least once and not always.
+
+    Returns:
+        ``[networks, scores]`` and ``[resamples, scores]``, of networks and images, the same draws for all scores.
+    """
+    draw = np.random.default_rng(seed)
+    networks, kinds, images = scores.shape
+    good = right.astype(np.float64)
+    pairs = np.stack([[ranked_pairs(one, one) for one in each] for each in scores])
+    pairs *= good[:, None, :, None] * (1 - good)[:, None, None, :]  # only of what is right with what is wrong
+
+    def areas(weights: Array) -> Array:
+        return ((pairs @ weights) @ weights) / ((good @ weights) * ((1 - good) @ weights))[:, None]
+
+    found = []
+    for _ in range(resamples):
+        w = np.bincount(draw.integers(images, size=images), minlength=images).astype(np.float64)
+        chosen = draw.integers(networks, size=networks)
+        with np.errstate(invalid="ignore"):
+            found.append(np.nanmean(areas(w)[chosen], axis=0))
+    return areas(np.ones(images)), np.array(found).reshape(resamples, kinds)
+
+
+def interval(each: Array, drawn: Array) -> tuple[float, float, float]:
+    """Mean over networks, and 95 % of it for other networks and other images (NaN with one network).
+
+    Few networks make two corrections to the bootstrap necessary. Resamples of ``n`` of them have ``(n - 1) / n`` of the
+    variance of their mean, and quantiles are those of Student's t, with degrees of freedom by how much of the variance
+    is the networks' (Satterthwaite, 1946): ``n - 1`` if all of it, those of a normal distribution if none.
+
+    Args:
+        each: one value per network ``[n]``.
+        drawn: the mean in resamples of networks and images.
+    """
+    return spread(each, float(np.var(drawn, ddof=1)) if len(drawn) > 1 else math.nan)
+
+
+def spread(each: Array, resampled: float) -> tuple[float, float, float]:
+    """:func:`interval` from the variance of the resamples alone."""
+    from scipy.stats import t
+
+    mean = float(np.mean(each))
+    if len(each) < 2:
+        return mean, math.nan, math.nan
+    own = float(np.var(each, ddof=1)) / len(each)
+    total = resampled + own / len(each)
+    if total <= 0:
+        return mean, mean, mean
+    freedom = (len(each) - 1) * (total / own) ** 2 if own > 0 else math.inf
+    half = float(t.ppf(0.975, freedom)) * total**0.5
+    return mean, mean - half, mean + half
+
+
 def areas_of(found: list[dict[str, Any]], kind: str, setting: Setting, seed: int) -> dict[str, Any]:
     """Of one architecture: set → score → mean AUROC with interval, each network's, and all resamples."""
     result: dict[str, Any] = {}
@@ -54,11 +129,17 @@ def areas_of(found: list[dict[str, Any]], kind: str, setting: Setting, seed: int
         ]).astype(np.float32)  # fmt: skip
         each = pairs.mean((-2, -1), dtype=np.float64)
         drawn = resampled(pairs, setting.resamples, seed)
-        low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+        ends = [interval(each[:, i], drawn[:, i])[1:] for i in range(len(scores))]
         result[name] = {
-            s: {"mean": float(each[:, i].mean()), "low": float(low[i]), "high": float(high[i]),
+            s: {"mean": float(each[:, i].mean()), "low": max(0.0, ends[i][0]), "high": min(1.0, ends[i][1]),
                 "sd over networks": float(each[:, i].std(ddof=1)) if len(each) > 1 else math.nan,
                 "each": each[:, i].tolist(), "drawn": drawn[:, i]}
             for i, s in enumerate(scores)
         }  # fmt: skip
     return result
+
+
+def difference(areas: dict[str, Any], kind: str, name: str, one: str, other: str) -> tuple[float, float, float]:
+    """By how much the AUROC of one score is above another's, on the same networks and images, with 95 %."""
+    a, b = areas[kind][name][one], areas[kind][name][other]
+    return interval(np.subtract(a["each"], b["each"]), a["drawn"] - b["drawn"])

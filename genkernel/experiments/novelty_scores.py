@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genkernel.experiments.novelty_task import LEFT_OUT, Classifier
+from genkernel.experiments.novelty_task import Classifier
 
 Array = NDArray[np.float64]
 
@@ -37,6 +37,9 @@ STATES = ("pixels", "untrained", "trained")
 
 
 @torch.no_grad()
+def logits(net: nn.Module, images: Tensor) -> Array:
+    """Logits ``[m, 10]``."""
+    return net(images).double().numpy()
 
 
 def scores(net: Classifier, x: Tensor, y: Tensor, new: Tensor) -> tuple[dict[str, Array], Array]:
@@ -93,14 +96,14 @@ def _baselines(net: Classifier, x: Tensor, y: Tensor, new: Tensor) -> dict[str, 
 
 
 def neighbourhoods(net: Classifier, kind: str, x: Tensor, y: Tensor, seed: int) -> dict[str, Any]:
-    """Neighbours of test images of all classes by label, before and after training, and their normalised kernels."""
+    """Test images of all classes before and after training: the share of every image's neighbours that have its label
+    ``[m]``, by state, and the normalised kernels."""
     import genkernel as gk
     from genkernel.spectra import knn_label_agreement
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         start = Classifier(kind, x.shape[-1]).eval()
-    new = torch.isin(y, torch.tensor(LEFT_OUT))
     k = min(NEAR, len(x) - 1)
     found: dict[str, Any] = {"labels": y, "cosines": {}}
     for state, module in (("untrained", start), ("trained", net)):
@@ -108,13 +111,13 @@ def neighbourhoods(net: Classifier, kind: str, x: Tensor, y: Tensor, seed: int) 
         K = gk.kernel(module, x, cotangents=gk.exact_trace(), **options)
         near = knn_label_agreement(K, y, k, points=x)
         assert near.kernel is not None and near.euclidean is not None
-        each = {state: near.kernel.per_sample, "pixels": near.euclidean.per_sample}
-        found |= {name: [float(v[~new].mean()), float(v[new].mean())] for name, v in each.items()}
+        found |= {state: near.kernel.per_sample.numpy(), "pixels": near.euclidean.per_sample.numpy()}
         found["cosines"][state] = K.normalized()
     return found
 
 
 def cotangents(name: str) -> Any:
+    """Which scalar of an image its gradient is taken of: "predicted logit" or "sum of logits"."""
     import genkernel as gk
 
     if name == "sum of logits":

@@ -10,10 +10,24 @@ from numpy.typing import NDArray
 
 from genkernel.experiments.novelty_areas import ranked_pairs
 from genkernel.experiments.novelty_scores import BASELINES, DISTANCE, NEAR, STATES, TANGENT, TOLERANCES
-from genkernel.experiments.novelty_task import ARCHITECTURES, FOREIGN, OTHER, PRINTED, SEEN, UNSEEN, Setting
+from genkernel.experiments.novelty_task import ARCHITECTURES, FOREIGN, LEFT_OUT, OTHER, PRINTED, SEEN, UNSEEN, Setting
 from genkernel.experiments.outcome import Table
 
 Array = NDArray[np.float64]
+
+
+def area_table(areas: dict[str, Any], setting: Setting) -> Table:
+    """AUROC of every score for every set."""
+    return Table(
+        f"AUROC against test digits: mean over {setting.seeds} networks, 95 % for other networks and images"
+        f" (± standard deviation over networks); {OTHER} have to be at .5; {UNSEEN}: of networks that learned 0 to 7",
+        ("network", "score", *(OTHER, *FOREIGN)),
+        [
+            (kind, score, *(_said(areas[kind][name][score]) for name in (OTHER, *FOREIGN)))
+            for kind in ARCHITECTURES
+            for score in (*TANGENT, *BASELINES)
+        ],
+    )
 
 
 def _said(one: dict[str, Any]) -> str:
@@ -39,6 +53,7 @@ def best_scores(areas: dict[str, Any]) -> tuple[Table, dict[str, Any]]:
 
 
 def networks(found: list[dict[str, Any]]) -> tuple[Table, dict[str, Any]]:
+    """Accuracies and cosines."""
     rows, numbers = [], {}
     for kind in ARCHITECTURES:
         for some in (False, True):
@@ -64,6 +79,7 @@ def networks(found: list[dict[str, Any]]) -> tuple[Table, dict[str, Any]]:
 
 
 def by_cotangent(found: list[dict[str, Any]], areas: dict[str, Any]) -> tuple[Table, dict[str, Any]]:
+    """Projection distances of the gradients of other scalars than the trace."""
     rows: list[tuple[Any, ...]] = []
     numbers: dict[str, Any] = {}
     for kind in ARCHITECTURES:
@@ -80,6 +96,7 @@ def by_cotangent(found: list[dict[str, Any]], areas: dict[str, Any]) -> tuple[Ta
 
 
 def gap_table(found: list[dict[str, Any]]) -> tuple[Table, dict[str, Any]]:
+    """Rank gaps by tolerance."""
     rows, numbers = [], {}
     for kind in ARCHITECTURES:
         for name in (SEEN, *FOREIGN):
@@ -92,17 +109,24 @@ def gap_table(found: list[dict[str, Any]]) -> tuple[Table, dict[str, Any]]:
 
 
 def neighbour_table(found: list[dict[str, Any]]) -> tuple[Table, dict[str, Any]]:
+    """Neighbours of the same class, by state."""
     rows, numbers = [], {}
     for kind in ARCHITECTURES:
         mine = [f["clusters"] for f in found if f["kind"] == kind and f["without"]]
         for state in STATES:
-            values = np.array([one[state] for one in mine])
+            values = np.array([shares(one, state) for one in mine])
             numbers[f"{kind}, {state}"] = values.tolist()
             rows.append(
                 (kind, state, *(f"{m:.3f} ± {s:.3f}" for m, s in zip(values.mean(0), _sd(values), strict=True)))
             )
     title = f"Share of the {NEAR} nearest test images of the same class, networks that learned 0 to 7 (± over networks)"
     return Table(title, ("network", "neighbours by", "digits 0 to 7", UNSEEN), rows), numbers
+
+
+def shares(found: dict[str, Any], state: str) -> tuple[float, float]:
+    """Share of neighbours of the same class: of images of the classes that were learned, and of the others."""
+    new = np.isin(found["labels"], LEFT_OUT)
+    return float(found[state][~new].mean()), float(found[state][new].mean())
 
 
 def _sd(values: Array) -> Array:

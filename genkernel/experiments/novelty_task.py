@@ -21,6 +21,26 @@ ARCHITECTURES = ("MLP", "CNN")
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What decides a run.
+
+    Attributes:
+        per_class: training images of every class; all of them are in the kernel.
+        count: images of every set.
+        seeds: networks of every kind; the seed decides weights, training images and batches.
+        steps, batch, lr: of Adam.
+        ranked: training images of the rank gap, and new ones of every set.
+        resamples: of the bootstrap over networks and images.
+    """
+
+    per_class: int = 200
+    count: int = 300
+    seeds: int = 5
+    steps: int = 800
+    batch: int = 64
+    lr: float = 1e-3
+    ranked: tuple[int, int] = (200, 30)
+    resamples: int = 500
 
 
 QUICK = Setting(per_class=20, count=60, seeds=2, steps=250, ranked=(60, 15), resamples=200)
@@ -49,6 +69,19 @@ class Classifier(nn.Module):
 
 
 @dataclass
+class Images:
+    """Training images to draw from, and sets to score.
+
+    Attributes:
+        pool, pool_labels: ``[N, 1, s, s]`` in [0, 1], and classes.
+        sets: name → images ``[m, 1, s, s]``; test digits of all classes are among them.
+        labels: name → classes, of sets that have them.
+    """
+
+    pool: Tensor
+    pool_labels: Tensor
+    sets: dict[str, Tensor]
+    labels: dict[str, Tensor]
 
 
 def read(data: str | Path | None, setting: Setting, seed: int) -> Images:

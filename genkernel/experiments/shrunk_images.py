@@ -1,10 +1,10 @@
-"""Data sets of images in a folder, shrunk to a few pixels, for networks whose features can be written out."""
+"""Images shrunk to a few pixels, and a network on them: small enough for its tangent features to be written out."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from genkernel.errors import InputError, MissingError
 
@@ -59,3 +59,12 @@ def shrunk(
     if len(x) < count:
         raise InputError(f"{path} has {len(x)} images of those classes, and {count} are needed")
     return x.double(), y
+
+
+def network(inputs: int, width: int, classes: int, seed: int) -> nn.Sequential:
+    """A tanh network with one hidden layer, float64."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, classes)).double()

@@ -159,14 +159,17 @@ def targets(result: SpectrumResult) -> Figure:
     left.set_title("Targets in the modes")
     left.legend(loc="upper left")
     right.plot(found.samples, found.learnability, color=style.BLUE, marker="o", label="learnability")
-    right.plot(found.samples, found.test_mse, color=style.VERMILION, marker="s", label="test error / variance")
+    right.errorbar(
+        found.samples, found.test_mse, found.test_mse_stderr, color=style.VERMILION, marker="s",
+        label="test error / variance",
+    )  # fmt: skip
     right.plot(found.samples, found.samples / result.spectrum.samples, "--", color=style.GREY, label="random targets")
     right.set_xscale("log", base=2)
     right.set_ylim(0, max(1.05, min(2.0, 1.05 * float(found.test_mse.max()))))
     right.set_xlabel("training samples n")
     right.set_title("What kernel regression would learn")
     right.legend(loc="center left")
-    style.footer(figure, result.meta, _kind(result))
+    style.footer(figure, result.meta, f"{_kind(result)}; bars ±1 s.e.")
     return figure
 
 

@@ -76,9 +76,8 @@ CAPTIONS = {
         "Targets in the modes",
         "Left: the share of the targets' variance in the first modes, beside targets of random direction. Right: what "
         "kernel regression on n samples is expected to learn of them, and its error relative to their variance.",
-        "Eigenvalues come from the samples themselves, so predictions stop at a quarter of their number. They are of "
-        "kernel "
-        "regression with this kernel, not of further training.",
+        "The samples are taken as a sample of all that there are, so predictions stop at half their number. They are of "
+        "kernel regression with this kernel, not of further training.",
         "Cumulative share of variance by mode, and learnability by number of samples.",
     ),
     "residual": Caption(

@@ -23,7 +23,7 @@ from genkernel.tangent.result import cosines
 Array = NDArray[np.float64]
 
 SHOWN = 6  # modes whose values at the samples are kept
-FEW = 0.25  # share of the samples up to which learning from them is predicted
+FEW = 0.5  # share of the samples up to which learning from them is predicted
 
 
 @dataclass
@@ -38,7 +38,7 @@ class TargetSpectrum:
         power: share of the targets' variance in each mode ``[r]``; what is in none is rounding.
         samples: numbers of training samples ``[S]``.
         learnability: share of the targets that is learned from so many ``[S]``.
-        test_mse: expected squared error relative to the variance ``[S]``.
+        test_mse, test_mse_stderr: expected squared error relative to the variance ``[S]``.
         kappa: ``[S]``.
         notes: where the prediction is doubtful, in words.
     """
@@ -51,6 +51,7 @@ class TargetSpectrum:
     samples: Array
     learnability: Array
     test_mse: Array
+    test_mse_stderr: Array
     kappa: Array
     notes: list[str]
 
@@ -165,7 +166,7 @@ def target_spectrum(kernel: Kernel, whole: Mercer, targets: Any, *, ridge: float
         raise InputError("the targets are the same for all samples: there is nothing to learn")
     v = whole.coefficients(y).numpy()
     power = (v**2).sum(1) / variance
-    curve = predict_risk(whole, y, _sizes(len(y)), ridge=ridge)
+    curve = predict_risk(whole, y, _sizes(len(y)), ridge=ridge, reference="sample")
     aligned = given if classes else y
     return TargetSpectrum(
         kind="classes" if classes else "values",
@@ -176,13 +177,14 @@ def target_spectrum(kernel: Kernel, whole: Mercer, targets: Any, *, ridge: float
         samples=curve.samples,
         learnability=curve.learnability,
         test_mse=curve.test_mse / variance,
+        test_mse_stderr=curve.stderr / variance,
         kappa=curve.kappa,
         notes=list(curve.notes),
     )
 
 
 def _sizes(n: int) -> list[int]:
-    """Powers of two up to a quarter of the samples: they have to stand for all that there are."""
+    """Powers of two up to half of the samples, which are taken as a sample of all that there are."""
     return [2**k for k in range(int(math.log2(max(1.0, FEW * n))) + 1)]
 
 

@@ -13,7 +13,15 @@ import torch
 
 from genkernel.cli.experiment import _inputs
 from genkernel.errors import InputError, MissingError
-from genkernel.experiments import null_space, rank_gap
+from genkernel.experiments import (
+    null_space,
+    null_space_line,
+    null_space_outcome,
+    rank_gap,
+    rank_gap_images,
+    rank_gap_line,
+    replicates,
+)
 from genkernel.experiments.outcome import Outcome, experiment
 from genkernel.experiments.shrunk_images import shrunk
 from genkernel.plots.style import to_bytes
@@ -77,35 +85,35 @@ def test_the_command_passes_the_folder(name: str) -> None:
 def test_features_on_the_line_are_derivatives() -> None:
     x = torch.tensor([-0.4, 0.2, 0.7], dtype=torch.float64)
     a, b = (torch.randn(5, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (0, 1))
-    J = torch.autograd.functional.jacobian(lambda p, q: rank_gap.outputs(x, p[None], q[None])[0], (a, b))
-    torch.testing.assert_close(rank_gap.features(x, a, b), torch.cat(J, 1))
+    J = torch.autograd.functional.jacobian(lambda p, q: rank_gap_line.outputs(x, p[None], q[None])[0], (a, b))
+    torch.testing.assert_close(rank_gap_line.features(x, a, b), torch.cat(J, 1))
 
 
 def test_the_dead_unit_never_moves_and_the_others_descend() -> None:
-    dead = rank_gap.descend("cos 2x", rank_gap.DEAD, GAPS, 0)
+    dead = rank_gap_line.descend("cos 2x", rank_gap_line.DEAD, GAPS, 0)
     assert (dead.moved == 0).all() and (dead.gaps >= 2).all() and dead.held.min() > 2 - 1e-9
     assert (dead.trained[-1] < dead.trained[0]).all() and dead.trained.shape == (3, 3)
     assert torch.equal(dead.biases[0, :, -1], dead.biases[-1, :, -1])
     assert not torch.equal(dead.biases[0, :, 0], dead.biases[-1, :, 0])
-    inside = rank_gap.descend("cos 2x", rank_gap.INSIDE, GAPS, 0)
+    inside = rank_gap_line.descend("cos 2x", rank_gap_line.INSIDE, GAPS, 0)
     assert (inside.gaps[0] == 0).all() and (inside.ranks[0] == 10).all() and (inside.moved > 0).all()
     torch.testing.assert_close(inside.heights[0], dead.heights[0])  # the same starts, so differences are paired
 
 
 def test_the_detail_of_the_figure_has_theorys_distance() -> None:
-    found = rank_gap.detail(rank_gap.descend("cos 2x", rank_gap.DEAD, replace(GAPS, steps=(0,)), 0))
+    found = rank_gap_line.detail(rank_gap_line.descend("cos 2x", rank_gap_line.DEAD, replace(GAPS, steps=(0,)), 0))
     assert found.distance[found.line < 1.5].max() == 0 < found.distance[found.line > 1.5].min()
     assert (found.trained[-2:] < found.tolerance).all() and (found.mixed > found.tolerance).all()
 
 
 def test_gaps_of_images_that_light_what_was_dark(folder: Path) -> None:
-    many = rank_gap.digits(folder, GAPS.many, GAPS, 0)
+    many = rank_gap_images.digits(folder, GAPS.many, GAPS, 0)
     assert many.rows == 360 and many.parameters == 16 * 9 + 9 + 90 and many.steps == (4,)
-    assert many.gaps[rank_gap.HELD][-1] == 0 < many.gaps[rank_gap.FOREIGN][-1] <= 4 * 9
-    assert many.unlit[rank_gap.FOREIGN] == pytest.approx(1) and math.isnan(many.unlit[rank_gap.HELD])
-    assert many.areas[rank_gap.FOREIGN]["projection distance"] == 1
-    few = rank_gap.digits(folder, GAPS.few, GAPS, 0)
-    assert few.rows == 72 and all(few.gaps[name][-1] > 0 for name in rank_gap.SETS)
+    assert many.gaps[rank_gap_images.HELD][-1] == 0 < many.gaps[rank_gap_images.FOREIGN][-1] <= 4 * 9
+    assert many.unlit[rank_gap_images.FOREIGN] == pytest.approx(1) and math.isnan(many.unlit[rank_gap_images.HELD])
+    assert many.areas[rank_gap_images.FOREIGN]["projection distance"] == 1
+    few = rank_gap_images.digits(folder, GAPS.few, GAPS, 0)
+    assert few.rows == 72 and all(few.gaps[name][-1] > 0 for name in rank_gap_images.SETS)
 
 
 def test_what_differences_say() -> None:
@@ -118,10 +126,11 @@ def test_what_differences_say() -> None:
         [],
     )
     said = ["yes", "no", "undecided", "partly", "undecided", "undecided"]
-    assert [rank_gap.above(*one) for one in cases] == said
-    assert rank_gap.above((-2, -1), (-1, 1)) == "no"
-    assert rank_gap.around([1.0, 3.0]) == pytest.approx((0, 4))
-    assert rank_gap.pair([1.0, math.nan, 3.0]) == "2.0 ± 1.0" and rank_gap.pair([math.nan]) == "n/a"
+    assert [replicates.above(*one) for one in cases] == said
+    assert replicates.above((-2, -1), (-1, 1)) == "no"
+    assert replicates.around([1.0, 3.0]) == pytest.approx((2 - 12.7062, 2 + 12.7062), abs=1e-4)  # t of one degree
+    assert all(math.isnan(end) for values in ([], [1.0]) for end in replicates.around(values))
+    assert replicates.pair([1.0, math.nan, 3.0]) == "2.0 ± 1.0" and replicates.pair([math.nan]) == "n/a"
 
 
 def test_the_study_of_gaps(folder: Path) -> None:
@@ -141,42 +150,48 @@ def test_the_study_of_gaps(folder: Path) -> None:
 
 def test_features_of_networks_on_a_line_are_derivatives() -> None:
     draw = torch.Generator().manual_seed(0)
-    theta, (x, y) = null_space.start(2, draw), null_space.sample(2, 5, draw)
-    J = torch.autograd.functional.jacobian(lambda w: null_space.evaluate(w, x)[0], theta)
+    theta, (x, y) = null_space_line.start(2, draw), null_space_line.sample(2, 5, draw)
+    J = torch.autograd.functional.jacobian(lambda w: null_space_line.evaluate(w, x)[0], theta)
     for k in range(2):
-        torch.testing.assert_close(null_space.evaluate(theta, x)[1][k], J[k, :, k])
+        torch.testing.assert_close(null_space_line.evaluate(theta, x)[1][k], J[k, :, k])
     gradient = torch.autograd.functional.jacobian(
-        lambda w: ((null_space.evaluate(w, x)[0] - y).square().mean(1) / 2).sum(), theta
+        lambda w: ((null_space_line.evaluate(w, x)[0] - y).square().mean(1) / 2).sum(), theta
     )
-    stepped, velocity = null_space.descend(theta, torch.zeros_like(theta), x, y, 0.1)
+    stepped, velocity = null_space_line.descend(theta, torch.zeros_like(theta), x, y, 0.1)
     torch.testing.assert_close(velocity, -0.1 * gradient)
-    torch.testing.assert_close(null_space.descend(stepped, velocity, x, y, 0.0)[1], null_space.MOMENTUM * velocity)
+    torch.testing.assert_close(
+        null_space_line.descend(stepped, velocity, x, y, 0.0)[1], null_space_line.MOMENTUM * velocity
+    )
 
 
 def test_near_stationarity_the_training_residual_is_in_the_null_space() -> None:
-    course = null_space.to_stationarity(ENERGIES, 0)
-    assert list(course) == ["0", "50", "400", null_space.POLISHED]
-    start, end = course["0"], course[null_space.POLISHED]
-    there = end.gradient <= null_space.REACHED
+    course = null_space_line.to_stationarity(ENERGIES, 0)
+    assert list(course) == ["0", "50", "400", null_space_line.POLISHED]
+    start, end = course["0"], course[null_space_line.POLISHED]
+    there = end.gradient <= null_space_outcome.REACHED
     assert there.any() and (end.error < start.error).all()
-    assert null_space.at_tau(end.energy, 1e-2)[there].min() > 0.99 > null_space.at_tau(start.energy, 1e-2).max()
+    assert (
+        null_space_outcome.at_tau(end.energy, 1e-2)[there].min()
+        > 0.99
+        > null_space_outcome.at_tau(start.energy, 1e-2).max()
+    )
     for one in course.values():  # the stationarity condition bounds the curve
-        assert ((1 - one.energy) <= one.rayleigh[:, None] / np.square(null_space.TAUS) + 1e-12).all()
+        assert ((1 - one.energy) <= one.rayleigh[:, None] / np.square(null_space_outcome.TAUS) + 1e-12).all()
 
 
 def test_fitting_few_samples_leaves_learnable_residuals_on_the_population() -> None:
     setting = replace(ENERGIES, passes=1000, population=300)
-    few, fresh = (null_space.on_population(n, setting, 0) for n in (20, None))
+    few, fresh = (null_space_line.on_population(n, setting, 0) for n in (20, None))
     assert fresh.trained is None and few.trained is not None
     np.testing.assert_allclose(few.before.energy, fresh.before.energy)  # the same networks and points
-    gains = null_space.at_tau(fresh.after.energy, 1e-1) - null_space.at_tau(few.after.energy, 1e-1)
+    gains = null_space_outcome.at_tau(fresh.after.energy, 1e-1) - null_space_outcome.at_tau(few.after.energy, 1e-1)
     assert gains.mean() > 0.1 and few.trained.rayleigh.mean() < 0.1 * few.after.rayleigh.mean()
 
 
 def test_the_study_of_null_spaces(folder: Path) -> None:
     found = null_space.run(progress=False, data=folder, setting=ENERGIES)
     assert len(found.claims) == 11 and found.claims[2].holds == found.claims[10].holds == "yes"
-    assert null_space._images(bare := Outcome("null-space", {}), [], ENERGIES) is None  # type: ignore[func-returns-value]
+    assert null_space_outcome.on_digits(bare := Outcome("null-space", {}), [], ENERGIES) is None  # type: ignore[func-returns-value]
     assert [claim.holds for claim in bare.claims] == ["undecided"] * 4
     names = [row[0] for row in found.tables[1].rows]
     assert names == ["20", "200", "fresh", "fresh, without the rough part"]

@@ -51,7 +51,7 @@ def test_targets_that_are_modes_are_learned_in_their_order():
     assert (np.diff(first.learnability) > 0).all() and first.kind == "values"
     classes = analyze(K, targets=torch.arange(20) % 3).targets
     assert classes is not None and classes.kind == "classes" and classes.outputs == 3
-    assert classes.power.sum() == pytest.approx(1, abs=1e-8) and classes.samples.tolist() == [1, 2, 4]
+    assert classes.power.sum() == pytest.approx(1, abs=1e-8) and classes.samples.tolist() == [1, 2, 4, 8]
 
 
 def test_what_does_not_fit_is_refused():
