@@ -99,11 +99,12 @@ def gap_table(found: list[dict[str, Any]]) -> tuple[Table, dict[str, Any]]:
     """Rank gaps by tolerance."""
     rows, numbers = [], {}
     for kind in ARCHITECTURES:
-        for name in (SEEN, *FOREIGN):
-            mine = [f for f in found if f["kind"] == kind and f["without"] == (name == UNSEEN)]
+        for name, some in ((SEEN, False), *((name, name == UNSEEN) for name in FOREIGN), (SEEN, True)):
+            mine = [f for f in found if f["kind"] == kind and f["without"] == some]
             values = np.array([f["gaps"][name] for f in mine])
-            numbers[f"{kind}, {name}"] = values.tolist()
-            rows.append((kind, name, *(float(v) for v in values.mean(0))))
+            title = f"{name} of learned classes" if some and name == SEEN else name  # what UNSEEN is held against
+            numbers[f"{kind}, {title}"] = values.tolist()
+            rows.append((kind, title, *(float(v) for v in values.mean(0))))
     title = "Rank gap per new image (gradients of the predicted logit), by relative tolerance"
     return Table(title, ("network", "set", "rounding", *(f"{t:g}" for t in TOLERANCES)), rows), numbers
 

@@ -17,7 +17,7 @@ from genkernel.experiments.replicates import above, around, pair
 
 Array = NDArray[np.float64]
 
-REACHED = 1e-4  # |∇L| at which a network counts as stationary
+REACHED = 1e-4  # ‖∇L‖ at which a network counts as stationary
 EXACT = 1e-4  # the tolerance of THEORY's figure at stationarity
 NEARLY = 0.99  # of the energy: all but rounding and what training has not yet come to
 
@@ -36,8 +36,8 @@ def on_one_set(outcome: Outcome, course: dict[str, Reading], setting: Setting) -
     first, descended, last = (course[str(one)] for one in (setting.steps[0], setting.steps[-1], POLISHED))
     table = Table(
         f"One training set: {SAMPLES} samples, {PARAMETERS} parameters, {setting.seeds} networks (mean ± standard "
-        "error; geometric means of |∇L| and ρ_K)",
-        ("step", "|∇L|", "ρ_K", "E_null(10⁻²)", "E_null(10⁻⁴)", "E_null(10⁻⁶)", "E_null at machine tolerance",
+        "error; geometric means of ‖∇L‖ and ρ_K)",
+        ("step", "‖∇L‖", "ρ_K", "E_null(10⁻²)", "E_null(10⁻⁴)", "E_null(10⁻⁶)", "E_null at machine tolerance",
          "rank at machine tolerance, random residual"),
         [],
     )  # fmt: skip
@@ -58,10 +58,10 @@ def on_one_set(outcome: Outcome, course: dict[str, Reading], setting: Setting) -
     outcome.claims += [
         Claim(
             "near stationarity the residual on the training set is in the null space (Guo, He, Morel, theorem 3.8)",
-            f"{there.sum()} of {len(there)} networks come to |∇L| ≤ {REACHED:g}: at τ = {EXACT:g} their E_null is "
+            f"{there.sum()} of {len(there)} networks come to ‖∇L‖ ≤ {REACHED:g}: at τ = {EXACT:g} their E_null is "
             f"above {NEARLY} in {int((ends > NEARLY).sum())}, {pair(ends)} in the mean, the least "
             f"{ends.min(initial=1):.4f}; of all {pair(at_tau(first.energy, EXACT))} at the "
-            f"start and {pair(at_tau(descended.energy, EXACT))} after {setting.steps[-1]} steps (|∇L| "
+            f"start and {pair(at_tau(descended.energy, EXACT))} after {setting.steps[-1]} steps (‖∇L‖ "
             f"{_geometric(descended.gradient):.0e})",
             verdict(end > NEARLY for end in ends),
         ),

@@ -185,7 +185,8 @@ def _outcome(setting: Setting, images: Images, found: list[dict[str, Any]], quic
             partial["labels"],
             [f"{c} (not learned)" if c in LEFT_OUT else str(c) for c in range(CLASSES)],
             {"seed": first["seed"], "dtype": "float64"},
-            note="one CNN, test images, normalised kernel",
+            note=f"one CNN, {len(partial['labels'])} test images, normalised kernel",
+            outlined=LEFT_OUT,
         ),
     }
     best = best_scores(areas)

@@ -78,8 +78,8 @@ def _band(axes: Axes, moments: Sequence[int], values: Array, colour: str, mark: 
 def _dots(axes: Axes, separated: Mapping[str, Mapping[str, Array]]) -> None:
     names = list(separated)
     for key, colour, mark, filled, shift in (
-        ("held out", style.BLUE, "o", True, 0.0),
-        ("in-sample, largest C", style.VERMILION, "D", False, 0.25),
+        ("held out", style.BLUE, "o", True, -0.05),
+        ("in-sample, largest C", style.VERMILION, "D", False, 0.3),
     ):
         mean = np.array([separated[name][key].mean() for name in names])
         half = np.array([_half(separated[name][key][:, None])[0] for name in names])
@@ -88,6 +88,9 @@ def _dots(axes: Axes, separated: Mapping[str, Mapping[str, Array]]) -> None:
             mean, np.arange(len(names)) + shift, xerr=ends, fmt=mark, color=colour, label=key, linewidth=1.2,
             markerfacecolor=colour if filled else "white",
         )  # fmt: skip
+    for i in range(1, len(names)):  # groups: what is trained how
+        if names[i].split()[0].strip(",") != names[i - 1].split()[0].strip(","):
+            axes.axhline(i - 0.4, color=style.MUTED, linewidth=0.6)
     axes.axvline(0.5, color=style.MUTED, linewidth=1, linestyle=":")
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)

@@ -62,10 +62,10 @@ def _gaps(axes: Axes, lines: Mapping[str, Mapping[str, Any]]) -> None:
     top = axes.get_ylim()[1]
     axes.set_ylim(-0.15, 1.5 * top)
     axes.set_yticks(range(int(top) + 1))
-    handles = [Line2D([], [], color=c, marker=m, label=f"thresholds: {r}") for r, c, m in _REGIMES]
+    handles = [Line2D([], [], color=c, marker=m, label=f"{r} at the start") for r, c, m in _REGIMES]
     handles += [Line2D([], [], color=style.INK, ls=s, lw=1.3, label=t) for t, s in zip(lines, dashes, strict=False)]
     axes.legend(handles=handles, fontsize=7, ncols=2, loc="upper left", columnspacing=1.0, handlelength=2.4)
-    axes.set_title("Gap over training")
+    axes.set_title("Gap over training, five ReLUs")
 
 
 def _places(steps: Sequence[int]) -> np.ndarray:
@@ -96,7 +96,7 @@ def _thresholds(axes: Axes, descent: Any, target: str) -> None:
     axes.text(places[-1], 1.03, "training interval", fontsize=7, color=style.MUTED, va="bottom", ha="right")
     axes.set_ylabel("threshold $-b_j$")
     axes.legend(fontsize=7, ncols=5, loc="upper left", columnspacing=0.9, handlelength=1.2)
-    axes.set_title(f"Thresholds leave on {target}")
+    axes.set_title(f"Thresholds over training, {target}")
 
 
 def _values(axes: Axes, details: Mapping[str, Any], target: str) -> None:
@@ -111,12 +111,12 @@ def _values(axes: Axes, details: Mapping[str, Any], target: str) -> None:
         tau = max(tau, d.tolerance)
     axes.axhspan(1e-2 * tau, 1e2 * tau, color=style.GREY, alpha=0.25, lw=0)
     axes.axhline(tau, color=style.GREY, lw=1)
-    axes.text(1, tau, "tolerance τ, /100 … ×100", fontsize=7, color=style.INK, va="bottom")
+    axes.text(1, tau, "tolerance, and 1/100 to 100 times it", fontsize=7, color=style.INK, va="bottom")
     axes.set_yscale("log")
     axes.set_ylim(_ROUNDING / 4, 30)
     axes.set_xticks(range(1, 11))
     axes.set_xlabel("number of the singular value")
-    axes.set_ylabel("σ / σ₁ (values at 10⁻¹⁷ are 0)")
+    axes.set_ylabel("σ / σ₁ (at 10⁻¹⁷: that or less)")
     axes.legend(fontsize=6.8, loc="center left", bbox_to_anchor=(0.0, 0.5))
     axes.set_title(f"Singular values, {target}")
 
@@ -127,13 +127,18 @@ def _distances(axes: Axes, details: Mapping[str, Any], target: str) -> None:
         d = details[regime]
         axes.plot(d.line, d.distance, color=colour, ls=dash, label=regime)
     axes.axvline(1.5, color=style.VERMILION, lw=0.8, ls=":")
-    top = 1.6 * max(axes.get_ylim()[1], 0.05)
-    axes.set_ylim(-0.02 * top, top)
-    axes.text(1.46, 0.97 * top, "$-b_5$", color=style.VERMILION, fontsize=8, ha="right", va="top")
-    axes.text(0, 0.4 * top, "training interval", fontsize=7, color=style.MUTED, ha="center")
+    axes.set_ylim(-0.02, 1.05)
+    axes.text(1.54, 0.98, "$-b_5$", color=style.VERMILION, fontsize=8, ha="left", va="top")
+    axes.text(0, 0.42, "training interval", fontsize=7, color=style.MUTED, ha="center")
     axes.set_xlabel("x")
     axes.set_ylabel("projection distance d(x)")
-    axes.legend(fontsize=7.5, loc="upper left", title="thresholds", title_fontsize=7.5)
+    axes.legend(
+        fontsize=7.5,
+        loc="upper center",
+        bbox_to_anchor=(0.54, 1.0),
+        title="thresholds at the start",
+        title_fontsize=7.5,
+    )
     axes.set_title(f"Distance to the span, {target}")
 
 
@@ -159,7 +164,12 @@ def image_gaps(found: Sequence[Any], rows: int, meta: dict[str, Any]) -> Figure:
             )  # fmt: skip
         axes.axhline(rows, color=style.GREY, lw=1, ls=":")
         axes.text(
-            _places(group[0].steps)[-1], 1.25 * rows, f"{rows} new rows", fontsize=7, color=style.MUTED, ha="right"
+            _places(group[0].steps)[-1],
+            1.9 * rows,
+            f"at most: {rows} new rows",
+            fontsize=7,
+            color=style.MUTED,
+            ha="right",
         )
         _steps(axes, group[0].steps)
         axes.set_xlabel("step of training")
@@ -167,12 +177,12 @@ def image_gaps(found: Sequence[Any], rows: int, meta: dict[str, Any]) -> Figure:
         axes.set_ylim(-0.2, 8 * rows)
         axes.set_ylabel("rank gap")
         few = group[0].rows < group[0].parameters
-        axes.set_title(f"{group[0].rows} rows {'<' if few else '>'} {group[0].parameters} parameters", fontsize=9.5)
+        axes.set_title(f"Digits: {group[0].rows} rows {'<' if few else '>'} {group[0].parameters} parameters")
         below = grid[1, column]
-        for name, colour, _ in _SETS:
+        for (name, colour, _), width in zip(_SETS, (2.8, 1.9, 1.4), strict=True):  # where they coincide, all show
             values = np.sort(np.concatenate([one.distances[name] for one in group]))
             shares = np.arange(1, len(values) + 1) / len(values)
-            below.step(np.r_[0, values, 1], np.r_[0, shares, 1], where="post", color=colour, label=name)
+            below.step(np.r_[0, values, 1], np.r_[0, shares, 1], where="post", color=colour, label=name, lw=width)
         below.set_xscale("symlog", linthresh=_NEAR, subs=range(2, 10))
         below.set_xlim(-0.1 * _NEAR, 1)
         below.set_ylim(0, 1.02)

@@ -89,14 +89,14 @@ def effective_ranks(result: SpectrumResult) -> Figure:
     figure = style.new_figure(3.2)
     axes = figure.subplots()
     places = _places(axes, result)
-    axes.errorbar(
-        places, groups.equal_rank, 1.96 * np.nan_to_num(groups.effective_rank_stderr), color=style.BLUE, marker="o",
-        linestyle="-" if result.timesteps is not None else "none",
-    )  # fmt: skip
+    line = "-" if result.timesteps is not None else "none"
+    if np.isfinite(groups.shuffled).all():
+        axes.axhspan(*groups.shuffled, color=style.GREY, alpha=0.2, linewidth=0)
+    axes.plot(places, groups.equal_rank, color=style.BLUE, marker="o", linestyle=line)
     axes.set_ylim(0, None)
     axes.set_ylabel("effective rank")
     style.title(figure, f"How many directions a {result.of} has by itself")
-    style.footer(figure, result.meta, f"{groups.equal_size} samples each; bars ±1.96 s.e. over probes")
+    style.footer(figure, result.meta, f"{groups.equal_size} samples each; band: 95 % of groups at random")
     return figure
 
 
@@ -163,9 +163,11 @@ def targets(result: SpectrumResult) -> Figure:
         found.samples, found.test_mse, found.test_mse_stderr, color=style.VERMILION, marker="s",
         label="test error / variance",
     )  # fmt: skip
-    right.plot(found.samples, found.samples / result.spectrum.samples, "--", color=style.GREY, label="random targets")
+    right.axhline(0, color=style.GREY, linestyle="--", linewidth=1)
     right.set_xscale("log", base=2)
-    right.set_ylim(0, max(1.05, min(2.0, 1.05 * float(found.test_mse.max()))))
+    right.set_ylim(
+        min(0.0, 1.05 * float(found.learnability.min())) - 0.02, max(1.05, min(2.0, 1.05 * float(found.test_mse.max())))
+    )
     right.set_xlabel("training samples n")
     right.set_title("What kernel regression would learn")
     right.legend(loc="center left")
@@ -228,7 +230,11 @@ def learnability(result: SpectrumResult) -> Figure:
     axes.set_ylabel("R² at other images")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     style.title(figure, f"What {found.evaluated} images teach about others at each noise level")
-    style.footer(figure, _without_counts(result), f"ridge {found.ridge:g} λ₁; bars: the two halves")
+    style.footer(
+        figure,
+        _without_counts(result),
+        f"ridge {found.ridge:g} λ₁, {found.steps} steps (residual ≤ {found.unsolved.max():.2g}); bars: the two halves",
+    )
     return figure
 
 

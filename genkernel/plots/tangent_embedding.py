@@ -24,7 +24,8 @@ _COLOURS = (
     style.SKY,
     style.GREY,
     style.INK,
-    "#8c510a",
+    "#8c510a",  # brown, and indigo: ten classes
+    "#3b2c85",
 )
 _MARKS = ("o", "^", "s", "D", "v", "P", "X", "*", "<", ">")
 _NAMES = {"pca": "kernel PC", "tsne": "t-SNE", "umap": "UMAP"}
@@ -38,6 +39,7 @@ def tangent_planes(
     meta: dict[str, Any],
     columns: int = 3,
     note: str = "",
+    outlined: Sequence[int] = (),
 ) -> Figure:
     """Embeddings side by side, the same samples in the same colours.
 
@@ -47,6 +49,7 @@ def tangent_planes(
         names: of the classes.
         meta, note: for the footer.
         columns: panels side by side.
+        outlined: classes that stand out, by a dark edge.
     """
     found = np.asarray(labels)
     columns = min(columns, len(planes))
@@ -60,18 +63,29 @@ def tangent_planes(
         for c, name in enumerate(names):
             handles[name] = axes.scatter(
                 *points[found == c, :2].T,
-                s=11,
+                s=20 if c in outlined else 11,
                 marker=_MARKS[c % len(_MARKS)],
                 color=_COLOURS[c % len(_COLOURS)],
-                alpha=0.75,
-                linewidths=0,
+                alpha=0.95 if c in outlined else 0.7,
+                linewidths=0.7 if c in outlined else 0,
+                edgecolors=style.INK,
+                zorder=3 if c in outlined else 2,
             )
         axes.set_title(title, fontsize=9)
-        axes.set_aspect("equal", adjustable="datalim")
+        middle = (points.max(0) + points.min(0)) / 2
+        half = 0.55 * float(np.ptp(points[:, :2], axis=0).max()) or 1.0
+        axes.set(
+            xlim=(middle[0] - half, middle[0] + half),
+            ylim=(middle[1] - half, middle[1] + half),
+            aspect="equal",
+        )
         axes.tick_params(labelsize=7)
         axes.locator_params(nbins=4)
         word = _NAMES[plane.method]
         share = ["", ""] if plane.shares is None else [f" ({float(s):.0%})" for s in plane.shares[:2]]
+        if plane.method != "pca":  # positions and lengths mean nothing: neighbours do
+            axes.tick_params(labelbottom=False, labelleft=False, length=0)
+            axes.grid(False)
         axes.set_xlabel(f"{word} 1{share[0]}", fontsize=8)
         axes.set_ylabel(f"{word} 2{share[1]}", fontsize=8)
     for axes in list(grid.flat)[len(planes) :]:

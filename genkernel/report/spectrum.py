@@ -125,11 +125,12 @@ def residual_tables(result: SpectrumResult) -> list[Table]:
             number(float(round(found.random[k, at], 3))),
             pair(float(found.target[k]), float(found.target_stderr[k])),
             pair(float(found.rest[k]), float(found.rest_stderr[k])),
+            number(float(f"{found.unsolved[k]:.2g}")),
         ]
         for k, t in enumerate(found.timesteps)
     ]
     head = [
         "timestep", "loss", "ρ", "ρ, random", f"out of reach (τ = {found.tolerances[at]:g})", "random",
-        "R² of target", "R² of residual",
+        "R² of target", "R² of residual", "iteration's residual",
     ]  # fmt: skip
     return [Table("The residual, level by level", head, rows)]

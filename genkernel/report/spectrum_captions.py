@@ -67,16 +67,17 @@ CAPTIONS = {
     "overlap": Caption(
         "Overlap of leading directions",
         "The mean squared cosine between the leading directions of two groups in parameter space, between halves of "
-        "different samples. The diagonal compares two halves of one group: what can be expected at most.",
-        "Few samples per half find their leading directions badly, so values are lower bounds of what more samples "
-        "show.",
+        "different samples. The diagonal compares two halves of one group: how well its directions are known from so "
+        "few.",
+        "Overlaps are low where directions are badly known: read a cell beside the two diagonal cells of its groups.",
         "Heat map of overlaps, group against group, from 0 to 1.",
     ),
     "targets": Caption(
         "Targets in the modes",
         "Left: the share of the targets' variance in the first modes, beside targets of random direction. Right: what "
         "kernel regression on n samples is expected to learn of them, and its error relative to their variance.",
-        "The samples are taken as a sample of all that there are, so predictions stop at half their number. They are of "
+        "The samples are taken as a sample of all that there are, so predictions stop at half their number. They are "
+        "of "
         "kernel regression with this kernel, not of further training.",
         "Cumulative share of variance by mode, and learnability by number of samples.",
     ),

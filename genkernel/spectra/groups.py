@@ -8,8 +8,9 @@ With rows of the kernel's matrix in groups g, and u_j the eigenvectors of the wh
                                                                           tangent features, in parameter space
 
 V_g is never made: V_aᵀ V_b = Λ_a^{-1/2} U_aᵀ K_ab U_b Λ_b^{-1/2}. Every group is cut into two halves, and a and b are
-compared across halves, so that no sample (in a grid of images × levels: no image) is on both sides. What two halves of
-one and the same group have in common stands on the diagonal: no pair of groups can be expected to share more.
+compared across halves, so that no sample (in a grid of images × levels: no image) is on both sides. The diagonal is
+what two halves of one and the same group have in common: how well its directions are known. Overlaps are low where
+these are not, so they are also given relative to √(o_aa o_bb).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ Array = NDArray[np.float64]
 FEWEST = 2  # samples of a group that has a spectrum
 LEADING = 4  # directions of a group that are compared
 DRAWS = 16  # parts of a larger group that are averaged
+SHUFFLES = 99  # random deals of the samples that groups are compared with
 
 
 @dataclass
@@ -47,10 +49,13 @@ class GroupSpectra:
         effective_rank_stderr: over random probes ``[G]``; NaN where the kernel is exact.
         equal_size: a number of samples that groups can be compared at: that of the smallest with a spectrum.
         equal_rank: effective rank of as many samples ``[G]``, mean over random choices; NaN as above.
+        shuffled: what a group of that size has where samples are dealt out at random: 2.5 % and 97.5 % ``[2]``.
+        spread_p: share of random deals in which the largest and the smallest rank are as far apart as here.
         trace: mean k(x, x) ``[G]``.
         mode_share: energy of the modes of the whole kernel in each group ``[k, G]``.
         mode_groups: e^H of these shares ``[k]``.
         overlap: of leading directions, across halves ``[G, G]``; NaN for groups of fewer than four samples.
+        relative: overlap over √(o_aa o_bb) ``[G, G]``: 1 where two groups share as much as halves of one do.
         directions: how many were compared, m.
     """
 
@@ -61,10 +66,13 @@ class GroupSpectra:
     effective_rank_stderr: Array
     equal_size: int
     equal_rank: Array
+    shuffled: Array
+    spread_p: float
     trace: Array
     mode_share: Array
     mode_groups: Array
     overlap: Array
+    relative: Array
     directions: int
 
 
@@ -112,7 +120,8 @@ def group_spectra(
             eigenvalues[g, : len(own)] = found
             rank[g] = entropy_number(found)
             error[g] = effective_rank_error(K, per_probe, own)
-    equal_size, equal_rank = _at_equal_size(K, rows)
+    equal_size, equal_rank = _at_equal_size(K, rows, np.random.default_rng(0))
+    shuffled, spread_p = _shuffled(K, rows, equal_rank)
     overlap, directions = _overlaps(K, rows)
     return GroupSpectra(
         names=[str(g) for g in range(count)] if names is None else [str(name) for name in names],
@@ -122,10 +131,13 @@ def group_spectra(
         effective_rank_stderr=error,
         equal_size=equal_size,
         equal_rank=equal_rank,
+        shuffled=shuffled,
+        spread_p=spread_p,
         trace=trace,
         mode_share=share,
         mode_groups=np.array([entropy_number(row) for row in share]),
         overlap=overlap,
+        relative=_relative(overlap),
         directions=directions,
     )
 
@@ -151,16 +163,31 @@ def effective_rank_error(K: Tensor, per_probe: Tensor | None, rows: Any = slice(
     return float(np.sqrt((q - 1) / q * np.sum((np.array(left) - np.mean(left)) ** 2)))
 
 
-def _at_equal_size(K: Tensor, rows: list[NDArray[np.int64]]) -> tuple[int, Array]:
+def _at_equal_size(
+    K: Tensor, rows: list[NDArray[np.int64]], draw: np.random.Generator, draws: int = DRAWS
+) -> tuple[int, Array]:
     """The effective rank grows with the number of samples, so larger groups are compared by parts of themselves."""
     size = min((len(own) for own in rows if len(own) >= FEWEST), default=0)
-    draw = np.random.default_rng(0)
     found = np.full(len(rows), np.nan)
     for g, own in enumerate(rows):
         if len(own) >= FEWEST:
-            parts = [own] if len(own) == size else [draw.choice(own, size, replace=False) for _ in range(DRAWS)]
+            parts = [own] if len(own) == size else [draw.choice(own, size, replace=False) for _ in range(draws)]
             found[g] = float(np.mean([entropy_number(_eigenvalues(K, part)) for part in parts]))
     return size, found
+
+
+def _shuffled(K: Tensor, rows: list[NDArray[np.int64]], ranks: Array) -> tuple[Array, float]:
+    """Effective ranks where samples are dealt out at random: their range, and how often they differ as much."""
+    known = np.isfinite(ranks)
+    if known.sum() < 2:
+        return np.full(2, np.nan), float("nan")
+    draw = np.random.default_rng(1)
+    every = np.concatenate(rows)
+    ends = np.cumsum([len(own) for own in rows])[:-1]
+    found = [_at_equal_size(K, np.split(draw.permutation(every), ends), draw, 4)[1][known] for _ in range(SHUFFLES)]
+    apart = np.ptp(ranks[known])
+    as_far = sum(np.ptp(one) >= apart for one in found)
+    return np.percentile(np.concatenate(found), [2.5, 97.5]), (1 + as_far) / (1 + SHUFFLES)
 
 
 def _overlaps(K: Tensor, rows: list[NDArray[np.int64]]) -> tuple[Array, int]:
@@ -181,6 +208,12 @@ def _overlaps(K: Tensor, rows: list[NDArray[np.int64]]) -> tuple[Array, int]:
             if found:
                 overlap[a, b] = overlap[b, a] = float(np.mean(found))
     return overlap, m
+
+
+def _relative(overlap: Array) -> Array:
+    own = np.diag(overlap)
+    size = np.sqrt(np.outer(own, own))
+    return np.divide(overlap, size, out=np.full_like(overlap, np.nan), where=size > 0)
 
 
 def _leading(K: Tensor, rows: NDArray[np.int64], m: int) -> Tensor | None:

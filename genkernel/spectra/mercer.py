@@ -31,6 +31,7 @@ class Mercer:
         samples, outputs: n and O; rows = n · O.
         floor: eigenvalues at or below it are rounding noise.
         trace: Σ of all eigenvalues, tr K / n (with those that were not asked for).
+        trace_stderr: its standard error where what is outside of the modes was estimated, with an operator; else 0.
         stderr: standard errors of λ̂_j ``[r]`` over the random probes of an estimated kernel; None where it is exact.
         residuals: ‖(K/n) u_j - λ̂_j u_j‖ ``[r]`` where an iteration found them; zero otherwise.
     """
@@ -43,6 +44,7 @@ class Mercer:
     trace: float
     residuals: Tensor
     stderr: Tensor | None = None
+    trace_stderr: float = 0.0
 
     @property
     def modes(self) -> Tensor:
@@ -169,14 +171,17 @@ def _of_operator(operator: TangentOperator, modes: int, seed: int) -> Mercer:
     rows, outputs = operator.shape[0], operator.rows_per_sample
     n = rows // outputs
     precision = torch.finfo(operator.dtype).eps
+    # what is not in the modes is estimated by itself: an estimate of the whole would miss by more than there is of it
+    outside = operator.trace_outside(pairs.vectors, seed=seed)
     return Mercer(
         values=pairs.values / n,
         vectors=pairs.vectors,
         samples=n,
         outputs=outputs,
         floor=rows**0.5 * precision * float(pairs.values[0]) / n,
-        trace=operator.trace(seed=seed).value / n,
+        trace=(float(pairs.values.sum()) + outside.value) / n,
         residuals=pairs.residuals / n,
+        trace_stderr=outside.stderr / n,
     )
 
 

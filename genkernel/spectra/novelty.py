@@ -64,6 +64,9 @@ def novelty(
 ) -> Novelty:
     """Projection distance, variance and leverage of new samples, from kernels.
 
+    Where tangent features fit into memory, :func:`projection_distance` has the first of them with all digits, per
+    row of the features; from a kernel, distances below the root of the tolerance are rounding.
+
     Args:
         trained: K of the n training samples with themselves: a symmetric :class:`Kernel`, ``[n, n]``, or full blocks
             ``[n, n, O, O]``.

@@ -205,7 +205,7 @@ def predict_risk(
     v = mercer.coefficients(y)[:r].numpy()
     rest = max(0.0, float(y.square().sum()) / m - float((v**2).sum()))
     lam = mercer.values[:r].clamp_min(0).numpy()
-    missing = mercer.trace - float(lam.sum())
+    missing = mercer.missing_trace
     if missing <= mercer.floor * m * outputs:  # rounding
         missing = 0.0
     several, sizes = _sizes(samples, m)
@@ -325,6 +325,8 @@ def _notes(kernel: Any, mercer: Mercer, missing: float, reference: str) -> list[
             f"{missing / mercer.trace:.0%} of the trace is in modes that were not asked for, "
             + ("which are taken as a ridge" if reference == "domain" else "which are taken as equal")
         )
+    if missing > 0 and mercer.trace_stderr > 0.1 * missing:
+        notes.append(f"the trace of the modes that were not asked for is known to {mercer.trace_stderr / missing:.0%}")
     return notes
 
 

@@ -207,7 +207,10 @@ def tangent_rank_gap(
 def projection_distance(trained: Tensor, new: Tensor, tolerance: float | None = None) -> Tensor:
     """d(x): the share of a new feature's length that lies outside of the span of the training features.
 
-    From features, by singular vectors; :func:`novelty` has it from kernels, with half of the digits (THEORY §5).
+    Take this one where tangent features fit into memory: by singular vectors, it keeps all digits, and there is one d
+    per row (per output, for ``[m, O, P]``, from the span of all outputs' gradients). :func:`novelty` has the same from
+    kernels, for networks whose features do not fit: distances below the root of its tolerance are rounding, and d is
+    one per sample over its outputs (``"stacked"``), or of every output in the span of its own (``"each"``). THEORY §5.
 
     Args:
         trained: tangent features of training samples ``[n, P]`` or ``[n, O, P]``.

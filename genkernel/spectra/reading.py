@@ -1,8 +1,8 @@
 """What a spectrum says, in plain sentences written by stated rules.
 
-- Groups differ in their number of directions where that differs by more than 1.96 standard errors over probes.
-- A residual has more or less energy out of reach than chance, or is learned better, where that holds in both halves of
-  the images.
+- Groups differ in their number of directions where 5 % or fewer of random deals of the samples differ as much.
+- A residual has more or less energy out of reach than chance, or is learned, where that holds in both halves of the
+  images; by chance that is so at half of the levels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from genkernel.spectra.results import SpectrumResult
 
-CLEAR = 1.96
+RARE = 0.05
 
 
 def read(result: SpectrumResult) -> list[str]:
@@ -37,18 +37,21 @@ def _groups(result: SpectrumResult) -> list[str]:
     if groups is None:
         return []
     sentences = []
-    rank, error = groups.equal_rank, np.nan_to_num(groups.effective_rank_stderr)
+    rank = groups.equal_rank
     known = np.flatnonzero(np.isfinite(rank))
     if len(known) > 1:
         least, most = known[rank[known].argmin()], known[rank[known].argmax()]
-        if rank[most] - rank[least] > CLEAR * math.hypot(error[least], error[most]):
+        if groups.spread_p < RARE:
             few, many = (f"{groups.names[g]} ({rank[g]:.3g})" for g in (least, most))
             sentences.append(
                 f"At {groups.equal_size} samples each, the {result.of} with the fewest directions is {few}, that with "
-                f"the most {many}."
+                f"the most {many}; groups at random have {groups.shuffled[0]:.3g} to {groups.shuffled[1]:.3g}."
             )
         else:
-            sentences.append(f"No {result.of} has clearly more directions than another.")
+            sentences.append(
+                f"The {result.of}s differ in their number of directions no more than groups at random "
+                f"(p = {groups.spread_p:.2f})."
+            )
     count = len(known)
     shared = float(groups.mode_groups[0])
     top = int(groups.mode_share[0].argmax())
@@ -60,14 +63,14 @@ def _groups(result: SpectrumResult) -> list[str]:
             else "."
         )
     )
-    away = groups.overlap[~np.eye(len(groups.names), dtype=bool)]
+    apart = ~np.eye(len(groups.names), dtype=bool)
+    away, relative = groups.overlap[apart], groups.relative[apart]
     if np.isfinite(away).any():
         own = np.nanmean(np.diag(groups.overlap))
         sentences.append(
             f"Between different {result.of}s {np.nanmean(away):.2f} of the {groups.directions} leading directions "
-            f"coincide on average ({np.nanmin(away):.2f} to {np.nanmax(away):.2f}); between halves of one and the "
-            f"same, "
-            f"{own:.2f}."
+            f"coincide on average ({np.nanmin(away):.2f} to {np.nanmax(away):.2f}), between halves of one and the same "
+            f"{own:.2f}: relative to that {np.nanmean(relative):.2f}."
         )
     return sentences
 
@@ -76,13 +79,20 @@ def _targets(result: SpectrumResult) -> list[str]:
     found = result.spectrum.targets
     if found is None:
         return []
-    chance = found.samples[-1] / result.spectrum.samples
     said = (
         f"Kernel regression on {found.samples[-1]:.0f} samples is expected to learn {found.learnability[-1]:.0%} of "
-        f"the targets (random targets: {chance:.0%}); alignment {found.alignment:.3f}, unbiased CKA "
+        f"the targets (of random ones nothing); alignment {found.alignment:.3f}, unbiased CKA "
         f"{found.alignment_cka:.3f}."
     )
-    return [said, *(f"{note[0].upper()}{note[1:].rstrip('.')}." for note in found.notes)]
+    dependent = (
+        [
+            "The samples are the same images at several noise levels: such predictions are of independent samples, and "
+            "too good here."
+        ]
+        if result.of == "noise level"
+        else []
+    )
+    return [said, *(f"{note[0].upper()}{note[1:].rstrip('.')}." for note in found.notes), *dependent]
 
 
 def _residual(result: SpectrumResult) -> list[str]:

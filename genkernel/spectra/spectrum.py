@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from genkernel.errors import InputError
 from genkernel.spectra.alignment import cka, kernel_target_alignment
@@ -18,7 +17,7 @@ from genkernel.spectra.groups import GroupSpectra, effective_rank_error, group_s
 from genkernel.spectra.mercer import Mercer, mercer_decomposition
 from genkernel.spectra.predicted_risk import predict_risk
 from genkernel.tangent import Kernel
-from genkernel.tangent.result import cosines
+from genkernel.tangent.result import cosines, without
 
 Array = NDArray[np.float64]
 
@@ -166,7 +165,11 @@ def target_spectrum(kernel: Kernel, whole: Mercer, targets: Any, *, ridge: float
         raise InputError("the targets are the same for all samples: there is nothing to learn")
     v = whole.coefficients(y).numpy()
     power = (v**2).sum(1) / variance
-    curve = predict_risk(whole, y, _sizes(len(y)), ridge=ridge, reference="sample")
+    # without a ridge the expected error is infinite where there are as many samples as modes
+    sizes = [n for n in _sizes(len(y)) if ridge or n != whole.rank]
+    if not sizes:
+        raise InputError(f"{len(y)} samples are too few to say what {whole.rank} mode(s) teach: give more, or a ridge")
+    curve = predict_risk(whole, y, sizes, ridge=ridge, reference="sample")
     aligned = given if classes else y
     return TargetSpectrum(
         kind="classes" if classes else "values",
@@ -191,19 +194,24 @@ def _sizes(n: int) -> list[int]:
 def _cosines(kernel: Kernel) -> Kernel:
     """Entries over √(k(x, x) k(y, y)), which leaves a Gram matrix a Gram matrix.
 
-    Without the correction of the probes' bias that :meth:`~genkernel.Kernel.normalized` makes: it does not.
+    Without the correction of the probes' bias that :meth:`~genkernel.Kernel.normalized` makes: it does not. In the
+    place of the probes' kernels stand jackknife pseudo-values, q C - (q - 1) C_p with C_p the cosines without probe p:
+    their spread is the error of C, in which what all entries have in common with their norms cancels.
     """
     per_probe = kernel.per_probe
+    whole = cosines(kernel.values, kernel.norms_x, kernel.norms_y)
+    if per_probe is not None and len(per_probe) > 1 and kernel.per_probe_norms_x is not None:
+        q, parts = len(per_probe), (per_probe, kernel.per_probe_norms_x, kernel.per_probe_norms_x)
+        totals = kernel.values, kernel.norms_x, kernel.norms_x
+        per_probe = torch.stack([q * whole - (q - 1) * cosines(*without(p, totals, parts)) for p in range(q)])
+    else:
+        per_probe = None
     return replace(
         kernel,
-        values=cosines(kernel.values, kernel.norms_x, kernel.norms_y),
-        per_probe=None if per_probe is None else torch.stack([_scaled(own, kernel.norms_x) for own in per_probe]),
+        values=whole,
+        per_probe=per_probe,
         norms_x=(kernel.norms_x > 0).double(),
         norms_y=(kernel.norms_y > 0).double(),
         layers={},
         is_normalized=True,
     )
-
-
-def _scaled(values: Tensor, norms: Tensor) -> Tensor:
-    return cosines(values.double(), norms, norms)

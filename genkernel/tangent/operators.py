@@ -265,6 +265,21 @@ class TangentOperator:
         return spectral.trace(self._matrix, self._forms, self.shape[0], probes, method=method, seed=seed)
 
     @torch.inference_mode(False)
+    def trace_outside(self, vectors: Tensor, probes: int = 30, *, seed: int = 0) -> Trace:
+        """The trace that known eigenvectors leave, with its standard error: Σλ of the others.
+
+        Args:
+            vectors: orthonormal ``[rows, k]``, as :meth:`eigsh` returns them.
+            probes: random vectors.
+            seed: of the random signs.
+
+        Raises:
+            InputError: the operator is not symmetric, the vectors have another length, or there is no probe.
+        """
+        self._require_symmetric("trace_outside")
+        return spectral.trace_outside(self._forms, self._columns(_plain(vectors), self.shape[0]), probes, seed=seed)
+
+    @torch.inference_mode(False)
     def spectral_density(
         self,
         probes: int = 8,

@@ -118,13 +118,15 @@ class Solution:
 
     Attributes:
         values: ``[rows, c]``.
-        residuals: ‖(K + δ I) X - Y‖ / ‖Y‖ of each column ``[c]``.
-        steps: products that were taken.
+        residuals: ‖(K + δ I) X - Y‖ / ‖Y‖ of each column ``[c]``, from a product of its own at the end.
+        steps: of the iteration.
+        converged: every column reached the tolerance; otherwise the steps ran out, or rounding was reached.
     """
 
     values: Tensor
     residuals: Tensor
     steps: int
+    converged: bool
 
 
 # ---------------------------------------------------------------------------------- eigenpairs
@@ -173,6 +175,30 @@ def eigenpairs(product: Product, rows: int, k: int, *, seed: int = 0, tol: float
 
 
 # --------------------------------------------------------------------------------------- trace
+
+
+def trace_outside(forms: Forms, vectors: Tensor, probes: int, *, seed: int = 0, block: int = 32) -> Trace:
+    """The trace of (I - U Uᵀ) K (I - U Uᵀ) by Hutchinson's estimator: what known eigenvectors leave of it.
+
+    Args:
+        forms: the operator's quadratic forms.
+        vectors: U ``[rows, k]``, orthonormal.
+        probes: random vectors.
+        seed: of the random signs.
+        block: how many quadratic forms are asked for at once.
+
+    Raises:
+        InputError: no probe.
+    """
+    if probes < 1:
+        raise InputError(f"the trace needs at least 1 probe, not {probes}")
+    draw = torch.Generator().manual_seed(seed)
+    each = []
+    for first in range(0, probes, block):
+        signs = _signs(len(vectors), min(block, probes - first), draw)
+        each.append(forms(signs - vectors @ (vectors.T @ signs)))
+    found = torch.cat(each)
+    return Trace(float(found.mean()), _stderr(found), "hutchinson", probes)
 
 
 def trace(
@@ -348,19 +374,22 @@ def solve(product: Product, targets: Tensor, ridge: float, steps: int, tol: floa
         raise InputError("a target is zero everywhere: there is nothing to solve for")
     X, R = torch.zeros_like(Y), Y.clone()
     D, rho = R.clone(), R.square().sum(0)
-    taken = 0
+    going, taken = torch.ones_like(size, dtype=torch.bool), 0
     for _ in range(steps):
-        going = rho.sqrt() > tol * size
+        going = going & (rho.sqrt() > tol * size)
         if not bool(going.any()):
             break
         taken += 1
         KD = product(D) + ridge * D
         curvature = (D * KD).sum(0)
-        length = torch.where(going & (curvature > 0), rho / curvature.clamp_min(1e-300), torch.zeros_like(rho))
+        going = going & (curvature > 0)  # the null space, or rounding: nothing is gained along it
+        length = torch.where(going, rho / curvature.clamp_min(1e-300), torch.zeros_like(rho))
         X, R = X + length * D, R - length * KD
         fresh = R.square().sum(0)
-        D, rho = R + torch.where(going, fresh / rho.clamp_min(1e-300), torch.zeros_like(rho)) * D, fresh
-    return Solution(X, R.norm(dim=0) / size, taken)
+        D, rho = torch.where(going, R + fresh / rho.clamp_min(1e-300) * D, torch.zeros_like(D)), fresh
+    # the recursion's own residual goes on falling where rounding has stopped the solution's
+    left = (product(X) + ridge * X - Y).norm(dim=0) / size
+    return Solution(X, left, taken, bool((left <= 10 * tol).all()))
 
 
 def _lanczos(product: Product, start: Tensor, steps: int, precision: float) -> tuple[Tensor, Tensor]:

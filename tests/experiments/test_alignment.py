@@ -62,4 +62,33 @@ def test_verdicts_follow_the_intervals() -> None:
     assert study.larger({"a": up[:1]}) == "undecided"  # one seed has no error
     mean, low, high = study.interval([1.0, 2.0, 3.0])
     assert (mean, high - mean) == (2, pytest.approx(4.303 / 3**0.5, rel=1e-3)) and mean - low == high - mean
-    assert study._no_evidence({"a": np.array([0.99])}) == "no" and study._no_evidence({"a": np.array([0.6])}) == "yes"
+    assert study.larger({"a": np.array([0.010, 0.011, 0.012])}) == "no"  # surely above zero, and too small to matter
+
+
+def test_thresholds_are_held_against_intervals() -> None:
+    high, low, wide = np.array([0.99, 0.98, 0.99]), np.array([0.5, 0.55, 0.5]), np.array([0.9, 1.0, 0.99])
+    assert [study._no_evidence({"a": v}) for v in (high, low, wide, high[:1])] == ["no", "yes", "partly", "undecided"]
+    perfect = [study._reaches({"a": v}) for v in (np.ones(3), np.array([0.996, 0.997]), wide, low, np.ones(1))]
+    assert perfect == ["yes", "yes", "undecided", "no", "undecided"]
+    cases = ((0.0, -0.01, 0.01), (0.6, 0.5, 0.7), (0.0, -0.1, 0.1), (0.0, float("nan"), float("nan")))
+    assert [study._near_zero(case) for case in cases] == ["yes", "no", "undecided", "undecided"]
+
+
+def test_planes_show_all_points_in_equal_units() -> None:
+    from genkernel.plots.tangent_embedding import tangent_planes
+    from genkernel.spectra import embed
+
+    points = torch.randn(24, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * torch.tensor(
+        [5, 1, 0.1]
+    )
+    planes = {name: embed(points @ points.T, name, seed=0) for name in ("pca", "tsne")}
+    figure = tangent_planes(planes, torch.arange(24) % 3, ("a", "b", "c"), {}, outlined=(2,))
+    to_bytes(figure, "png")
+    for axes, plane in zip(figure.axes, planes.values(), strict=True):
+        (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+        assert right - left == pytest.approx(high - low) and axes.get_aspect() == 1
+        inside = plane.points[:, :2].numpy()
+        assert (inside > [left, low]).all() and (inside < [right, high]).all()
+        assert [c.get_linewidth()[0] > 0 for c in axes.collections] == [False, False, True]
+    assert figure.axes[0].xaxis.get_tick_params()["labelbottom"] is True
+    assert figure.axes[1].xaxis.get_tick_params()["labelbottom"] is False  # positions of t-SNE mean nothing

@@ -20,6 +20,7 @@ from genkernel.experiments import (
     rank_gap,
     rank_gap_images,
     rank_gap_line,
+    rank_gap_outcome,
     replicates,
 )
 from genkernel.experiments.outcome import Outcome, experiment
@@ -131,6 +132,38 @@ def test_what_differences_say() -> None:
     assert replicates.around([1.0, 3.0]) == pytest.approx((2 - 12.7062, 2 + 12.7062), abs=1e-4)  # t of one degree
     assert all(math.isnan(end) for values in ([], [1.0]) for end in replicates.around(values))
     assert replicates.pair([1.0, math.nan, 3.0]) == "2.0 ± 1.0" and replicates.pair([math.nan]) == "n/a"
+
+
+def test_whether_a_rise_is_owed_to_the_unit() -> None:
+    up, none = np.array([0.9, 1.0, 1.1]), np.array([-0.1, 0.0, 0.1])
+    owed = rank_gap_outcome._owed_to_the_unit
+    assert owed({"a": up}, {"a": up + 0.1 * none}) == "yes" and owed({"a": up}, {"a": 0.1 * none}) == "no"
+    assert owed({"a": up}, {"a": up / 2}) == "partly" and owed({"a": up}, {"a": 20 * none}) == "undecided"
+    assert owed({"a": none}, {"a": none}) == "undecided"  # no rise to be explained
+    assert owed({"a": up, "b": none}, {"a": up + 0.1 * none, "b": none}) == "yes"
+
+
+def test_gaps_that_change_with_the_tolerance_are_no_findings() -> None:
+    """Claims on made-up trainings: gaps of 30 to 32 with Fashion-MNIST, all of them or one of them settled."""
+
+    def made(k: int, count: int, stable: bool) -> rank_gap_images.Digits:
+        held, left, foreign = rank_gap_images.SETS
+        gaps = {held: [0], left: [0], foreign: [30 + k]}
+        flags = {name: [stable or name != foreign] for name in gaps}
+        area = dict.fromkeys(rank_gap_images.SCORES, 0.9 + 0.01 * k)
+        area[rank_gap_images.SCORES[2]] = 0.5 + 0.01 * k
+        return rank_gap_images.Digits(
+            seed=k, count=count, rows=9 * count, parameters=100, steps=(0,), ranks=[50], gaps=gaps,
+            vacuous={key: [False] for key in gaps}, stable=flags, distances={key: [0.0] for key in gaps},
+            areas={left: area, foreign: area}, first=dict.fromkeys(gaps, 1.0), unlit=dict.fromkeys(gaps, 1.0),
+            accuracy=(1.0, 1.0),
+        )  # fmt: skip
+
+    for settled, said in ((3, "partly"), (1, "undecided")):
+        found = [made(k, count, k < settled) for count in (GAPS.few, GAPS.many) for k in range(3)]
+        claims = rank_gap_outcome.image_claims(found, GAPS)
+        assert [one.holds for one in claims] == ["no", said, "yes", "yes", "undecided"]  # equal to the better pixels
+        assert f"in 3 and {settled} of 3 trainings" in claims[1].measured
 
 
 def test_the_study_of_gaps(folder: Path) -> None:

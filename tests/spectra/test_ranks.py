@@ -214,6 +214,25 @@ def test_projection_distance_has_the_shape_of_the_features() -> None:
     assert projection_distance(trained, torch.zeros(1, 2, 30)).tolist() == [[0, 0]]
 
 
+def test_projection_distances_from_features_and_from_kernels() -> None:
+    """They agree over all outputs and output by output; what the kernel loses are distances below √tolerance."""
+    trained, new = random(5, 2, 30), random(4, 2, 30, seed=1)
+    K, cross = (torch.einsum("nop,mqp->nmoq", one, trained) for one in (trained, new))
+    own = new.square().sum(2)
+    d = projection_distance(trained, new)
+    over_outputs = ((d.square() * own).sum(1) / own.sum(1)).sqrt()
+    torch.testing.assert_close(novelty(K, cross, own).projection_distance, over_outputs, atol=1e-9, rtol=0)
+    each = novelty(K, cross, own, outputs="each").projection_distance
+    alone = torch.stack([projection_distance(trained[:, o], new[:, o]) for o in range(2)], 1)
+    torch.testing.assert_close(each, alone, atol=1e-9, rtol=0)
+    assert float((each - d).min()) > 1e-3  # the span of one output's gradients is smaller
+    near = torch.linalg.qr(random(12, 12))[0][:6]
+    x = near[:1] + 1e-9 * near[5:]
+    assert float(projection_distance(near[:5], x)) == pytest.approx(1e-9, rel=1e-4)
+    lost = novelty(near[:5] @ near[:5].T, x @ near[:5].T, x.square().sum(1))
+    assert abs(float(lost.projection_distance) - 1e-9) > 1e-10 and float(lost.projection_distance) < lost.tolerance**0.5
+
+
 # -------------------------------------------------------------------------------- sketches
 
 
