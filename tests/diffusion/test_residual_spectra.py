@@ -47,6 +47,24 @@ def test_energies_and_regressions_are_those_of_the_matrix():
     assert found.rest_stderr[0] == pytest.approx(abs(explained[0][0] - explained[1][0]) / 2, rel=1e-6)
 
 
+def test_random_directions_are_spread_as_the_trace_is():
+    """E z zᵀ = I: in the mean their Rayleigh quotient is tr K / (rows λ_1), and their energy counts eigenvalues."""
+    den, images = tiny_denoiser(), tiny_images(8)
+    found = residual_spectra(den, images, [200.0] * 4, steps=ROWS, seed=3)
+    quotients, counts = [], []
+    for half in range(2):
+        batch = grid(den, images[4 * half : 4 * half + 4], [200.0], 3, draw=half).loss_batch(den)
+        batch.pop("target")
+        batch.pop("weight")
+        values = torch.linalg.eigvalsh(matrix(den, batch, batch))
+        quotients.append(float(values.sum() / (ROWS * values[-1])))
+        counts.append([float((values <= t**2 * values[-1]).double().mean()) for t in TOLERANCES])
+    assert found.rayleigh_random.mean() == pytest.approx(np.mean(quotients), rel=0.15)
+    assert np.allclose(found.random.mean(0), np.mean(counts, 0), atol=0.06)
+    assert (np.abs(found.random - found.residual).max(1) > 1e-3).all()
+    assert (np.abs(found.output - found.target) > 1e-3).all()
+
+
 def matrix(den, x, y) -> torch.Tensor:
     K = gk.kernel(den.tangent, x, y, cotangents=gk.blocks()).values
     return K.permute(0, 2, 1, 3).reshape(ROWS, ROWS)

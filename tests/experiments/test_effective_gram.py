@@ -14,6 +14,8 @@ from genkernel.errors import InputError, MissingError
 from genkernel.experiments import effective_gram as study
 from genkernel.experiments import effective_gram_outcome as results
 from genkernel.experiments import effective_gram_tasks as tasks
+from genkernel.experiments.effective_gram_ranks import over_tasks
+from genkernel.experiments.effective_gram_ranks import ranks as ranks_of
 from genkernel.experiments.outcome import experiment
 from genkernel.plots.style import to_bytes
 
@@ -182,19 +184,20 @@ def rows(error: float = 0.02, source: float = 0.05, share: float = 0.9, mixed: f
         medians |= {study.FEW: 0.3, study.OTHERS: 0.2}
         found.append(
             {
-                "n": 10, "left_out": 10, "losses": losses, "single": {study.OWN: error, study.TRAIN: 0.25},
+                "task": f"task {k % 4}", "n": 10, "left_out": 10, "losses": losses, "single": {study.OWN: error, study.TRAIN: 0.25},
                 "errors": {name: {"median": value} for name, value in medians.items()},
                 "lower_share": [[share, share], [share - 0.01, share]], "matched": [share], "shuffled": [mixed],
-                "gap_ratio": [0.5 if share > 0.5 else 1.5], "shuffled_gap_ratio": [0.9],
+                "gap_ratio": [0.5, 0.6] if share > 0.5 else [1.5, 1.4], "shuffled_gap_ratio": [0.9],
             }
         )  # fmt: skip
     return found
 
 
 def verdicts(found: list[dict[str, Any]], low: float = -0.3, high: float = 0.4) -> list[str]:
-    ranks = results._ranks(found, TINY, 0)
+    ranks = ranks_of(found, 0, 20)
     over: list[dict[str, Any]] = [{"name": "a", "draws": 9, "correlation": 0.1, "low": low, "high": high}]
-    over[0] |= {"bias": found[-1]["single"][study.OWN], "bias_stderr": 0.01}
+    bias = found[-1]["single"][study.OWN]
+    over[0] |= {"bias": bias, "bias_interval": [bias - 0.02, bias + 0.02]}
     return [claim.holds for claim in results._claims(found, ranks, over)]
 
 
@@ -209,6 +212,38 @@ def test_verdicts_follow_what_is_measured() -> None:
         one["single"] = {study.OWN: 0.2, study.TRAIN: 0.25}
     assert verdicts(some)[1] == "partly"
     assert verdicts(rows(mixed=0.95))[8] == "no"
+    few = rows()
+    for one in few:  # means on the right side of one half and of 1, and two training sets that leave it open
+        one["lower_share"], one["gap_ratio"] = [[0.9, 0.9], [0.55, 0.55]], [0.5, 0.99]
+    assert verdicts(few)[7] == verdicts(few)[9] == "undecided"
+
+
+def test_two_standard_errors_are_not_enough_for_five_training_sets() -> None:
+    found = rows()
+    shares = 0.5 + 0.0525 * (1 + np.array([-1.5, -0.5, 0.0, 0.5, 1.5]))  # mean 2.1 standard errors above one half
+    assert 2 < (shares.mean() - 0.5) / (shares.std(ddof=1) / 5**0.5) < 2.7
+    for one in found:
+        one["lower_share"] = [[0.9, float(share)] for share in shares]
+    assert verdicts(found)[7] == "undecided"
+
+
+def test_intervals_of_rank_correlations_are_over_tasks() -> None:
+    tasks = ["a", "a", "a", "b", "c"]
+    values = np.array([0.0, 0.0, 0.0, 1.0, 2.0])
+    whole, low, high = over_tasks(lambda index: float(values[index].mean()), tasks, 0, 4000, size=9.0)
+    assert whole == pytest.approx(0.6) and low < 0 < 1.2 <= high  # one that draws cases has no more than 1.2
+    seen = []
+    over_tasks(lambda index: float(seen.append(tuple(index)) or 0), tasks, 0, 50)  # type: ignore[func-returns-value]
+    assert all(drawn.count(0) == drawn.count(1) == drawn.count(2) for drawn in seen[1:])
+    assert {len(drawn) for drawn in seen[1:]} == {3, 5, 7, 9}
+    twice = rows() + rows()  # cases of known tasks once more say nothing new
+    once, again = (ranks_of(part, 0, 200)[study.TRAIN] for part in (rows(), twice))
+    assert once["tasks"] == again["tasks"] == 4 and again["units"] == 12
+    assert [again[key] for key in ("spearman", "low", "high")] == pytest.approx(
+        [once[key] for key in ("spearman", "low", "high")]
+    )
+    nothing = ranks_of([{**one, "task": "a"} for one in rows()], 0, 200)[study.OWN]
+    assert np.isnan([nothing["low"], nothing["more_low"]]).all() and nothing["spearman"] == pytest.approx(1)
 
 
 def test_shares_of_cases_and_signs_of_intervals() -> None:
@@ -236,5 +271,8 @@ def test_correlations_over_training_sets() -> None:
     case = study.Case(tasks.sine(0, 5), "tanh", 4, 8, None, 3)
     found = results.correlation(study.OverDraws(case, -actual + 0.1 * rng.normal(size=50), actual, actual + 10))
     assert found["correlation"] < -0.9 and found["high"] < -0.8 and found["draws"] == 50
+    low, high = found["bias_interval"]
+    assert (low + high) / 2 == pytest.approx(found["bias"])
+    assert (high - low) / 2 == pytest.approx(2.0096 * found["bias_stderr"], rel=1e-4)  # t of 49 degrees of freedom
     short = study.many_draws(study.Case(tasks.digits(0, 1780), "linear", 1, 8, None, 3), TINY, 0)
     assert len(short.predicted) == 2  # there are no more

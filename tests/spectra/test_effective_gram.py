@@ -6,6 +6,7 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -357,7 +358,7 @@ def test_shares_are_of_eigenvectors(gram: EffectiveGram) -> None:
     assert found.lower_share == pytest.approx(13 / 15) and found.random_lower_share == pytest.approx(2 / 5)
     total = 4 + 2 + 0 + 4 * 0.5 + 9 * 0.1
     assert found.top_share == pytest.approx(2 / 15) and found.top_gap_share == pytest.approx(6 / total)
-    assert found.random_top_gap_share == pytest.approx(6 / 7.6)
+    assert found.random_top_gap_share < 6 / 7.6 - 0.02  # the ratio of means is no mean of ratios
     assert found.gap_ratio == pytest.approx(total / (15 * 7.6 / 5))
     assert found.random_interval[0] < 2 / 5 < found.random_interval[1] and found.shuffled_lower_share is None
     mixed = residual_alignment(made, shuffled=of_matrix(gram, [5.0, 4.0, 3.0, 2.0, 1.0], [1.0, 0.0, 0.0, 1.0, 0.0]))
@@ -376,6 +377,22 @@ def test_random_directions_have_what_is_said_of_them(gram: EffectiveGram) -> Non
     assert float(shares.mean()) == pytest.approx(2 / 5, abs=0.05)
     assert float(((shares > interval[0]) & (shares < interval[1])).float().mean()) == pytest.approx(0.95, abs=0.03)
     assert float(torch.tensor([one.gap_ratio for one in found]).mean()) == pytest.approx(1, abs=0.1)
+
+
+def test_gap_shares_of_random_directions_are_means_of_ratios(gram: EffectiveGram) -> None:
+    made = of_matrix(gram, [100.0, 5.0, 1.0, 0.05, 0.05], [1.0] * 5)
+    found = residual_alignment(made, top=1, draws=20_000).random_top_gap_share
+    noise = np.random.default_rng(1).standard_normal((200_000, 5)) ** 2 * [100, 5, 1, 0.05, 0.05]
+    assert found == pytest.approx((noise[:, 0] / noise.sum(1)).mean(), abs=0.01)
+    assert found < 0.9 < 100 / 106.1  # their share of the trace is .94
+    draw = torch.Generator().manual_seed(3)
+    each = [
+        residual_alignment(replace(made, residual=torch.randn(5, generator=draw, dtype=torch.float64)), top=1, draws=2)
+        for _ in range(2000)
+    ]
+    assert found == pytest.approx(float(np.mean([one.top_gap_share for one in each])), abs=0.02)
+    flat = of_matrix(gram, [1.0] * 5, [1.0] * 5)
+    assert residual_alignment(flat, top=2, draws=20_000).random_top_gap_share == pytest.approx(2 / 5, abs=0.01)
 
 
 def test_alignments_that_cannot_be(gram: EffectiveGram) -> None:

@@ -69,6 +69,37 @@ def test_effective_ranks_are_of_each_group_alone_and_have_errors_over_probes():
     assert (found.effective_rank_stderr > 0).all()
 
 
+def test_errors_of_effective_ranks_are_those_of_repetition():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 20)).double()
+    x = torch.randn(12, 3, dtype=torch.float64)
+    found = [group_spectra(gk.kernel(net, x, cotangents=gk.probes(6, seed=s)), np.repeat([0, 1], 6)) for s in range(40)]
+    spread = np.std([one.effective_rank for one in found], axis=0, ddof=1)
+    said = np.sqrt(np.mean([one.effective_rank_stderr**2 for one in found], axis=0))
+    assert np.allclose(said / spread, 1, atol=0.4)
+
+
+def test_groups_of_one_distribution_differ_no_more_than_random_deals_and_others_do():
+    ps = []
+    for seed in range(6):
+        phi = torch.cat([features(10 * seed + g, 20, slice(0, 40)) for g in range(5)])
+        ps.append(group_spectra(phi @ phi.T, np.repeat(np.arange(5), 20)).spread_p)
+    assert min(ps) >= 0.01 and np.mean(ps) > 0.2
+    phi = torch.cat([*(features(g, 20, slice(0, 40)) for g in range(4)), features(9, 20, slice(0, 3))])
+    found = group_spectra(phi @ phi.T, np.repeat(np.arange(5), 20))
+    assert found.spread_p == 0.01 and found.equal_rank[4] < found.shuffled[0]
+
+
+def test_overlaps_of_badly_known_directions_are_relative_to_what_halves_share():
+    g = torch.Generator().manual_seed(0)
+    shared = torch.randn(64, 4, generator=g, dtype=torch.float64) @ torch.eye(4, 200, dtype=torch.float64) * 3
+    noise = torch.randn(64, 200, generator=g, dtype=torch.float64)
+    phi = shared + noise * torch.cat([torch.full((32, 1), 0.35), torch.full((32, 1), 0.05)]).double()
+    found = group_spectra(phi @ phi.T, np.repeat([0, 1], 32))
+    assert found.overlap[0, 0] < found.overlap[0, 1] < found.overlap[1, 1]  # the diagonal is no ceiling
+    assert found.relative[0, 1] == pytest.approx(1, abs=0.05) and np.allclose(np.diag(found.relative), 1)
+
+
 def test_labels_that_do_not_fit_are_refused():
     K = torch.eye(6, dtype=torch.float64)
     for labels in ([0, 1], np.zeros(6), [0, 0, 0, 0, 0, -2]):

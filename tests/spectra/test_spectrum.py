@@ -42,6 +42,32 @@ def test_probes_give_standard_errors_and_blocks_are_taken_as_they_are():
     assert blocks.rank <= 80
 
 
+def test_errors_of_the_cosine_kernels_eigenvalues_are_those_of_repetition():
+    wide = torch.nn.Sequential(torch.nn.Linear(3, 10), torch.nn.Tanh(), torch.nn.Linear(10, 24)).double()
+    found = [analyze(gk.kernel(wide, X, cotangents=gk.probes(8, seed=seed))) for seed in range(40)]
+    spread = np.std([one.eigenvalues[:2] for one in found], axis=0, ddof=1)
+    said = np.sqrt(np.mean([one.stderr[:2] ** 2 for one in found if one.stderr is not None], axis=0))
+    assert np.allclose(said / spread, 1, atol=0.4)
+    ranks = [one.effective_rank for one in found]
+    assert np.mean([one.effective_rank_stderr for one in found]) == pytest.approx(np.std(ranks, ddof=1), rel=0.4)
+
+
+def test_errors_are_relative_to_the_variance_of_the_targets():
+    K = gk.kernel(net(), X, cotangents=gk.exact_trace())
+    y = X[:, 0] * X[:, 1]
+    one, ten = (analyze(K, targets=c * y).targets for c in (1.0, 10.0))
+    assert one is not None and ten is not None
+    assert np.allclose(one.test_mse, ten.test_mse) and np.allclose(one.test_mse_stderr, ten.test_mse_stderr)
+    assert np.allclose(one.power, ten.power) and 0.2 < one.test_mse[-1] < 2
+
+
+def test_kernels_with_as_many_modes_as_a_size_have_a_report():
+    phi = torch.randn(64, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    linear = torch.nn.Linear(16, 1, bias=False).double()
+    found = analyze(gk.kernel(linear, phi, cotangents=gk.total()), targets=phi[:, 0], normalize=False).targets
+    assert found is not None and 16 not in found.samples and 8 in found.samples
+
+
 def test_targets_that_are_modes_are_learned_in_their_order():
     K = gk.kernel(net(), X, cotangents=gk.exact_trace())
     modes = analyze(K).modes
