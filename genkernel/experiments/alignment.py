@@ -26,6 +26,7 @@ from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
 Array = NDArray[np.float64]
 
 LAST = "4"  # the last layer of the network
+FRESH = "fresh points"  # those that no network was trained on
 LOSSES = ("squared", "logistic")
 RATE = 5e-3
 MEASURES = ("KTA", "CKA biased", "CKA unbiased", "neighbours, kernel", "neighbours, Euclidean")
@@ -162,6 +163,11 @@ def _loss(out: Tensor, y: Tensor, loss: str) -> Tensor:
     return (out - (2 * y - 1)).square().mean()
 
 
+def _rbf(x: Tensor) -> Tensor:
+    gamma = 1 / float(2 * x.var(0, correction=0).mean())  # as scikit-learn's "scale"
+    return torch.exp(-gamma * torch.cdist(x, x).square())
+
+
 def _one(setting: Setting, seed: int) -> dict[str, Any]:
     """Everything that is measured with one draw of points and weights."""
     from genkernel.spectra import embed, without_layers
@@ -172,13 +178,14 @@ def _one(setting: Setting, seed: int) -> dict[str, Any]:
     permuted = y[order]
     start = network(setting.width, nn.Tanh, seed)
     before = _kernel(start, x)
-    gamma = 1 / float(2 * x.var(0, correction=0).mean())  # as scikit-learn's "scale"
     separated = {
         "untrained": separation(before, y, seed, setting.folds),
         "untrained, without last layer": separation(without_layers(before, LAST), y, seed, setting.folds),
         "untrained, permuted labels": separation(before, permuted, seed, setting.folds),
+        f"untrained, {FRESH}": separation(_kernel(start, fresh), fresh_y, seed, setting.folds),
         "points, linear": separation(x @ x.T, y, seed, setting.folds),
-        "points, RBF": separation(torch.exp(-gamma * torch.cdist(x, x).square()), y, seed, setting.folds),
+        "points, RBF": separation(_rbf(x), y, seed, setting.folds),
+        f"points, RBF, {FRESH}": separation(_rbf(fresh), fresh_y, seed, setting.folds),
     }
     aligned = {"untrained": measures(start, x, y, setting.neighbours)}
     found: dict[str, Any] = {"aligned": aligned, "separated": separated, "course": {}, "fit": {}, "permuted": {}}
@@ -200,10 +207,14 @@ def _one(setting: Setting, seed: int) -> dict[str, Any]:
         found["course"][loss] = course
         found["plane"][loss] = embed(after)
         aligned[f"{loss} loss"] = measures(net, x, y, setting.neighbours)
-        aligned[f"{loss} loss, fresh points"] = measures(net, fresh, fresh_y, setting.neighbours)
+        aligned[f"{loss} loss, {FRESH}"] = measures(net, fresh, fresh_y, setting.neighbours)
         separated[f"{loss} loss"] = separation(after, y, seed, setting.folds)
         separated[f"{loss} loss, without last layer"] = separation(without_layers(after, LAST), y, seed, setting.folds)
-        separated[f"{loss} loss, fresh points"] = separation(_kernel(net, fresh), fresh_y, seed, setting.folds)
+        unseen = _kernel(net, fresh)
+        separated[f"{loss} loss, {FRESH}"] = separation(unseen, fresh_y, seed, setting.folds)
+        separated[f"{loss} loss, {FRESH}, without last layer"] = separation(
+            without_layers(unseen, LAST), fresh_y, seed, setting.folds
+        )
         net, value, accuracy = trained(x, permuted, loss, setting.width, setting.permuted_steps, seed)
         found["permuted"][loss] = {"loss": value, "accuracy": accuracy}
         separated[f"{loss} loss, permuted labels"] = separation(_kernel(net, x), permuted, seed, setting.folds)
@@ -267,7 +278,8 @@ def _outcome(
             [(name, *(_said(values[m]) for m in MEASURES)) for name, values in aligned.items()],
         ),
         Table(
-            "Accuracy of a linear SVM in the space of a kernel (folds hold out from the SVM, not from the network)",
+            "Accuracy of a linear SVM in the space of a kernel (folds hold out from the SVM; from the network only "
+            "fresh points are held out)",
             ("kernel of", *SEPARATION),
             [(name, *(_said(values[m]) for m in SEPARATION)) for name, values in separated.items()],
         ),
@@ -308,7 +320,7 @@ def _outcome(
     return Outcome(
         name="alignment",
         settings=asdict(setting) | {"seed": seed, "quick": quick, "rate": RATE, "losses": LOSSES},
-        claims=_claims(aligned, separated, course, independent, chance),
+        claims=_claims(aligned, separated, course, setting.moments, independent, chance),
         tables=tables,
         figures=figures,
         numbers=numbers,
@@ -319,58 +331,83 @@ def _claims(
     aligned: dict[str, dict[str, Array]],
     separated: dict[str, dict[str, Array]],
     course: dict[str, dict[str, Array]],
+    moments: Sequence[int],
     independent: dict[str, list[float]],
     chance: float,
 ) -> list[Claim]:
     start = aligned["untrained"]
     end = {loss: aligned[f"{loss} loss"] for loss in LOSSES}
     rise = {loss: end[loss]["CKA unbiased"] - start["CKA unbiased"] for loss in LOSSES}
-    gain = {loss: end[loss]["neighbours, kernel"] - end[loss]["neighbours, Euclidean"] for loss in LOSSES}
+    unseen = {loss: aligned[f"{loss} loss, {FRESH}"] for loss in LOSSES}
+    gain, gain_seen = (
+        {loss: where[loss]["neighbours, kernel"] - where[loss]["neighbours, Euclidean"] for loss in LOSSES}
+        for where in (unseen, end)
+    )
     gain_before = start["neighbours, kernel"] - start["neighbours, Euclidean"]
-    held = {loss: separated[f"{loss} loss"]["held out"] for loss in LOSSES}
-    over_start = {loss: held[loss] - separated["untrained"]["held out"] for loss in LOSSES}
-    over_rbf = {loss: held[loss] - separated["points, RBF"]["held out"] for loss in LOSSES}
-    last = {loss: held[loss] - separated[f"{loss} loss, without last layer"]["held out"] for loss in LOSSES}
+
+    def held(name: str) -> Array:
+        return separated[name]["held out"]
+
+    fresh, seen = (
+        {loss: held(f"{loss} loss, {FRESH}") for loss in LOSSES},
+        {loss: held(f"{loss} loss") for loss in LOSSES},
+    )
+    untrained, rbf = held(f"untrained, {FRESH}"), held(f"points, RBF, {FRESH}")
+    last = {loss: fresh[loss] - held(f"{loss} loss, {FRESH}, without last layer") for loss in LOSSES}
+    last_seen = {loss: seen[loss] - held(f"{loss} loss, without last layer") for loss in LOSSES}
     random_before = separated["untrained, permuted labels"]["in-sample, largest C"]
     random_after = {loss: separated[f"{loss} loss, permuted labels"] for loss in LOSSES}
-    tracks = {loss: _tracking(course[loss]) for loss in LOSSES}
+    tracks = {loss: _tracking(course[loss]["CKA unbiased"], course[loss]["loss"]) for loss in LOSSES}
+    clock = np.log1p(np.asarray(moments, dtype=np.float64))
+    clocks = {
+        loss: _tracking(np.broadcast_to(clock, course[loss]["loss"].shape), course[loss]["loss"]) for loss in LOSSES
+    }
+    closer = {loss: tracks[loss] - clocks[loss] for loss in LOSSES}
     biased, unbiased = interval(independent["biased"]), interval(independent["unbiased"])
     return [
         Claim(
             "training aligns the kernel with the labels for either loss: the unbiased CKA rises (Guo, He & Morel, §5)",
-            f"from {_said(start['CKA unbiased'])} by {_by_loss(rise)}",
+            f"from {_said(start['CKA unbiased'])} by {_by_loss(rise)}; on fresh points it is "
+            + _by_loss({loss: values["CKA unbiased"] for loss, values in unseen.items()}),
             larger(rise),
         ),
         Claim(
-            "CKA follows the training: it rises as the loss falls (rank correlation over the moments, per seed)",
-            _by_loss(tracks),
-            larger(tracks),
+            "CKA follows the loss: where the loss falls more between two moments CKA rises more, and more so than the "
+            "logarithm of the number of steps does (rank correlations of differences, per seed)",
+            f"CKA {_by_loss(tracks)}; logarithm of steps {_by_loss(clocks)}; one minus the other {_by_loss(closer)}",
+            larger(closer),
         ),
         Claim(
-            "after training the neighbours by the kernel share the label more often than Euclidean ones (§5.1)",
-            f"gain {_by_loss(gain)}; untrained {_said(gain_before)}; chance is {chance:.3f}",
+            "after training the neighbours by the kernel share the label more often than Euclidean ones, on fresh "
+            "points (§5.1)",
+            f"gain {_by_loss(gain)}; on points trained on {_by_loss(gain_seen)}; untrained {_said(gain_before)}; "
+            f"chance is {chance:.3f}",
             larger(gain),
         ),
         Claim(
-            f"the classes are linearly separable in the trained tangent space, held out ({PERFECT:.0%} and more; "
-            "Courtois et al., §5.1; Guo, He & Morel, §5.2)",
-            f"held out {_by_loss(held)}",
-            _reaches(held),
+            f"the classes are linearly separable in the trained tangent space, held out of it and of the training "
+            f"({PERFECT:.0%} and more; Courtois et al., §5.1; Guo, He & Morel, §5.2)",
+            f"fresh points {_by_loss(fresh)}; points trained on, whose labels are in the kernel, {_by_loss(seen)}",
+            _reaches(fresh),
         ),
         Claim(
-            "that is the work of training: the untrained network's tangent space separates less",
-            f"trained minus untrained {_by_loss(over_start)}; untrained {_said(separated['untrained']['held out'])}",
-            larger(over_start),
+            "that is the work of training: the untrained network's tangent space separates less, on the same "
+            "fresh points",
+            f"trained minus untrained {_by_loss({loss: v - untrained for loss, v in fresh.items()})}; untrained "
+            f"{_said(untrained)}; points trained on "
+            + _by_loss({loss: v - held("untrained") for loss, v in seen.items()}),
+            larger({loss: v - untrained for loss, v in fresh.items()}),
         ),
         Claim(
-            "the tangent space separates better than an RBF machine on the points (isotropic case of §5.2)",
-            f"difference {_by_loss(over_rbf)}; RBF {_said(separated['points, RBF']['held out'])}, linear "
-            f"{_said(separated['points, linear']['held out'])}",
-            larger(over_rbf),
+            "the tangent space separates fresh points better than an RBF machine on them (isotropic case of §5.2)",
+            f"difference {_by_loss({loss: v - rbf for loss, v in fresh.items()})}; RBF {_said(rbf)}; linear "
+            f"{_said(held('points, linear'))}; points trained on "
+            + _by_loss({loss: v - held("points, RBF") for loss, v in seen.items()}),
+            larger({loss: v - rbf for loss, v in fresh.items()}),
         ),
         Claim(
             "it hangs on the last layer, in whose span the output lies by construction (Courtois et al., §4.2)",
-            f"with it minus without {_by_loss(last)}",
+            f"with it minus without, fresh points {_by_loss(last)}; points trained on {_by_loss(last_seen)}",
             larger(last),
         ),
         Claim(
@@ -428,11 +465,22 @@ def _near_zero(found: tuple[float, float, float]) -> str:
     return verdict([True if low > -MATTERS and high < MATTERS else False if low > MATTERS or high < -MATTERS else None])
 
 
-def _tracking(course: dict[str, Array]) -> Array:
-    """Spearman's correlation of the unbiased CKA with the negative loss ``[seeds]``."""
-    from scipy.stats import spearmanr
+def _tracking(values: Array, loss: Array) -> Array:
+    """Spearman's correlation of the rises of values with the falls of the loss ``[seeds]``, from ``[seeds, moments]``.
 
-    return np.array([spearmanr(a, -b).statistic for a, b in zip(course["CKA unbiased"], course["loss"], strict=True)])
+    Of differences between moments: the values themselves correlate with the loss as soon as both go one way. NaN where
+    there are fewer than three differences, or all are the same.
+    """
+    import warnings
+
+    from scipy.stats import ConstantInputWarning, spearmanr
+
+    rises, falls = np.diff(values, axis=1), -np.diff(loss, axis=1)
+    if rises.shape[1] < 3:
+        return np.full(len(rises), math.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantInputWarning)
+        return np.array([spearmanr(a, b).statistic for a, b in zip(rises, falls, strict=True)])
 
 
 def _by_loss(values: dict[str, Array]) -> str:

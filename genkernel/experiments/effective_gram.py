@@ -109,8 +109,9 @@ class Measured:
 
     Attributes:
         runs: by (training set, seed); narrow: by training set, half the width.
-        alignment: of r(0) with K after every one of the ``times``, by training set; shuffled: at the end, by
-            training set.
+        alignment: of r(0) with K after every one of the ``times``, by training set, all from the first seed's
+            initialisation: replicates are training sets, and r(0) differs by their samples alone; shuffled: at the end,
+            by training set.
         quadratic, propagator: r(0)ᵀ K r(0) with own c̄ at the end, and the propagator's error, by training set.
     """
 

@@ -24,8 +24,9 @@ from genkernel.experiments.effective_gram import (
     gap_of_others,
     predictions,
 )
+from genkernel.experiments.effective_gram_ranks import ranks as ranks_of
 from genkernel.experiments.outcome import Claim, Outcome, Table
-from genkernel.experiments.rank_agreement import agreement, difference
+from genkernel.experiments.replicates import around
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +47,7 @@ def outcome(
 ) -> Outcome:
     """All of it."""
     rows = [row(one, setting, seed) for one in measured]
-    ranks = _ranks(rows, setting, seed)
+    ranks = ranks_of(rows, seed, setting.resamples)
     correlations = [correlation(one) for one in over_draws]
     claims = _claims(rows, ranks, correlations)
     return Outcome(
@@ -138,11 +139,15 @@ def _stderr(values: Array) -> Any:
 
 
 def correlation(one: OverDraws) -> dict[str, Any]:
-    """Pearson's correlation of predicted and actual gaps over training sets, with 95 % by Fisher's z."""
+    """Means and Pearson's correlation of predicted and actual gaps over training sets.
+
+    Intervals are 95 %: of means by Student's t, of the correlation by Fisher's z.
+    """
     from scipy.stats import pearsonr
 
     found = pearsonr(one.predicted, one.actual)
     low, high = found.confidence_interval(0.95)
+    apart, test = one.predicted - one.actual, float(one.test.mean())
     return {
         "name": one.case.name,
         "draws": len(one.predicted),
@@ -153,27 +158,13 @@ def correlation(one: OverDraws) -> dict[str, Any]:
         "predicted_stderr": float(_stderr(one.predicted)),
         "actual": float(one.actual.mean()),
         "actual_stderr": float(_stderr(one.actual)),
-        "bias": float((one.predicted - one.actual).mean() / one.test.mean()),
-        "bias_stderr": float(_stderr(one.predicted - one.actual) / one.test.mean()),
+        "predicted_interval": [*around(one.predicted)],
+        "actual_interval": [*around(one.actual)],
+        "bias": float(apart.mean() / test),
+        "bias_stderr": float(_stderr(apart) / test),
+        "bias_interval": [end / test for end in around(apart)],
         "each": [one.predicted.tolist(), one.actual.tolist()],
     }
-
-
-def _ranks(rows: Sequence[dict[str, Any]], setting: Setting, seed: int) -> dict[str, Any]:
-    """Rank correlation over cases of what is said and the test loss, averaged over the times."""
-    actual = np.array([one["losses"]["test"]["mean"] for one in rows])
-    options = {"seed": seed, "resamples": setting.resamples}
-    said = {
-        name: np.array([one["losses"][name]["mean"] for one in rows])
-        for name in (OWN, DATA, POOLED, TRAIN)
-        if all(name in one["losses"] for one in rows)
-    }
-    found: dict[str, Any] = {name: agreement(values, actual, **options).numbers() for name, values in said.items()}
-    for name in said:
-        if name != TRAIN:
-            more = difference(said[name], said[TRAIN], actual, **options)
-            found[name] |= dict(zip(("more", "more_low", "more_high"), more, strict=True))
-    return found
 
 
 # --------------------------------------------------------------------------------------- claims
@@ -229,17 +220,18 @@ def _claims(
     single = [one["single"][OWN] for one in rows]
     close = [error <= CLOSE for error in single]
     gained = [one["single"][OWN] < one["single"][TRAIN] for one in rows]
-    biases = [(one["bias"] - 2 * one["bias_stderr"], one["bias"] + 2 * one["bias_stderr"]) for one in correlations]
+    biases: list[tuple[float, float]] = [tuple(one["bias_interval"]) for one in correlations]
     pooled = [one for one in rows if POOLED in one["errors"]]
     accurate = [one["errors"][POOLED]["median"] <= CLOSE for one in pooled]
     beats_few = [one["errors"][POOLED]["median"] < one["errors"][FEW]["median"] for one in pooled]
     beats_others = [one["errors"][POOLED]["median"] < one["errors"][OTHERS]["median"] for one in pooled]
     lower = [np.array(one["lower_share"]) for one in rows]
-    above = [bool((share.mean(0) - 2 * _stderr(share) > 0.5).all()) for share in lower]
+    above = [all(around(share)[0] > 0.5 for share in part.T) for part in lower]
     nominal = [bool((share.mean(0) > 0.5).all()) for share in lower]
     mixed = [one for one in rows if one["shuffled"]]
     more = [min(one["matched"]) > max(one["shuffled"]) for one in mixed]
     ratios = [float(np.mean(one["gap_ratio"])) for one in rows]
+    slower = [around(one["gap_ratio"])[1] < 1 for one in rows]
     return [
         Claim(
             "the quadratic form r(0)ᵀ K r(0), with the contraction factor of its own leave-one-out trainings, is their "
@@ -257,11 +249,12 @@ def _claims(
             mostly(close),
         ),
         Claim(
-            "it does in the mean over training sets, which is what it estimates (THEORY §10): mean error within "
-            f"{CLOSE:.0%} of the test loss, by two standard errors",
+            "it does in the mean over training sets, which is what it estimates (THEORY §10): the 95 % interval of "
+            f"the mean error (Student's t) is within {CLOSE:.0%} of the test loss",
             "; ".join(
-                f"{one['name']}: {100 * one['bias']:+.1f} % ± {100 * one['bias_stderr']:.1f} % over {one['draws']}"
-                for one in correlations
+                f"{one['name']}: {100 * one['bias']:+.1f} % [{100 * low:+.1f} %, {100 * high:+.1f} %] over "
+                f"{one['draws']}, every one with its own initialisation"
+                for one, (low, high) in zip(correlations, biases, strict=True)
             ),
             within(biases, CLOSE),
         ),
@@ -287,24 +280,26 @@ def _claims(
         _rank_claim(ranks),
         Claim(
             "the residual predominantly lies in the subspace with the smallest eigenvalues (Yang and Chaudhari, "
-            "abstract): more than half of ‖r(0)‖² in the lower half of the spectrum, by two standard errors over "
-            "training sets, at every one of the times; a random direction has half",
+            "abstract): more than half of ‖r(0)‖² in the lower half of the spectrum at every one of the times, by "
+            "95 % intervals over training sets (Student's t) with one initialisation; a random direction has half",
             f"{sum(above)} of {count} cases ({sum(nominal)} by their means); shares at the end "
             f"{_range([float(share[:, -1].mean()) for share in lower], percent=False)}",
             sure(above, nominal),
         ),
         Claim(
-            "more so than with shuffled labels: every share above all of the same training sets with shuffled labels",
+            "more so than with shuffled labels: every share above all of the same training sets with shuffled "
+            "labels, from the same initialisation",
             f"{sum(more)} of {len(mixed)} cases; shuffled "
             f"{_range([float(np.mean(one['shuffled'])) for one in mixed], percent=False)}",
             mostly(more),
         ),
         Claim(
             "the gap accumulates slowly along the residual (Yang and Chaudhari, abstract): less than along random "
-            "directions of its length",
-            f"ratios {_range(ratios, percent=False)}; shuffled labels "
+            "directions of its length, by 95 % intervals over training sets (Student's t) with one initialisation",
+            f"{sum(slower)} of {count} cases ({sum(ratio < 1 for ratio in ratios)} by their means); ratios "
+            f"{_range(ratios, percent=False)}; shuffled labels "
             f"{_range([float(np.mean(one['shuffled_gap_ratio'])) for one in mixed], percent=False)}",
-            mostly(ratio < 1 for ratio in ratios),
+            sure(slower, [ratio < 1 for ratio in ratios]),
         ),
         Claim(
             "it follows the test gap of the individual training set (THEORY §10 says not: it estimates an expectation "
@@ -330,8 +325,8 @@ def _rank_claim(ranks: dict[str, Any]) -> Claim:
             )
     return Claim(
         "train loss and form order data sets and networks by their test loss better than the train loss does "
-        "(Spearman, mean over the times, basic bootstrap over cases)",
-        f"{'; '.join(said)}; the train loss {ranks[TRAIN]['spearman']:.2f}",
+        "(Spearman over cases, mean over the times, basic bootstrap over tasks)",
+        f"{'; '.join(said)}; the train loss {ranks[TRAIN]['spearman']:.2f}; {ranks[TRAIN]['tasks']} tasks",
         signs([(ranks[name]["more_low"], ranks[name]["more_high"]) for name in (OWN, POOLED) if name in ranks]),
     )
 
@@ -393,7 +388,7 @@ def _sources(rows: Sequence[dict[str, Any]]) -> Table:
 def _ranking(ranks: dict[str, Any]) -> Table:
     return Table(
         "Rank correlation over cases with the test loss, mean over the times; differences to the train loss by the "
-        "paired bootstrap",
+        "paired bootstrap over tasks",
         ("said by", "Spearman", "2.5 %", "97.5 %", "more than the train loss", "2.5 %", "97.5 %"),
         [
             (
@@ -409,17 +404,19 @@ def _alignment(rows: Sequence[dict[str, Any]], setting: Setting) -> Table:
     shares = {one["name"]: np.array(one["lower_share"]) for one in rows}
     return Table(
         "Share of ‖r(0)‖² in the lower half of the spectrum of K after a part of the steps, and more at the end: means "
-        "over training sets. Gap ratio: over the mean of random directions of the same length",
+        "over training sets with one initialisation, 95 % at the end by Student's t. Gap ratio: over the mean of "
+        "random directions of the same length",
         (
-            "case", *(f"{share:.0%} of the steps" for share in setting.times), "± s.e.", "random directions, 95 %",
-            "shuffled labels", "gap share of the top 3", "… random", "gap ratio", "… shuffled", "propagator's error",
+            "case", *(f"{share:.0%} of the steps" for share in setting.times), "95 %", "random directions, 95 %",
+            "shuffled labels", "gap share of the top 3", "… random", "gap ratio", "95 %", "… shuffled",
+            "propagator's error",
         ),
         [
             (
-                one["name"], *shares[one["name"]].mean(0).tolist(), float(_stderr(shares[one["name"]])[-1]),
+                one["name"], *shares[one["name"]].mean(0).tolist(), _ends(shares[one["name"]][:, -1]),
                 f"{one['random'][0]:.2f} to {one['random'][1]:.2f}", _mean(one["shuffled"]),
                 _mean(one["top_gap_share"]), _mean(one["random_top_gap_share"]), _mean(one["gap_ratio"]),
-                _mean(one["shuffled_gap_ratio"]), f"{one['propagator']:.0e}",
+                _ends(one["gap_ratio"]), _mean(one["shuffled_gap_ratio"]), f"{one['propagator']:.0e}",
             )
             for one in rows
         ],
@@ -430,20 +427,24 @@ def _draws(correlations: Sequence[dict[str, Any]]) -> Table:
     return Table(
         "Predicted (own contraction factor) and actual gaps of single training sets at the end",
         (
-            "case", "sets", "mean predicted", "± s.e.", "mean actual", "± s.e.", "error / test loss", "± s.e.",
+            "case", "sets", "mean predicted", "± s.e.", "mean actual", "± s.e.", "error / test loss", "95 %",
             "correlation", "2.5 %", "97.5 %",
         ),
         [
-            tuple(
-                one[key]
-                for key in (
-                    "name", "draws", "predicted", "predicted_stderr", "actual", "actual_stderr", "bias",
-                    "bias_stderr", "correlation", "low", "high",
-                )
+            (
+                *(one[key] for key in ("name", "draws", "predicted", "predicted_stderr", "actual", "actual_stderr")),
+                f"{100 * one['bias']:+.1f} %",
+                "{:+.1f} % to {:+.1f} %".format(*(100 * v for v in one["bias_interval"])),
+                *(one[key] for key in ("correlation", "low", "high")),
             )
             for one in correlations
         ],
     )  # fmt: skip
+
+
+def _ends(values: Any) -> str:
+    """The 95 % interval of the mean over training sets."""
+    return "{:.2f} to {:.2f}".format(*around(values))
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -465,7 +466,7 @@ def _figures(
 
     meta = {"seed": seed, "dtype": "float64"}
     shown = [one for one in measured if one.case.kind in ("tanh", "CNN") and one.case.n <= setting.n][:6]
-    labels = [f"{share:.0%} of the steps" if share < 1 else "the end" for share in setting.times]
+    labels = [f"after {100 * share:g} % of the steps" if share < 1 else "at the end" for share in setting.times]
     return {
         "effective-gram-predicted": plots.predicted_and_actual(rows, OWN, TRAIN, labels, meta),
         "effective-gram-sources": plots.errors_by_source(rows, [*SOURCES, FEW, OTHERS], CLOSE, meta),

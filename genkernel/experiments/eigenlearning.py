@@ -26,10 +26,10 @@ from genkernel.experiments.eigenlearning_claims import (
     of_images,
     of_rings,
 )
+from genkernel.experiments.equivalence import Measured
 from genkernel.experiments.image_regressions import DENSE_NAME, Curve, Setting, Sizes
 from genkernel.experiments.kernel_regressions import (
     Design,
-    Measured,
     boolean_cube,
     circle,
     gaussian_design,

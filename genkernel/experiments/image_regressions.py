@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genkernel.errors import InputError
-from genkernel.experiments.kernel_regressions import Measured
+from genkernel.experiments.equivalence import Measured
 from genkernel.experiments.wide_networks import Architecture, train
 from genkernel.spectra import LearningCurve, mercer_decomposition, predict_risk
 from genkernel.spectra.eigenlearning import Risk
+
+Array = NDArray[np.float64]
 
 DENSE, DENSE_NAME = Architecture("relu", 3, 2.0), "ReLU, 3 hidden layers, infinite width"
 CONVOLUTIONAL_NAME = "convolutional network at initialisation"
@@ -64,7 +67,7 @@ class Curve:
     Attributes:
         predicted, corrected: the reference images as the density, and as a sample of it, at the n of the measurements.
         smooth, smooth_corrected: for many n.
-        measured: over drawn training sets.
+        measured: over drawn training sets, all scored on the same images.
     """
 
     predicted: LearningCurve
@@ -159,7 +162,7 @@ def curves(
         for n in sizes.samples:
             draw = torch.Generator().manual_seed(seed + n)
             curve.measured.append(
-                Measured.of(np.array([_one(others, data, sizes, n, setting, ridge, draw) for _ in range(sizes.draws)]))
+                Measured.on_points([_one(others, data, sizes, n, setting, ridge, draw) for _ in range(sizes.draws)])
             )
         found[setting] = curve
     return found
@@ -167,14 +170,15 @@ def curves(
 
 def _one(
     others: Tensor, data: Labelled, sizes: Sizes, n: int, setting: Setting, ridge: float, draw: torch.Generator
-) -> float:
-    """The test error of one regression, on fresh noisy labels."""
+) -> Array:
+    """Squared errors of one regression on every test image ``[test]``, in the mean over noise of its label."""
     y = data.y[sizes.reference :]
     places = torch.randperm(sizes.pool, generator=draw)[:n]
     noise = math.sqrt(setting.noise / y.shape[1]) * torch.randn(n, y.shape[1], generator=draw, dtype=torch.float64)
     own = others[places][:, places] + ridge * torch.eye(n, dtype=torch.float64)
     predicted = others[sizes.pool :, places] @ torch.linalg.solve(own, y[places] + noise)
-    return float((predicted - y[sizes.pool :]).square().sum(1).mean()) + setting.noise
+    errors: Array = (predicted - y[sizes.pool :]).square().sum(1).numpy() + setting.noise
+    return errors
 
 
 def trained(data: Labelled, sizes: Sizes, seed: int) -> dict[tuple[int, int], tuple[Measured, int]]:
@@ -186,8 +190,8 @@ def trained(data: Labelled, sizes: Sizes, seed: int) -> dict[tuple[int, int], tu
         places = torch.stack([torch.randperm(sizes.pool, generator=draw)[:n] for _ in range(sizes.network_draws)])
         for width in sizes.widths:
             run = train(DENSE, width, x[places], y[places], x[sizes.pool :], seed=seed + 7 * n + width)
-            errors = (run.outputs - y[sizes.pool :]).square().sum(2).mean(1)
-            found[width, n] = Measured.of(errors.numpy()), run.steps
+            errors = (run.outputs - y[sizes.pool :]).square().sum(2)
+            found[width, n] = Measured.on_points(errors.numpy()), run.steps
     return found
 
 

@@ -4,76 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genkernel.spectra import Risk, expected_risk, predict_risk
+from genkernel.experiments.equivalence import Measured
+from genkernel.spectra import Risk, expected_risk, mercer_decomposition, predict_risk
 
 Array = NDArray[np.float64]
 
-
-@dataclass(frozen=True)
-class Measured:
-    """Means over draws and their standard errors, of any shape."""
-
-    mean: Array
-    stderr: Array
-
-    @classmethod
-    def of(cls, draws: Any) -> Measured:
-        """Of draws along the first axis."""
-        rows = np.asarray(draws, dtype=np.float64)
-        spread = rows.std(0, ddof=1) / math.sqrt(len(rows)) if len(rows) > 1 else np.full(rows.shape[1:], math.nan)
-        return cls(rows.mean(0), spread)
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How many of some measured numbers are where they were predicted.
-
-    Attributes:
-        share: within a tenth of the prediction or two standard errors of it.
-        median: of |measured - predicted| / predicted.
-        count: how many numbers.
-    """
-
-    share: float
-    median: float
-    count: int
-
-    @property
-    def holds(self) -> str:
-        """ "yes" where nine in ten agree, "no" where less than half do, else "partly"."""
-        if not self.count:
-            return "undecided"
-        return "yes" if self.share >= 0.9 else "no" if self.share < 0.5 else "partly"
-
-    def __str__(self) -> str:
-        return f"{self.share:.0%} of {self.count} within 10 % or 2 s.e., median {self.median:.1%} off"
-
-
-def agreement(
-    predicted: Iterable[float], measured: Iterable[float], stderr: Iterable[float], floor: float
-) -> Agreement:
-    """Compare predictions with measurements.
-
-    Args:
-        predicted, measured, stderr: one each.
-        floor: predictions below it are taken as it where something is relative to them: of nothing there is no tenth.
-    """
-    p, found, error = (np.array(list(values), dtype=np.float64) for values in (predicted, measured, stderr))
-    size = np.maximum(np.abs(p), floor)
-    off = np.abs(found - p)
-    good = off <= np.maximum(0.1 * size, 2 * np.nan_to_num(error))
-    if not len(p):
-        return Agreement(math.nan, math.nan, 0)
-    return Agreement(float(good.mean()), float(np.median(off / size)), len(p))
+COEFFICIENTS = 10  # leading modes whose learned coefficients are compared
 
 
 # -------------------------------------------------------------------------------- domains
@@ -160,10 +103,18 @@ def scored(functions: Tensor, predictions: Tensor) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class InDimensions:
-    """Regressions of one smooth function of normal inputs in d dimensions: predicted, and measured."""
+    """Regressions of one smooth function of normal inputs in d dimensions.
+
+    Attributes:
+        dimensions: d.
+        predicted: test error, with the reference points as the density.
+        reference_stderr: of it, from these being one sample (as ``reference="sample"`` states it).
+        measured: over training sets, all scored on the same fresh points.
+    """
 
     dimensions: int
     predicted: float
+    reference_stderr: float
     measured: Measured
 
 
@@ -182,14 +133,16 @@ def in_dimensions(dimensions: int, samples: int, reference: int, draws: int, see
 
     ridge = 0.01
     known, fresh = normal(reference), normal(1000)
-    predicted = predict_risk(kernel(known, known), target(known), samples, ridge=ridge).test_mse
+    mercer, y = mercer_decomposition(kernel(known, known)), target(known)
+    predicted = predict_risk(mercer, y, samples, ridge=ridge).test_mse
+    rough = predict_risk(mercer, y, samples, ridge=ridge, reference="sample").stderr
     errors = []
     for _ in range(draws):
         x = normal(samples)
         own = kernel(x, x) + ridge * torch.eye(samples, dtype=torch.float64)
         found = kernel(fresh, x) @ torch.linalg.solve(own, target(x))
-        errors.append(float((found - target(fresh)).square().mean()))
-    return InDimensions(dimensions, predicted, Measured.of(errors))
+        errors.append((found - target(fresh)).square().numpy())
+    return InDimensions(dimensions, predicted, rough, Measured.on_points(errors))
 
 
 # -------------------------------------------------------------------------- Gaussian design
@@ -211,18 +164,16 @@ class DesignResult:
     Attributes:
         risk: predicted.
         test, train: errors, one number each.
-        mean_error: largest |mean v̂_i - L_i v_i| over the ten leading modes, in standard errors.
+        learned: the coefficients v̂_i of the leading modes ``[COEFFICIENTS]``.
         variance_ratio: Σ Var v̂_i over the twenty leading modes, simulated over predicted.
-        variance_stderr: its standard error.
     """
 
     design: Design
     risk: Risk
     test: Measured
     train: Measured
-    mean_error: float
-    variance_ratio: float
-    variance_stderr: float
+    learned: Measured
+    variance_ratio: Measured
 
 
 def gaussian_design(design: Design, modes: int, runs: int, seed: int) -> DesignResult:
@@ -244,10 +195,8 @@ def gaussian_design(design: Design, modes: int, runs: int, seed: int) -> DesignR
         learned.append(w)
     risk = expected_risk(lam, v, n, ridge=design.ridge, noise=design.noise)
     found = Measured.of(learned)
-    off = np.abs(found.mean - risk.mean)[:10] / found.stderr[:10]
-    spread = Measured.of(((np.array(learned) - found.mean)[:, :20] ** 2).sum(1) * runs / (runs - 1))
-    total = risk.variance[:20].sum()
+    spread = ((np.array(learned) - found.mean)[:, :20] ** 2).sum(1) * runs / (runs - 1)
     return DesignResult(
-        design, risk, Measured.of(tests), Measured.of(trains), float(off.max()), float(spread.mean / total),
-        float(spread.stderr / total),
+        design, risk, Measured.of(tests), Measured.of(trains), Measured.of(np.array(learned)[:, :COEFFICIENTS]),
+        Measured.of(spread / risk.variance[:20].sum()),
     )  # fmt: skip

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
+from genkernel.experiments.equivalence import Measured, equivalent, pooled, student
+from genkernel.experiments.outcome import Claim, Outcome, Table
 from genkernel.experiments.slopes import slope
 from genkernel.plots.style import pair
 from genkernel.spectra import FrozenKernel, infinite_width_ntk, kernel_drift, ntk_mlp
@@ -41,7 +42,7 @@ QUANTITIES = {
 APART = 0.25  # a slope nearer than this to a half power is that power: halfway to the next
 QUARTER = 0.125  # the same for quarters
 SLACK = 0.1  # fits go over few octaves
-UNBIASED = 3.0  # standard errors
+UNBIASED = 0.02  # of the limit: half of what single networks of the widest kind are off
 
 
 @dataclass(frozen=True)
@@ -55,27 +56,31 @@ class Run:
 
 @dataclass(frozen=True)
 class Rate:
-    """A slope in the width: mean over seeds and its standard error."""
+    """A slope in the width: mean over seeds, its standard error, and how many seeds."""
 
     value: float
     stderr: float
+    count: int
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The 95 % interval by Student's t; NaN for one seed."""
+        half = student(self.count) * self.stderr
+        return self.value - half, self.value + half
 
     def is_power(self, power: float, apart: float = APART) -> bool | None:
-        """Whether it is within ``apart`` of that power with two standard errors; None where these leave it open."""
-        if math.isnan(self.value) or math.isnan(self.stderr):
-            return None
-        low, high = self.value - 2 * self.stderr, self.value + 2 * self.stderr
+        """Whether its interval is within ``apart`` of that power; None where it leaves that open."""
+        low, high = self.ends
         if power - apart < low and high < power + apart:
             return True
         return False if high < power - apart or low > power + apart else None
 
     def at_most(self, power: float) -> bool | None:
-        """Whether it falls at least that fast; None where the error leaves that open."""
-        if math.isnan(self.value) or math.isnan(self.stderr):
-            return None
-        if self.value + 2 * self.stderr < power + SLACK:
+        """Whether it falls at least that fast, up to ``SLACK``; None where its interval leaves that open."""
+        low, high = self.ends
+        if high < power + SLACK:
             return True
-        return False if self.value - 2 * self.stderr > power else None
+        return False if low > power + SLACK else None
 
 
 def task(seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -180,7 +185,7 @@ def run(*, quick: bool = False, seed: int = 0, progress: bool = True) -> Outcome
             "values": {a: {q: rows.tolist() for q, rows in each.items()} for a, each in values.items()},
             "slopes": {a: {q: [r.value, r.stderr] for q, r in each.items()} for a, each in rates.items()},
             "slopes of wide ones": {a: {q: [r.value, r.stderr] for q, r in each.items()} for a, each in late.items()},
-            "bias in standard errors": biases,
+            "bias of the widest": {a: [float(b.mean), float(b.stderr)] for a, b in biases.items()},
         },
     )  # fmt: skip
 
@@ -188,24 +193,24 @@ def run(*, quick: bool = False, seed: int = 0, progress: bool = True) -> Outcome
 def rate_of(widths: Any, rows: Array) -> Rate:
     """Slope of log value over log width of every seed ``[widths, seeds]``, mean and standard error."""
     if len(widths) < 2:
-        return Rate(math.nan, math.nan)
+        return Rate(math.nan, math.nan, rows.shape[1])
     each = np.array([slope(widths, column) for column in rows.T])
-    return Rate(float(each.mean()), float(each.std(ddof=1) / len(each) ** 0.5) if len(each) > 1 else math.nan)
+    found = Measured.of(each)
+    return Rate(float(found.mean), float(found.stderr), found.count)
 
 
-def _bias(runs: list[Run], activation: str) -> float:
-    """Mean kernel minus the limit, along the limit, in standard errors over seeds."""
+def _bias(runs: list[Run], activation: str) -> Measured:
+    """First kernels minus the limit, along the limit and relative to it, over seeds."""
     x, _, queries = task(0)
     limit = infinite_width_ntk(
         torch.cat([x, queries]), depth=DEPTH, activation=activation, weight_variance=ACTIVATIONS[activation],
         bias_variance=BIAS,
     )  # fmt: skip
-    along = np.array([float((r.kernel * limit).sum() / limit.square().sum()) - 1 for r in runs])
-    return float(abs(along.mean()) / (along.std(ddof=1) / len(along) ** 0.5))
+    return Measured.of([float((r.kernel * limit).sum() / limit.square().sum()) - 1 for r in runs])
 
 
 def _claims(
-    rates: dict[str, dict[str, Rate]], late: dict[str, dict[str, Rate]], biases: dict[str, float]
+    rates: dict[str, dict[str, Rate]], late: dict[str, dict[str, Rate]], biases: dict[str, Measured]
 ) -> list[Claim]:
     def said(quantity: str) -> str:
         return "; ".join(
@@ -225,44 +230,44 @@ def _claims(
             "the kernel stops to move as the width grows, at least as fast as 1/√width (Jacot et al.; Courtois et al., "
             "remark 3.9)",
             f"relative drift over a training: {said('drift')}",
-            verdict(rates[a]["drift"].at_most(-0.5) for a in rates),
+            pooled([_decided(rates[a]["drift"].at_most(-0.5)) for a in rates]),
         ),
         Claim(
             "and the outputs become those of training with the frozen kernel, at least as fast as 1/√width",
             f"relative distance on fresh points: {said('frozen')}",
-            verdict(rates[a]["frozen"].at_most(-0.5) for a in rates),
+            pooled([_decided(rates[a]["frozen"].at_most(-0.5)) for a in rates]),
         ),
         Claim(
             "1/√width is the rate of both, and not a bound alone",
             _slopes(rates, list(rates)),
-            verdict(rates[a][q].is_power(-0.5) for a in rates for q in ("drift", "frozen")),
+            pooled([_decided(rates[a][q].is_power(-0.5)) for a in rates for q in ("drift", "frozen")]),
         ),
         Claim(
             "with a smooth activation both fall like 1/width (Dyer and Gur-Ari, 2020: leading order of the change)",
             _slopes(rates, smooth),
-            verdict(rates[a][q].is_power(-1.0) for a in smooth for q in ("drift", "frozen")),
+            pooled([_decided(rates[a][q].is_power(-1.0)) for a in smooth for q in ("drift", "frozen")]),
         ),
         Claim(
             "with ReLU both fall like width^(-3/4): about √width units cross their kink, each with a change of random "
             "sign (our estimate)",
             _slopes(rates, kinked),
-            verdict(rates[a][q].is_power(-0.75, QUARTER) for a in kinked for q in ("drift", "frozen")),
+            pooled([_decided(rates[a][q].is_power(-0.75, QUARTER)) for a in kinked for q in ("drift", "frozen")]),
         ),
         Claim(
-            "the kernel at initialisation is without bias that of infinite width, and fluctuates around it like "
-            "1/√width",
+            f"the kernel at initialisation is in the mean that of infinite width (within {UNBIASED:.0%}, along it), "
+            "and fluctuates around it like 1/√width",
             f"distance: {said('start')}; mean of the widest networks off by "
-            + ", ".join(f"{b:.1f}" for b in biases.values())
-            + " standard errors",
-            verdict(
-                [*(rates[a]["start"].is_power(-0.5) for a in rates), *(bias < UNBIASED for bias in biases.values())]
+            + ", ".join(f"{float(b.mean):+.2%} ± {float(b.half):.2%} ({_name(a)})" for a, b in biases.items())
+            + " (95 % intervals)",
+            pooled(
+                [*(_decided(rates[a]["start"].is_power(-0.5)) for a in rates), *(_unbiased(b) for b in biases.values())]
             ),
         ),
         Claim(
             "with the kernel of infinite width in the place of the network's own the outputs are off by 1/√width: what "
             "separates finite networks from it is their first kernel, not training",
             f"relative distance on fresh points: {said('infinite')}",
-            verdict(rates[a]["infinite"].is_power(-0.5) for a in rates),
+            pooled([_decided(rates[a]["infinite"].is_power(-0.5)) for a in rates]),
         ),
     ]
 
@@ -298,6 +303,14 @@ def _tables(
         )
         for a, each in values.items()
     ]  # fmt: skip
+
+
+def _decided(part: bool | None) -> str:
+    return "undecided" if part is None else "yes" if part else "no"
+
+
+def _unbiased(bias: Measured) -> str:
+    return equivalent(float(bias.mean), float(bias.half), UNBIASED)
 
 
 def _name(activation: str) -> str:

@@ -122,8 +122,7 @@ def digits(folder: str | Path, count: int, setting: Setting, seed: int) -> Digit
         stable={name: [gap.stable for gap in found] for name, found in gaps.items()},
         distances={name: values.tolist() for name, values in scores[SCORES[0]].items()},
         areas={
-            name: {score: auroc(by[HELD], by[name], resamples=0).value for score, by in scores.items()}
-            for name in (LEFT, FOREIGN)
+            name: {score: auroc(by[HELD], by[name]).value for score, by in scores.items()} for name in (LEFT, FOREIGN)
         },
         first={name: share(name, slice(None)) for name in SETS},
         unlit={name: share(name, dark) for name in SETS},

@@ -45,13 +45,15 @@ def predicted_and_actual(
         for one in rows:
             test, ours, alone = (one["losses"][name] for name in ("test", said, train))
             look = {"color": tints[one["task"]], "marker": _MARKS[one["kind"]]}
+            ends = [alone["mean"][k], ours["mean"][k]]
+            axes.plot([test["mean"][k]] * 2, ends, color=look["color"], linewidth=0.7, alpha=0.35, zorder=1)
             axes.errorbar(
                 test["mean"][k], ours["mean"][k], xerr=test["stderr"][k], yerr=ours["stderr"][k], linestyle="none",
                 markersize=4.5, elinewidth=0.8, capsize=0, **look,
             )  # fmt: skip
             axes.plot(
                 test["mean"][k], alone["mean"][k], linestyle="none", markersize=3.5, markerfacecolor="none",
-                markeredgewidth=0.7, alpha=0.55, **look,
+                markeredgewidth=0.8, alpha=0.8, **look,
             )  # fmt: skip
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -63,8 +65,8 @@ def predicted_and_actual(
     low, high = 0.8 * min(tests), 1.25 * max(tests)
     bottom = max(0.8 * min(said_values), low / 30)
     for axes in panels:
-        axes.plot([low, high], [low, high], color=style.MUTED, linewidth=0.8, zorder=0)
-        axes.fill_between([low, high], [0.9 * low, 0.9 * high], [1.1 * low, 1.1 * high], color=style.RULE, zorder=0)
+        axes.plot([low, high], [low, high], color=style.MUTED, linewidth=0.8, zorder=0.6)
+        axes.fill_between([low, high], [0.9 * low, 0.9 * high], [1.1 * low, 1.1 * high], color=style.RULE, zorder=0.5)
         axes.set_xlim(low, high)
         axes.set_ylim(bottom, 1.25 * max(high, *said_values))
         _plain_ticks(axes, low, high, "x")
@@ -73,7 +75,7 @@ def predicted_and_actual(
     style.footer(
         figure,
         meta,
-        "filled: train loss + form, own c̄ · open: train loss alone · bars: s.e. over training sets · grey: ±10 %",
+        "filled: train loss + form, own c̄ · open: train loss alone · bars: s.e. over training sets · band: ±10 %",
     )
     return figure
 
@@ -90,23 +92,28 @@ def errors_by_source(
         close: where a line is drawn.
         meta: for the footer.
     """
-    figure = style.new_figure(0.42 * len(sources) + 1.5, width=6.6)
+    figure = style.new_figure(0.55 * len(sources) + 1.5, width=6.8)
     axes = figure.subplots()
     tints = _tints(rows)
+    floor = 1e-2  # percent: below it an error is that of an identity
     for place, source in enumerate(sources):
-        found = [(one, one["errors"][source]["median"]) for one in rows if source in one["errors"]]
-        for k, (one, error) in enumerate(found):
-            shift = 0.5 * ((k + 0.5) / len(found) - 0.5)
-            axes.plot(
-                100 * max(error, 1e-5), place + shift, marker=_MARKS[one["kind"]], color=tints[one["task"]],
-                markersize=4.2, linestyle="none",
-            )  # fmt: skip
+        found = [100 * one["errors"][source]["median"] for one in rows if source in one["errors"]]
+        for k, one in enumerate(rows):
+            if source in one["errors"]:
+                shift = 0.72 * ((k + 0.5) / len(rows) - 0.5)  # of a case the same in every row
+                axes.plot(
+                    max(100 * one["errors"][source]["median"], floor), place + shift, marker=_MARKS[one["kind"]],
+                    color=tints[one["task"]], markersize=4.2, linestyle="none",
+                )  # fmt: skip
         if found:
-            median = 100 * float(np.median([error for _, error in found]))
-            axes.plot([median, median], [place - 0.36, place + 0.36], color=style.INK, linewidth=1.8)
+            median = max(float(np.median(found)), floor)
+            axes.plot([median] * 2, [place - 0.42, place + 0.42], color=style.INK, linewidth=1.4, alpha=0.8, zorder=1.5)
+        if place:
+            axes.axhline(place - 0.5, color=style.RULE, linewidth=0.6)
     axes.axvline(100 * close, color=style.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_major_formatter(lambda value, _: f"≤ {value:g}" if value <= floor else f"{value:g}")
+    axes.set_xlim(left=0.6 * floor)
     axes.set_yticks(
         range(len(sources)), [f"c̄: {name}" if k < len(sources) - 2 else name for k, name in enumerate(sources)]
     )
@@ -114,7 +121,9 @@ def errors_by_source(
     axes.grid(False, axis="y")
     axes.set_xlabel("error of the gap at the end (% of the gap)")
     _legend(figure, rows, tints)
-    style.footer(figure, meta, f"mark: median over the runs of a case · bar: median of cases · dashed: {close:.0%}")
+    style.footer(
+        figure, meta, f"mark: median over the runs of a case · bar: median of cases · dashed: {100 * close:.0f} %"
+    )
     return figure
 
 
@@ -156,42 +165,47 @@ def curves(panels: Mapping[str, Mapping[str, tuple[Array, Array]]], meta: dict[s
 
 @style.house
 def alignment(rows: Sequence[Mapping[str, Any]], meta: dict[str, Any]) -> Figure:
-    """Share of the first residual in the lower half of the spectrum, beside random directions and shuffled labels.
+    """Where the first residual lies and what the gap along it is, beside random directions and shuffled labels.
 
     Args:
         rows: one per case: ``name``, ``task``, ``kind``, ``lower_share`` [sets, times], ``random`` (low, high),
-            ``shuffled``.
+            ``shuffled``, ``gap_ratio``, ``shuffled_gap_ratio``.
         meta: for the footer.
     """
-    figure = style.new_figure(0.25 * len(rows) + 1.35, width=6.4)
-    axes = figure.subplots()
+    figure = style.new_figure(0.25 * len(rows) + 1.6, width=8.0)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.25, 1))
     for place, one in enumerate(rows):
-        axes.plot(one["random"], [place, place], color=style.RULE, linewidth=7, solid_capstyle="butt", zorder=1)
+        left.plot(one["random"], [place, place], color=style.RULE, linewidth=9, solid_capstyle="butt", zorder=1)
         shares = np.asarray(one["lower_share"], dtype=np.float64)[:, -1]
-        axes.plot(shares, np.full(len(shares), place), "o", color=style.BLUE, markersize=3.6, alpha=0.75, zorder=3)
-        mixed = np.asarray(one["shuffled"], dtype=np.float64)
-        axes.plot(
-            mixed,
-            np.full(len(mixed), place),
-            "D",
-            color=style.VERMILION,
-            markersize=3.8,
-            markerfacecolor="none",
-            zorder=3,
-        )
-    axes.axvline(0.5, color=style.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.set_yticks(range(len(rows)), [one["name"] for one in rows])
-    axes.tick_params(axis="y", labelsize=7.5)
-    axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(0, 1)
-    axes.grid(False, axis="y")
-    axes.set_xlabel("share of ‖r(0)‖² in the lower half of the spectrum of K")
+        for axes, true, mixed in (
+            (left, shares, one["shuffled"]),
+            (right, one["gap_ratio"], one["shuffled_gap_ratio"]),
+        ):
+            axes.plot(true, [place - 0.13] * len(true), "o", color=style.BLUE, markersize=3.6, alpha=0.75, zorder=3)
+            axes.plot(
+                mixed, [place + 0.17] * len(mixed), "D", color=style.VERMILION, markersize=3.8, markerfacecolor="none",
+                zorder=3,
+            )  # fmt: skip
+        if place and one["task"] != rows[place - 1]["task"]:
+            for axes in (left, right):
+                axes.axhline(place - 0.5, color=style.MUTED, linewidth=0.5, alpha=0.6)
+    left.axvline(0.5, color=style.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+    right.axvline(1, color=style.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+    left.set_yticks(range(len(rows)), [one["name"] for one in rows])
+    left.tick_params(axis="y", labelsize=7.5)
+    left.set_ylim(len(rows) - 0.4, -0.6)
+    left.set_xlim(0, 1)
+    right.set_xlim(left=0)
+    for axes in (left, right):
+        axes.grid(False, axis="y")
+    left.set_xlabel("share of ‖r(0)‖² in the lower\nhalf of the spectrum of K")
+    right.set_xlabel("r(0)ᵀ K r(0), relative to the mean of\nrandom directions of its length")
     handles = [
-        _key("o", style.BLUE, True), _key("D", style.VERMILION, False), _bar(style.RULE),
+        _key("o", style.BLUE, True), _key("D", style.VERMILION, False), _bar(style.RULE), _dashes(),
     ]  # fmt: skip
-    names = ["training sets", "shuffled labels", "random directions, 95 %"]
-    figure.legend(handles, names, loc="outside upper center", ncols=3, fontsize=7.5)
-    style.footer(figure, meta, "K at the end of training, of every training set its own")
+    names = ["training sets", "shuffled labels", "random directions, 95 %", "random directions, mean"]
+    figure.legend(handles, names, loc="outside upper center", ncols=4, fontsize=7.5)
+    style.footer(figure, meta, "K at the end of training, of every training set its own · one initialisation per case")
     return figure
 
 
@@ -200,11 +214,11 @@ def over_draws(correlations: Sequence[Mapping[str, Any]], meta: dict[str, Any]) 
     """Predicted against actual gaps of single training sets, one panel per case.
 
     Args:
-        correlations: ``name``, ``each`` (predicted, actual), ``predicted`` and ``actual`` with ``_stderr``,
+        correlations: ``name``, ``each`` (predicted, actual), ``predicted`` and ``actual`` with ``_interval``,
             ``correlation``, ``low``, ``high``.
         meta: for the footer.
     """
-    figure = style.new_figure(3.5, width=3.0 * len(correlations))
+    figure = style.new_figure(3.7, width=3.2 * len(correlations))
     panels = figure.subplots(1, len(correlations), squeeze=False)[0]
     for axes, one in zip(panels, correlations, strict=True):
         predicted, actual = (np.asarray(v, dtype=np.float64) for v in one["each"])
@@ -213,8 +227,8 @@ def over_draws(correlations: Sequence[Mapping[str, Any]], meta: dict[str, Any]) 
         axes.plot([low, high], [low, high], color=style.MUTED, linewidth=0.8, zorder=0)
         axes.plot(actual, predicted, "o", color=style.BLUE, markersize=3.4, alpha=0.65)
         axes.errorbar(
-            one["actual"], one["predicted"], xerr=2 * one["actual_stderr"], yerr=2 * one["predicted_stderr"],
-            color=style.VERMILION, marker="s", markersize=5, elinewidth=1.2,
+            one["actual"], one["predicted"], xerr=_arms(one, "actual"), yerr=_arms(one, "predicted"),
+            color=style.VERMILION, marker="s", markersize=4, elinewidth=1.2,
         )  # fmt: skip
         axes.set_xlim(low, high)
         axes.set_ylim(low, high)
@@ -223,10 +237,17 @@ def over_draws(correlations: Sequence[Mapping[str, Any]], meta: dict[str, Any]) 
         axes.set_yticks(ticks)
         axes.set_xlabel("test loss − train loss")
         interval = f"r = {one['correlation']:.2f} [{one['low']:.2f}, {one['high']:.2f}]".replace("-", "\N{MINUS SIGN}")
-        axes.set_title(f"{one['name']}\n{interval}", fontsize=8)
+        axes.text(0.04, 0.96, interval, transform=axes.transAxes, fontsize=8, va="top")
+        axes.set_title(_broken(one["name"]), fontsize=8)
     panels[0].set_ylabel("r(0)ᵀ K r(0), own c̄")
-    style.footer(figure, meta, "a dot per training set · square: means ± 2 s.e.")
+    style.footer(figure, meta, "a dot per training set · square: means, 95 % (Student's t) · line: equal")
     return figure
+
+
+def _arms(one: Mapping[str, Any], name: str) -> Array:
+    """How far the interval of a mean reaches down and up ``[2, 1]``."""
+    low, high = one[f"{name}_interval"]
+    return np.array([[one[name] - low], [high - one[name]]])
 
 
 def _broken(name: str) -> str:
@@ -252,6 +273,12 @@ def _bar(colour: str) -> Any:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=colour, linewidth=7)
+
+
+def _dashes() -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=style.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
 
 
 def _legend(figure: Figure, rows: Sequence[Mapping[str, Any]], tints: Mapping[str, str]) -> None:

@@ -28,7 +28,7 @@ def spectrum_figures(result: SpectrumResult) -> dict[str, Callable[[], Figure]]:
     if groups is not None:
         found["effective_ranks"] = partial(effective_ranks, result)
         found["mode_shares"] = partial(mode_shares, result)
-        if np.isfinite(groups.overlap).any():
+        if np.isfinite(groups.relative).any():
             found["overlap"] = partial(overlap, result)
     if result.spectrum.targets is not None:
         found["targets"] = partial(targets, result)
@@ -64,19 +64,17 @@ def eigenvalues(result: SpectrumResult) -> Figure:
     share = np.cumsum(np.maximum(values, 0)) / max(one.trace, 1e-300)
     right.plot(number, share, color=style.BLUE)
     right.axvline(one.effective_rank, color=style.VERMILION, linestyle="--", linewidth=1)
+    right.set_title("How many modes hold the kernel")
+    late = one.effective_rank > len(values) ** 0.5
     right.annotate(
-        f"effective rank {style.pair(one.effective_rank, one.effective_rank_stderr)}",
-        (one.effective_rank, 0.04),
-        (5, 0),
-        textcoords="offset points",
-        fontsize=8,
-        color=style.VERMILION,
-    )
+        f"effective rank\n{style.pair(one.effective_rank, one.effective_rank_stderr)}",
+        (one.effective_rank, 0.04), (-5 if late else 5, 0), textcoords="offset points", fontsize=8,
+        color=style.VERMILION, ha="right" if late else "left",
+    )  # fmt: skip
     right.set_xscale("log")
     right.set_ylim(0, 1.02)
     right.set_xlabel("number of modes")
     right.set_ylabel("share of the trace")
-    right.set_title("How many modes hold the kernel")
     style.footer(figure, result.meta, _kind(result))
     return figure
 
@@ -93,7 +91,7 @@ def effective_ranks(result: SpectrumResult) -> Figure:
     if np.isfinite(groups.shuffled).all():
         axes.axhspan(*groups.shuffled, color=style.GREY, alpha=0.2, linewidth=0)
     axes.plot(places, groups.equal_rank, color=style.BLUE, marker="o", linestyle=line)
-    axes.set_ylim(0, None)
+    axes.set_ylim(0, 1.08 * max(float(np.nanmax(groups.equal_rank)), float(np.nanmax([*groups.shuffled, 0]))))
     axes.set_ylabel("effective rank")
     style.title(figure, f"How many directions a {result.of} has by itself")
     style.footer(figure, result.meta, f"{groups.equal_size} samples each; band: 95 % of groups at random")
@@ -127,18 +125,20 @@ def mode_shares(result: SpectrumResult) -> Figure:
 
 @style.house
 def overlap(result: SpectrumResult) -> Figure:
-    """How far the leading directions of two groups coincide in parameter space."""
+    """How far the leading directions of two groups coincide, relative to those of halves of one group."""
     groups = result.spectrum.groups
     assert groups is not None
     figure = style.new_figure(4.6)
     axes = figure.subplots()
-    image = axes.imshow(groups.overlap, cmap=style.SEQUENTIAL, vmin=0, vmax=1, origin="lower")
+    image = axes.imshow(groups.relative, cmap=style.SEQUENTIAL, vmin=0, vmax=1, origin="lower")
     style.map_axes(axes)
     _group_ticks(axes, result)
     _group_ticks(axes, result, vertical=True)
-    figure.colorbar(image, ax=axes, label=f"overlap of {groups.directions} leading directions")
+    figure.colorbar(image, ax=axes, label=f"relative overlap of {_directions(groups.directions)}")
     style.title(figure, f"What two {result.of}s share")
-    style.footer(figure, result.meta, "across halves; diagonal: halves of one")
+    style.footer(
+        figure, result.meta, f"across halves; 1: as halves of one (mean {np.nanmean(np.diag(groups.overlap)):.2f})"
+    )
     return figure
 
 
@@ -163,15 +163,20 @@ def targets(result: SpectrumResult) -> Figure:
         found.samples, found.test_mse, found.test_mse_stderr, color=style.VERMILION, marker="s",
         label="test error / variance",
     )  # fmt: skip
+    right.errorbar(
+        found.samples[-1:], [found.shuffled.mean()], [[np.ptp(found.shuffled) / 2]], color=style.GREY, marker="_",
+        linestyle="none", label="shuffled targets",
+    )  # fmt: skip
     right.axhline(0, color=style.GREY, linestyle="--", linewidth=1)
     right.set_xscale("log", base=2)
-    right.set_ylim(
-        min(0.0, 1.05 * float(found.learnability.min())) - 0.02, max(1.05, min(2.0, 1.05 * float(found.test_mse.max())))
-    )
+    right.axhline(1, color=style.GREY, linestyle=":", linewidth=1)
+    low, high = min(0.0, float(found.learnability.min())), max(1.0, float(found.test_mse.max()))
+    right.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     right.set_xlabel("training samples n")
     right.set_title("What kernel regression would learn")
-    right.legend(loc="center left")
-    style.footer(figure, result.meta, f"{_kind(result)}; bars ±1 s.e.")
+    right.legend(loc="best")
+    bars = "bars ±1 s.e., shuffled 95 %; dotted: error of the mean"
+    style.footer(figure, result.meta, f"{_kind(result)}; {bars}")
     return figure
 
 
@@ -206,6 +211,7 @@ def residual(result: SpectrumResult) -> Figure:
     right.legend(loc="best")
     for axes in (left, right):
         axes.set_xlabel(_time(result))
+        _log_snr(axes, found.log_snr, found.timesteps)
     style.footer(figure, _without_counts(result), f"{found.evaluated} images per kernel, bars: the two halves")
     return figure
 
@@ -227,6 +233,7 @@ def learnability(result: SpectrumResult) -> Figure:
     low = min(0.0, float((found.rest - found.rest_stderr).min()), float((found.target - found.target_stderr).min()))
     axes.set_ylim(max(-1.0, 1.05 * low - 0.02), 1.02)
     axes.set_xlabel(_time(result))
+    _log_snr(axes, found.log_snr, found.timesteps)
     axes.set_ylabel("R² at other images")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     style.title(figure, f"What {found.evaluated} images teach about others at each noise level")
@@ -236,6 +243,10 @@ def learnability(result: SpectrumResult) -> Figure:
         f"ridge {found.ridge:g} λ₁, {found.steps} steps (residual ≤ {found.unsolved.max():.2g}); bars: the two halves",
     )
     return figure
+
+
+def _directions(count: int) -> str:
+    return "the leading direction" if count == 1 else f"{count} leading directions"
 
 
 def _kind(result: SpectrumResult) -> str:
@@ -251,12 +262,22 @@ def _time(result: SpectrumResult) -> str:
     return "timestep t" if result.discrete else "time t"
 
 
+def _log_snr(axes: Axes, log_snr: np.ndarray, places: np.ndarray) -> None:
+    """The second x-axis, on top."""
+    top = axes.secondary_xaxis("top")
+    top.set_xticks(*style.level_ticks(log_snr, places))
+    top.set_xlabel(style.LOG_SNR_LABEL, color=style.MUTED, fontsize=8.5)
+    top.tick_params(labelsize=7.5, labelcolor=style.MUTED)
+
+
 def _places(axes: Axes, result: SpectrumResult) -> np.ndarray:
     """Where groups stand on the x-axis: at their timesteps, or side by side."""
     groups = result.spectrum.groups
     assert groups is not None
     if result.timesteps is not None:
         axes.set_xlabel(_time(result))
+        if result.log_snr is not None:
+            _log_snr(axes, result.log_snr, result.timesteps)
         return result.timesteps
     _group_ticks(axes, result)
     return np.arange(len(groups.names))
@@ -271,13 +292,15 @@ def _group_ticks(axes: Axes, result: SpectrumResult, vertical: bool = False) -> 
         at, names = style.level_ticks(result.timesteps, places.astype(float))
         which.set_ticks(at, names)
         label = _time(result) + ("′" if vertical else "")
+        if not vertical and result.log_snr is not None:
+            _log_snr(axes, result.log_snr, places.astype(float))
     else:
         step = max(1, len(places) // 16)
         labels = [name if len(name) <= 12 else name[:11] + "…" for name in groups.names]
         if len(set(groups.sizes.tolist())) > 1:
             labels = [f"{label} (n={size})" for label, size in zip(labels, groups.sizes, strict=True)]
         which.set_ticks(places[::step], labels[::step])
-        if not vertical and max(len(name) for name in groups.names) > 4:
+        if not vertical and max(map(len, labels)) > 4:
             axes.tick_params(axis="x", labelrotation=45)
         label = result.of
     (axes.set_ylabel if vertical else axes.set_xlabel)(label)

@@ -75,10 +75,13 @@ def key_numbers(result: SpectrumResult) -> list[Number]:
     found = [
         Number("Effective rank", pair(one.effective_rank, one.effective_rank_stderr), f"of {one.samples} samples"),
         Number("Above rounding", f"{one.rank}", f"of {one.samples * one.outputs} eigenvalues"),
-        Number("Trace", number(one.trace), "mean k(x, x)"),
     ]
+    if not one.normalized:
+        found.append(Number("Trace", number(one.trace), "mean k(x, x)"))
     if one.targets is not None:
-        found.append(Number("Alignment with targets", f"{one.targets.alignment:.3f}", "KTA"))
+        found.append(
+            Number("Alignment with targets", f"{one.targets.alignment_cka:.3f}", "unbiased CKA; 0 for shuffled ones")
+        )
     return found
 
 
@@ -103,7 +106,7 @@ def group_tables(result: SpectrumResult) -> list[Table]:
         "samples",
         "mean k(x, x)",
         "effective rank",
-        f"of {groups.equal_size} samples",
+        f"at {groups.equal_size} samples each",
         "overlap of its halves",
     ]
     return [Table(f"Every {result.of}", head, rows)]

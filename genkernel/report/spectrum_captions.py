@@ -67,9 +67,10 @@ CAPTIONS = {
     "overlap": Caption(
         "Overlap of leading directions",
         "The mean squared cosine between the leading directions of two groups in parameter space, between halves of "
-        "different samples. The diagonal compares two halves of one group: how well its directions are known from so "
-        "few.",
-        "Overlaps are low where directions are badly known: read a cell beside the two diagonal cells of its groups.",
+        "different samples, relative to what two halves of one and the same group have in common.",
+        "From few samples directions are badly known: where halves of one group share little themselves (see the "
+        "table), "
+        "cells are uncertain, and can exceed 1.",
         "Heat map of overlaps, group against group, from 0 to 1.",
     ),
     "targets": Caption(

@@ -98,11 +98,14 @@ class Descent:
             if tuple(t.shape) != (n,) or t.is_floating_point() or not 0 <= int(t.min()) <= int(t.max()) < self.outputs:
                 raise InputError(
                     f"targets of cross-entropy are whole numbers [{n}] from 0 to {self.outputs - 1}, "
-                    f"not {t.dtype} {tuple(t.shape)}"
+                    f"not {t.dtype} {tuple(t.shape)} from {float(t.min()):g} to {float(t.max()):g}"
                 )
             return t.long()
         if len(t) != n or t.numel() != n * self.outputs:
-            raise InputError(f"targets have shape [{n}, {self.outputs}], one row per sample, not {tuple(t.shape)}")
+            classes = "; classes are for loss='cross-entropy'" if t.dim() == 1 and not t.is_floating_point() else ""
+            raise InputError(
+                f"targets have shape [{n}, {self.outputs}], one row per sample, not {tuple(t.shape)}{classes}"
+            )
         t = t.reshape(n, self.outputs).to(self.dtype)
         if not torch.isfinite(t).all():
             raise InputError("the targets hold NaN or infinity")

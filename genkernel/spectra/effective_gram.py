@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genkernel.errors import InputError, NonFiniteError
+from genkernel.errors import InputError
 from genkernel.spectra.descent import Descent, Weights, descent, moved
-from genkernel.spectra.leave_one_out import LeaveOneOut, check_steps, contraction_factors, trainings
+from genkernel.spectra.leave_one_out import LeaveOneOut, check_steps, contraction_factors, require_descent, trainings
 from genkernel.tangent import TangentModel
 
 
@@ -182,8 +182,7 @@ def _matrix(
         f = after
         r = d.residuals(f, d.y).reshape(-1)
         train.append(float(d.losses(f, d.y).mean()))
-        if not torch.isfinite(r).all():
-            raise NonFiniteError(f"the training diverged after {step + 1} steps: take a smaller lr")
+        require_descent(torch.tensor(train[-1]), torch.tensor(train[0]), step + 1)
         if step + 1 in kept:
             snapshots[step + 1] = _tidied(K, d)
         tick()

@@ -26,6 +26,10 @@ from genkernel.errors import InputError
 Array = NDArray[np.float64]
 
 
+class InfiniteRisk(InputError):
+    """The expected error is infinite: as many samples as modes, and no ridge."""
+
+
 @dataclass(frozen=True)
 class Risk:
     """What eigenlearning says of one number of samples.
@@ -41,7 +45,8 @@ class Risk:
         learnability: of the target, Σ L_i v_i² / Σ v_i².
         overfitting: E_0.
         mean: E v̂_i ``[r, ...]``, the learned coefficients in the mean.
-        variance: Var v̂_i ``[r]``.
+        variance: Var v̂_i ``[r]``; with several columns of targets summed over them, as ``test_mse`` is (columns may
+            differ, and single ones are not told apart).
         rest: the target's energy in no mode: it cannot be learned and counts as noise in the errors.
         notes: what to keep in mind, in words.
         stderr: of ``test_mse``, from the reference samples being a sample; NaN where they are taken as the density.
@@ -149,7 +154,7 @@ def expected_risk(
     L = _learned(lam, kappa)
     filled = float((L**2).sum())
     if filled >= n * (1 - 1e-12):
-        raise InputError(
+        raise InfiniteRisk(
             f"{int((lam > 0).sum())} positive eigenvalues and {n:g} samples without a ridge: at this threshold the "
             "expected error is infinite. Add a ridge, or ask for another number of samples"
         )

@@ -17,90 +17,116 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genkernel.errors import InputError
-from genkernel.spectra.eigenlearning import Risk
+from genkernel.spectra.eigenlearning import InfiniteRisk, Risk
 from genkernel.spectra.mercer import Mercer
 
 Array = NDArray[np.float64]
 
 
-def risk_from_sample(
-    mercer: Mercer, targets: Tensor, samples: float, *, ridge: float = 0.0, noise: float = 0.0
-) -> Risk:
-    """What n samples are expected to teach, with the reference samples taken as a sample of the density.
+@dataclass(frozen=True)
+class SampledReference:
+    """Reference samples that are independent draws from the density, with targets: what does not depend on n.
 
-    Args:
+    Attributes:
         mercer: of the kernel of m reference samples. Modes that are not in it share the rest of the trace and of the
             targets evenly.
-        targets: at the reference samples: ``[m]``, ``[m, d]``, or ``[m, O]`` for a kernel of O outputs, finite.
-        samples: n, at most m.
-        ridge, noise: δ and ε², as for :func:`predict_risk`.
-
-    Returns:
-        ``learnabilities`` are those of the reference samples' modes (they sum to n - δ / κ, single small ones are
-        rough), ``learnability`` is of the targets with their noise, ``stderr`` is filled in.
-
-    Raises:
-        InputError: the expected error is infinite (n equals the number of modes, without a ridge), or targets do not
-            fit.
+        coefficients: of the targets in the modes ``[r, ...]``.
+        flat, inside, outside: targets ``[mO, d]``, their part in every mode ``[r, d]``, what is left ``[mO, d]``.
+        eigenvalues: of K ``[r]``.
+        tail: what every missing eigenvalue of K is taken for.
     """
-    m, outputs, r = mercer.samples, mercer.outputs, mercer.rank
-    rows, n = m * outputs, samples * outputs  # equations
-    vectors = mercer.vectors[:, :r].numpy()
-    y = targets.double().numpy()
-    v = mercer.coefficients(targets)[:r].numpy()
-    flat = y.reshape(rows, -1)
-    inside = vectors.T @ flat  # [r, d]
-    outside = flat - vectors @ inside
-    k = mercer.values[:r].clamp_min(0).numpy() * m  # eigenvalues of K
-    missing = mercer.trace - float(k.sum()) / m
-    beyond = rows - r
-    tail = m * missing / beyond if beyond and missing > mercer.floor * rows else 0.0
-    energy, left = (inside**2).sum(1), float((outside**2).sum())
 
-    if not ridge and not tail and r < n:
-        return _all_learned(mercer, v, flat, outside, samples, noise)
+    mercer: Mercer
+    coefficients: Array
+    flat: Array
+    inside: Array
+    outside: Array
+    eigenvalues: Array
+    tail: float
 
-    def sums(mu: float) -> tuple[float, float]:
-        s = float((1 / (k + mu)).sum()) + (beyond / (tail + mu) if beyond else 0.0)
-        return s, float((1 / (k + mu) ** 2).sum()) + (beyond / (tail + mu) ** 2 if beyond else 0.0)
+    @classmethod
+    def of(cls, mercer: Mercer, targets: Tensor) -> SampledReference:
+        """Project targets ``[m]``, ``[m, d]``, or ``[m, O]`` for a kernel of O outputs, finite, on the modes.
 
-    mu = ridge + _extra_ridge(lambda extra: extra * sums(ridge + extra)[0], rows - n, float(k.sum()) + beyond * tail)
-    singular = mu == 0 and beyond > 0 and not tail
-    s, s2 = (1.0, math.inf) if singular else sums(mu)
-    spare = s**2 / s2 - (rows - n)  # n - Σ L²
-    if singular or spare <= 1e-12 * n:
-        raise InputError(
-            f"{r} modes and {samples:g} samples without a ridge: at this threshold the expected error is infinite. Add "
-            "a ridge, or ask for another number of samples"
+        Raises:
+            InputError: targets do not fit.
+        """
+        r, rows = mercer.rank, mercer.samples * mercer.outputs
+        vectors = mercer.vectors[:, :r].numpy()
+        v = mercer.coefficients(targets)[:r].numpy()
+        flat = targets.double().numpy().reshape(rows, -1)
+        inside = vectors.T @ flat
+        k = mercer.values[:r].clamp_min(0).numpy() * mercer.samples
+        missing, beyond = mercer.trace - float(k.sum()) / mercer.samples, rows - r
+        tail = mercer.samples * missing / beyond if beyond and missing > mercer.floor * rows else 0.0
+        return cls(mercer, v, flat, inside, flat - vectors @ inside, k, tail)
+
+    def risk(self, samples: float, *, ridge: float = 0.0, noise: float = 0.0) -> Risk:
+        """What n samples are expected to teach.
+
+        Args:
+            samples: n, at most m.
+            ridge, noise: δ and ε², as for :func:`predict_risk`.
+
+        Returns:
+            ``learnabilities`` are those of the reference samples' modes (they sum to n - δ / κ, single small ones are
+            rough), ``learnability`` is of the targets with their noise, ``stderr`` is filled in.
+
+        Raises:
+            InfiniteRisk: n equals the number of modes, without a ridge.
+        """
+        mercer, v, flat, inside, outside = self.mercer, self.coefficients, self.flat, self.inside, self.outside
+        m, outputs, r, k, tail = mercer.samples, mercer.outputs, mercer.rank, self.eigenvalues, self.tail
+        vectors = mercer.vectors[:, :r].numpy()
+        rows, n = m * outputs, samples * outputs  # equations
+        beyond = rows - r
+        energy, left = (inside**2).sum(1), float((outside**2).sum())
+        if not ridge and not tail and r < n:
+            return _all_learned(mercer, v, flat, outside, samples, noise)
+
+        def sums(mu: float) -> tuple[float, float]:
+            s = float((1 / (k + mu)).sum()) + (beyond / (tail + mu) if beyond else 0.0)
+            return s, float((1 / (k + mu) ** 2).sum()) + (beyond / (tail + mu) ** 2 if beyond else 0.0)
+
+        mu = ridge + _extra_ridge(
+            lambda extra: extra * sums(ridge + extra)[0], rows - n, float(k.sum()) + beyond * tail
         )
-    inner, outer = 1 / (k + mu), 1 / (tail + mu) if beyond else 0.0
-    bias = outputs * (float((energy * inner**2).sum()) + left * outer**2) / s2
-    unlearned = outputs * (float((energy * inner).sum()) + left * outer) / s
-    shares = ((vectors @ (inner[:, None] * inside) + outside * outer) ** 2).reshape(m, -1).sum(1)
-    e0, kappa, L = n / spare, outputs / s, k * inner
-    test = e0 * (bias + noise)
-    total = float((flat**2).sum()) / m
-    return Risk(
-        samples=samples,
-        ridge=ridge,
-        noise=noise,
-        kappa=kappa,
-        learnabilities=L,
-        test_mse=test,
-        train_mse=(ridge * outputs / (n * kappa)) ** 2 * test,
-        learnability=1 - unlearned / total if total else math.nan,
-        overfitting=e0,
-        mean=L.reshape(-1, *([1] * (v.ndim - 1))) * v,
-        variance=test * L**2 / n,
-        rest=left / m,
-        stderr=e0 * outputs * math.sqrt(m) * float(shares.std()) / s2,
-    )
+        singular = mu == 0 and beyond > 0 and not tail
+        s, s2 = (1.0, math.inf) if singular else sums(mu)
+        spare = s**2 / s2 - (rows - n)  # n - Σ L²
+        if singular or spare <= 1e-12 * n:
+            raise InfiniteRisk(
+                f"{r} modes and {samples:g} samples without a ridge: at this threshold the expected error is "
+                "infinite. Add a ridge, or ask for another number of samples"
+            )
+        inner, outer = 1 / (k + mu), 1 / (tail + mu) if beyond else 0.0
+        bias = outputs * (float((energy * inner**2).sum()) + left * outer**2) / s2
+        unlearned = outputs * (float((energy * inner).sum()) + left * outer) / s
+        shares = ((vectors @ (inner[:, None] * inside) + outside * outer) ** 2).reshape(m, -1).sum(1)
+        e0, kappa, L = n / spare, outputs / s, k * inner
+        test = e0 * (bias + noise)
+        total = float((flat**2).sum()) / m
+        return Risk(
+            samples=samples,
+            ridge=ridge,
+            noise=noise,
+            kappa=kappa,
+            learnabilities=L,
+            test_mse=test,
+            train_mse=(ridge * outputs / (n * kappa)) ** 2 * test,
+            learnability=1 - unlearned / total if total else math.nan,
+            overfitting=e0,
+            mean=L.reshape(-1, *([1] * (v.ndim - 1))) * v,
+            variance=test * L**2 / n,
+            rest=left / m,
+            stderr=e0 * outputs * math.sqrt(m) * float(shares.std()) / s2,
+        )
 
 
 def _all_learned(mercer: Mercer, v: Array, flat: Array, outside: Array, samples: float, noise: float) -> Risk:

@@ -32,6 +32,7 @@ from genkernel.tangent import Kernel
 Array = NDArray[np.float64]
 
 FEWEST = 2  # samples of a group that has a spectrum
+HALVED = 8  # samples of a group whose leading directions are looked for in halves
 LEADING = 4  # directions of a group that are compared
 DRAWS = 16  # parts of a larger group that are averaged
 SHUFFLES = 99  # random deals of the samples that groups are compared with
@@ -54,7 +55,7 @@ class GroupSpectra:
         trace: mean k(x, x) ``[G]``.
         mode_share: energy of the modes of the whole kernel in each group ``[k, G]``.
         mode_groups: e^H of these shares ``[k]``.
-        overlap: of leading directions, across halves ``[G, G]``; NaN for groups of fewer than four samples.
+        overlap: of leading directions, across halves ``[G, G]``; NaN for groups of fewer than eight samples.
         relative: overlap over √(o_aa o_bb) ``[G, G]``: 1 where two groups share as much as halves of one do.
         directions: how many were compared, m.
     """
@@ -98,13 +99,20 @@ def group_spectra(
     """
     K = (kernel.values if isinstance(kernel, Kernel) else torch.as_tensor(kernel)).double()
     if K.dim() != 2:
-        raise InputError(f"spectra of groups need one number per pair of samples [n, n], not {tuple(K.shape)}")
+        raise InputError(
+            f"spectra of groups need one number per pair of samples [n, n], not {tuple(K.shape)}: make the kernel with "
+            "gk.exact_trace() or gk.probes(), not with gk.blocks()"
+        )
     of = np.asarray(labels)
-    if of.shape != (len(K),) or of.dtype.kind not in "iu":
-        raise InputError(f"labels are whole numbers, one for each of {len(K)} samples, not an array {of.shape}")
+    if of.shape != (len(K),):
+        raise InputError(f"groups are one number for each of {len(K)} samples, not an array of shape {of.shape}")
+    if of.dtype.kind not in "iu":
+        raise InputError(f"groups are whole numbers from 0 (or -1 for none), not {of.dtype}")
+    if of.max() < 0:
+        raise InputError("no sample is in a group: all of their numbers are negative")
     count = int(of.max()) + 1 if names is None else len(names)
-    if of.min() < -1 or of.max() >= count or count < 1:
-        raise InputError(f"labels are numbers of groups, 0 to {count - 1} (or -1), not {of.min()} to {of.max()}")
+    if of.min() < -1 or of.max() >= count:
+        raise InputError(f"numbers of groups are 0 to {count - 1}, or -1 for none, not {of.min()} to {of.max()}")
     rows = [np.flatnonzero(of == g) for g in range(count)]
     sizes = np.array([len(r) for r in rows])
     whole = mercer_decomposition(kernel, min(modes, len(K))) if whole is None else whole
@@ -193,10 +201,13 @@ def _shuffled(K: Tensor, rows: list[NDArray[np.int64]], ranks: Array) -> tuple[A
 def _overlaps(K: Tensor, rows: list[NDArray[np.int64]]) -> tuple[Array, int]:
     halves = [(own[::2], own[1::2]) for own in rows]
     count = len(rows)
-    least = min((len(own) // 2 for own in rows if len(own) >= 2 * FEWEST), default=0)
+    least = min((len(own) // 2 for own in rows if len(own) >= HALVED), default=0)
     m = min(LEADING, max(1, least // 4)) if least else 0  # few samples find only few directions
     overlap = np.full((count, count), np.nan)
-    bases = [[_leading(K, half, m) if len(half) > m > 0 else None for half in pair] for pair in halves]
+    bases = [
+        [_leading(K, half, m) if len(half) > m > 0 and len(half) >= HALVED // 2 else None for half in pair]
+        for pair in halves
+    ]
     for a in range(count):
         for b in range(a, count):
             found = []

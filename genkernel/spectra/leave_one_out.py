@@ -23,6 +23,7 @@ from genkernel.errors import InputError, NonFiniteError
 from genkernel.spectra.descent import Descent, Weights, descent, dot, moved
 from genkernel.tangent import TangentModel, batches
 
+DIVERGED = 1e6  # times its first loss is a training that went away
 TINY = 1e-12  # gaps below it, relative to the first loss, have no contraction factor (0/0)
 
 
@@ -259,8 +260,8 @@ def _on_all(d: Descent, steps: int, held_out: tuple[Any, Tensor] | None, tick: C
         if others is not None:
             test.append(float(d.losses(d.evaluate(w, others[0]), others[1]).mean()))
         mean, own = d.gradient(w, shares)
-        _require_finite(own, step, "on all samples")
         losses.append(own.double().cpu())
+        require_descent(losses[-1].mean(), losses[0].mean(), step, "on all samples")
         if step == steps:
             break
         along, size = [], []
@@ -286,11 +287,13 @@ def _without(d: Descent, steps: int, group: Tensor, tick: Callable[[], object]) 
     shares = torch.full((len(group), d.n), 1 / d.n, dtype=d.dtype, device=d.model.device)
     shares[rows, group] = 0
     many: Weights = {name: w.expand(len(group), *w.shape).clone() for name, w in d.start.items()}
-    losses, pulls = [], []
+    losses, pulls, start = [], [], torch.zeros(0)
     for step in range(steps + 1):
         R, all_losses = d.gradients(many, shares)
         own = all_losses[rows, group]
-        _require_finite(all_losses, step, "without a sample")
+        whole = all_losses.mean(1)
+        start = start if step else whole
+        require_descent(whole, start, step, "without a sample")
         losses.append(own.double().cpu())
         if step == steps:
             break
@@ -300,9 +303,22 @@ def _without(d: Descent, steps: int, group: Tensor, tick: Callable[[], object]) 
     return torch.stack(losses), torch.stack(pulls)
 
 
-def _require_finite(losses: Tensor, step: int, which: str) -> None:
-    if not torch.isfinite(losses).all():
-        raise NonFiniteError(f"the training {which} has lost its finite losses after {step} steps: take a smaller lr")
+def require_descent(loss: Tensor, first: Tensor, step: int, which: str = "") -> None:
+    """Refuse trainings that diverge.
+
+    Args:
+        loss: mean loss now, of one training or several.
+        first: at the first weights.
+        step, which: for the message.
+
+    Raises:
+        NonFiniteError: a loss is not finite, or ``DIVERGED`` times as large as at first.
+    """
+    grown = loss > DIVERGED * first.clamp_min(torch.finfo(loss.dtype).tiny)
+    if not torch.isfinite(loss).all() or bool(grown.any()):
+        of = f"the training {which}".rstrip()
+        worst = float(loss.max())
+        raise NonFiniteError(f"{of} diverged: its loss is {worst:.1e} after {step} steps; take a smaller lr")
 
 
 def _numbers(given: Sequence[int] | Tensor | None, n: int, name: str) -> Tensor:

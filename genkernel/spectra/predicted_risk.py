@@ -28,8 +28,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from genkernel.errors import InputError
-from genkernel.spectra.eigenlearning import Risk, expected_risk
-from genkernel.spectra.finite_reference import risk_from_sample
+from genkernel.spectra.eigenlearning import InfiniteRisk, Risk, expected_risk
+from genkernel.spectra.finite_reference import SampledReference
 from genkernel.spectra.mercer import Mercer, mercer_decomposition
 from genkernel.tangent import Kernel, TangentOperator
 
@@ -155,7 +155,8 @@ def predict_risk(
             blocks ``[m, m, O, O]``, an operator (:func:`genkernel.operator`), or the :class:`Mercer` of one.
         targets: at the reference samples: ``[m]``, ``[m, d]`` with d targets that one kernel of one number per pair
             regresses on (one-hot labels), or ``[m, O]`` for a kernel of O outputs.
-        samples: n, or several; by default powers of two up to m/2. What is above m is refused.
+        samples: n, or several; by default powers of two up to m/2, less those at which the expected error is infinite
+            (as many equations as modes, without a ridge). What is above m is refused.
         ridge: δ.
         noise: ε², variance of noise on top of the targets, summed over outputs. What of the targets is in no mode is
             added to it (``Risk.rest``). Noise that is in the targets already is found in modes that are hardly
@@ -166,9 +167,11 @@ def predict_risk(
         reference: what the reference samples are. ``"domain"``: everything there is, or so many that they stand for
             it (their eigenvalues are taken as the density's, and errors come out too low where n/m is not small).
             ``"sample"``: independent draws from the density, whose finite number is accounted for through κ (Jacot et
-            al., 2020; the module's formulas). It needs all modes to be exact (others share the rest evenly), counts
-            the noise in the targets as noise, and gives ``stderr``. It does not mend what eigenlearning itself gets
-            wrong (few dimensions). Not for a domain that is listed whole, where it would be wrong.
+            al., 2020; the module's formulas). With draws that depend on one another (frames of a film, augmented
+            copies) the estimate is off and ``stderr`` too small. It needs all modes to be exact (others share the
+            rest evenly), counts the noise in the targets as noise, and gives ``stderr``. It does not mend what
+            eigenlearning itself gets wrong (few dimensions). Not for a domain that is listed whole, where it would be
+            wrong.
 
     Returns:
         A :class:`Risk` for one number, a :class:`LearningCurve` for several; their ``notes`` say in words where the
@@ -176,8 +179,8 @@ def predict_risk(
 
     Raises:
         InputError: the kernel is not symmetric positive semi-definite (a two-time kernel or one between different
-            samples has no eigenlearning), shapes do not fit, something is not finite, n is not between 0 and m, or
-            ``reference`` is neither of the two.
+            samples has no eigenlearning), shapes do not fit, something is not finite, n is not between 0 and m, the
+            expected error is infinite at an n that was asked for, or ``reference`` is neither of the two.
 
     Example:
         >>> import torch
@@ -214,16 +217,23 @@ def predict_risk(
     if not 0 <= noise < math.inf:
         raise InputError(f"noise is a variance, finite and not negative, not {noise}")
     general = _notes(kernel, mercer, missing, reference)
-    risks = []
+    sampled = SampledReference.of(mercer, y) if reference == "sample" else None
+    risks: list[Risk] = []
+    infinite: list[float] = []
     for n in sizes:
-        if reference == "sample":
-            found = risk_from_sample(mercer, y, n, ridge=float(ridge), noise=float(noise))
-            few = missing > 0 and n * outputs > r
-        else:
-            found = expected_risk(
-                lam, v, n * outputs, ridge=ridge * outputs, noise=noise + rest, missing_trace=missing
-            )  # nO equations; see the module
-            few = False
+        try:
+            if sampled is not None:
+                found = sampled.risk(n, ridge=float(ridge), noise=float(noise))
+            else:
+                found = expected_risk(
+                    lam, v, n * outputs, ridge=ridge * outputs, noise=noise + rest, missing_trace=missing
+                )  # nO equations; see the module
+        except InfiniteRisk:
+            if samples is not None or (n == sizes[-1] and not risks):  # asked for, or nothing else to say
+                raise
+            infinite.append(n)
+            continue
+        few = sampled is not None and missing > 0 and n * outputs > r
         notes = [*general, *_notes_at(n, m, reference), *_uneven(mercer, found.learnabilities)]
         if few:
             notes.append(
@@ -231,6 +241,12 @@ def predict_risk(
                 "equal: ask for more modes"
             )
         risks.append(replace(found, samples=n, ridge=float(ridge), noise=float(noise), rest=rest, notes=tuple(notes)))
+    if infinite:
+        left_out = (
+            f"n = {', '.join(f'{n:g}' for n in infinite)} is left out: with as many equations as modes ({r}) and no "
+            "ridge the expected error is infinite"
+        )
+        risks = [replace(risk, notes=(*risk.notes, left_out)) for risk in risks]
     return LearningCurve(tuple(risks)) if several else risks[0]
 
 

@@ -21,8 +21,10 @@ from torch import Tensor
 from genkernel.errors import InputError
 from genkernel.tangent import Sketch
 from genkernel.tangent.model import as_tangent_model
+from genkernel.tangent.plan import parse_memory
 
 STEPS = (1e-2, 1.0, 1e2)  # factors of the tolerance over which a gap has to stay the same
+_SMALL = 5  # squares of the smaller side that a decomposition by divide and conquer holds
 NEAR_CAP = 0.9  # ranks of sketched features beyond this share of the sketch's size are refused
 
 
@@ -127,19 +129,30 @@ class RankGap:
         return {name: float(shares[first : first + size.numel()].sum()) for name, size, first in places}
 
 
-def numerical_rank(features: Tensor | Sketch, tolerance: float | None = None, *, cap: int | None = None) -> Rank:
+def numerical_rank(
+    features: Tensor | Sketch,
+    tolerance: float | None = None,
+    *,
+    cap: int | None = None,
+    memory: str | int = "8GiB",
+) -> Rank:
     """Singular values above a tolerance.
+
+    Beside the features it holds a float64 copy of them, where they are not float64, and the QR decomposition's two
+    copies of that.
 
     Args:
         features: one feature per row ``[rows, P]``, any leading axes (sample, output) before P, in the dtype that they
             were computed in: the noise floor follows from it. Or a :class:`Sketch`, which knows its cap.
         tolerance: relative to the largest singular value; by default the larger dimension times the precision.
         cap: the size of the sketch that features were projected to, if they were.
+        memory: bound on what is held beside the features (``"8GiB"``, bytes).
 
     Raises:
-        InputError: not finite, no row, or a rank within 10 % of the cap, which then is the sketch's and not the
-            features'.
+        InputError: not finite, no row, more than ``memory`` is needed, or a rank within 10 % of the cap, which then is
+            the sketch's and not the features'.
     """
+    afford(2, memory, features)
     phi, size, eps, said = _opened(features, cap)
     values = _singular_values(phi)
     floor = max(phi.shape) * eps
@@ -148,17 +161,26 @@ def numerical_rank(features: Tensor | Sketch, tolerance: float | None = None, *,
 
 
 def tangent_rank_gap(
-    trained: Tensor | Sketch, new: Tensor | Sketch, tolerance: float | None = None, *, cap: int | None = None
+    trained: Tensor | Sketch,
+    new: Tensor | Sketch,
+    tolerance: float | None = None,
+    *,
+    cap: int | None = None,
+    memory: str | int = "8GiB",
 ) -> RankGap:
     """The rank that new samples add (Definition 5.1 of Guo, He, Morel; THEORY §5, algorithm 5A).
 
     Features of several outputs are stacked: one row per sample and output. For the gap of one output, give its
     features alone, ``trained[:, o]`` and ``new[:, o]``.
 
+    Beside the features it holds float64 copies of those that are not float64, and up to three times the size of the
+    mixture in float64: the mixture, its QR decomposition or an orthonormal basis of the training features, and what is
+    left of the rows outside of it.
+
     Args:
         trained: tangent features of training samples ``[n, P]`` or ``[n, O, P]``, or their :class:`Sketch`.
         new: of new samples, likewise.
-        tolerance, cap: as for :func:`numerical_rank`, relative to the largest singular value of the mixture.
+        tolerance, cap, memory: as for :func:`numerical_rank`, relative to the largest singular value of the mixture.
 
     Raises:
         InputError: as there; the numbers of parameters differ, or sketches are not of one projection.
@@ -169,6 +191,7 @@ def tangent_rank_gap(
         if trained.parameters != new.parameters:
             raise InputError("sketches of different parameters do not mix")
         Sketch.merge([trained, new])  # refuses other projections, cotangents, preconditioners and weights
+    afford(3, memory, trained, new)
     phi, own_cap, own_eps, said = _opened(trained, cap)
     star, _, new_eps, _ = _opened(new, None)
     if phi.shape[1] != star.shape[1]:
@@ -176,9 +199,7 @@ def tangent_rank_gap(
     rows, eps = len(phi) + len(star), max(own_eps, new_eps)
     mix_cap = _cap_of(new, rows, cap)
     core = torch.linalg.qr(phi, mode="r")[1] if len(phi) > phi.shape[1] else phi  # the same singular values and span
-    mix = torch.cat([core, star])
-    own, row_space = _right_singular(core)
-    both = _singular_values(mix)
+    own, both = _singular_values(core), _singular_values(torch.cat([core, star]))
     top = float(both[0])
     relative_floor = max(rows, phi.shape[1]) * eps
     floor, absolute = relative_floor * top, _checked(tolerance, relative_floor) * top
@@ -189,7 +210,7 @@ def tangent_rank_gap(
     vacuous = gap > 0 and before.value == len(phi)
     directions = None
     if not vacuous and not isinstance(trained, Sketch):
-        directions = _outside(star, mix, row_space[:, : before.value], gap, floor)
+        directions = _outside(core, star, before.value, gap, floor)
     stable = len(set(by_factor.values())) == 1
     return RankGap(
         gap=gap,
@@ -204,7 +225,9 @@ def tangent_rank_gap(
     )
 
 
-def projection_distance(trained: Tensor, new: Tensor, tolerance: float | None = None) -> Tensor:
+def projection_distance(
+    trained: Tensor, new: Tensor, tolerance: float | None = None, *, memory: str | int = "8GiB"
+) -> Tensor:
     """d(x): the share of a new feature's length that lies outside of the span of the training features.
 
     Take this one where tangent features fit into memory: by singular vectors, it keeps all digits, and there is one d
@@ -212,26 +235,31 @@ def projection_distance(trained: Tensor, new: Tensor, tolerance: float | None = 
     kernels, for networks whose features do not fit: distances below the root of its tolerance are rounding, and d is
     one per sample over its outputs (``"stacked"``), or of every output in the span of its own (``"each"``). THEORY §5.
 
+    Beside the features it holds float64 copies of those that are not float64, and up to twice the size of all of them
+    in float64: an orthonormal basis of the training features, and the new features without their parts in its span.
+
     Args:
         trained: tangent features of training samples ``[n, P]`` or ``[n, O, P]``.
         new: of new samples ``[m, P]`` or ``[m, O, P]``.
-        tolerance: as for :func:`numerical_rank`, of the training features.
+        tolerance, memory: as for :func:`numerical_rank`, of the training features.
 
     Returns:
         ``[m]`` or ``[m, O]``: 0 inside of the span, 1 orthogonal to it; 0 also where it is below max(rows, P) times the
         precision, which is rounding, and for a feature that is zero.
 
     Raises:
-        InputError: not finite, or the numbers of parameters differ.
+        InputError: not finite, more than ``memory`` is needed, or the numbers of parameters differ.
     """
+    afford(2, memory, trained, new)
     phi, star = rows_of(trained), rows_of(new)
     if phi.shape[1] != star.shape[1]:
         raise InputError(f"features of {phi.shape[1]} and of {star.shape[1]} parameters do not mix")
-    values, V = _right_singular(phi)
+    values, small, Q = _right_singular(phi)
     eps = max(precision_of_features(trained), precision_of_features(new))
     floor = max(phi.shape) * eps
     relative = _checked(tolerance, floor)
-    inside = V[:, : int((values > relative * float(values[0])).sum())]
+    inside = _basis(small, Q, int((values > relative * float(values[0])).sum()))
+    del small, Q
     rest = _without(star, inside).norm(dim=1)
     size = star.norm(dim=1)
     found = torch.where(size > 0, rest / size.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
@@ -253,6 +281,31 @@ def rows_of(features: Tensor) -> Tensor:
     if phi.is_complex() or not torch.isfinite(phi).all():
         raise InputError("features are real and finite: these have NaN, infinite or complex entries")
     return phi.reshape(-1, phi.shape[-1]).double()
+
+
+def afford(copies: int, memory: str | int, *features: Tensor | Sketch) -> None:
+    """Refuse features of which no copies in float64 fit into a budget, before one is made.
+
+    The singular vectors of the triangle, of the smaller side squared, and what LAPACK needs for them are counted, too.
+
+    Args:
+        copies: held in float64 beside the features, those to float64 (where they are of another dtype) not counted.
+        memory: the budget (``"8GiB"``, bytes).
+        features: all of them.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    given = [torch.as_tensor(f.values if isinstance(f, Sketch) else f) for f in features]
+    needed = sum(8 * f.numel() * (copies + (f.dtype != torch.float64)) for f in given)
+    columns = max((f.shape[-1] for f in given if f.dim()), default=1) or 1
+    needed += 8 * _SMALL * min(columns, sum(f.numel() for f in given) // columns) ** 2
+    if needed > parse_memory(memory):
+        shapes = " and ".join(str(list(f.shape)) for f in given)
+        raise InputError(
+            f"features {shapes} need {needed / 2**30:.3g} GiB for copies in float64, more than memory={memory!r}: take "
+            "fewer samples or parameters (params=), a sketch or a kernel, or a larger memory="
+        )
 
 
 def precision_of_features(features: Tensor) -> float:
@@ -388,39 +441,43 @@ def _gap_notes(
 
 
 def _singular_values(phi: Tensor) -> Tensor:
-    return torch.linalg.svdvals(_triangle(phi)[0])
+    return torch.linalg.svdvals(phi if phi.shape[1] <= len(phi) else torch.linalg.qr(phi.T, mode="r")[1])
 
 
-def _triangle(phi: Tensor) -> tuple[Tensor, Tensor | None]:
-    """A small matrix with the same left singular vectors and values, and what turns its right ones back.
+def _right_singular(phi: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Singular values ``[k]``, and what right singular vectors are made of (:func:`_basis`).
 
-    By QR, which is backward stable, so no digit is lost, and several times as fast as an SVD of the wide matrix.
+    A wide matrix is turned to a triangle first: by QR, which is backward stable, so no digit is lost, and several times
+    as fast as an SVD of the wide matrix.
     """
-    if phi.shape[1] <= phi.shape[0]:
-        return phi, None
-    Q, R = torch.linalg.qr(phi.T)
-    return R.T, Q
+    wide = phi.shape[1] > len(phi)
+    Q, R = torch.linalg.qr(phi.T) if wide else (None, phi.T)
+    _, values, Vh = torch.linalg.svd(R.T, full_matrices=False)
+    return values, Vh, Q
 
 
-def _right_singular(phi: Tensor) -> tuple[Tensor, Tensor]:
-    """Singular values ``[k]`` and right singular vectors ``[P, k]``."""
-    small, Q = _triangle(phi)
-    _, values, Vh = torch.linalg.svd(small, full_matrices=False)
-    return values, Vh.T if Q is None else Q @ Vh.T
+def _basis(Vh: Tensor, Q: Tensor | None, count: int) -> Tensor:
+    """The first right singular vectors ``[P, count]``; no more of them, since all are as large as the features."""
+    if Q is None:
+        return Vh[:count].T
+    return Q if count == Q.shape[1] else Q @ Vh[:count].T  # where all count, Q spans the same
 
 
 def _without(rows: Tensor, basis: Tensor) -> Tensor:
     """Rows without their parts in the span of orthonormal columns; twice, since one pass leaves rounding in it."""
+    rows = rows.clone()
     for _ in range(2):
-        rows = rows - (rows @ basis) @ basis.T
+        rows.addmm_(rows @ basis, basis.T, alpha=-1)
     return rows
 
 
-def _outside(star: Tensor, mix: Tensor, basis: Tensor, count: int, floor: float) -> Tensor:
-    """The ``count`` strongest directions of the features outside of a span ``[count, P]``."""
+def _outside(core: Tensor, star: Tensor, rank: int, count: int, floor: float) -> Tensor:
+    """The ``count`` strongest directions ``[count, P]`` of new rows, outside of the first ``rank`` of the trained."""
     if not count:
         return star.new_zeros(0, star.shape[1])
-    values, V = _right_singular(_without(star, basis))
+    basis = _basis(*_right_singular(core)[1:], rank)
+    values, small, Q = _right_singular(_without(star, basis))
     if int((values > floor).sum()) < count:  # training rows below the tolerance are part of what is new
-        values, V = _right_singular(_without(mix, basis))
-    return V[:, :count].T.contiguous()
+        del small, Q
+        values, small, Q = _right_singular(_without(torch.cat([core, star]), basis))
+    return (small[:count] if Q is None else (Q @ small[:count].T).T).contiguous()

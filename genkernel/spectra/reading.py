@@ -14,6 +14,7 @@ import numpy as np
 from genkernel.spectra.results import SpectrumResult
 
 RARE = 0.05
+COMPARABLE = 6  # samples of a group from which its number of directions is spoken of
 
 
 def read(result: SpectrumResult) -> list[str]:
@@ -39,7 +40,11 @@ def _groups(result: SpectrumResult) -> list[str]:
     sentences = []
     rank = groups.equal_rank
     known = np.flatnonzero(np.isfinite(rank))
-    if len(known) > 1:
+    if len(known) > 1 and groups.equal_size < COMPARABLE:
+        sentences.append(
+            f"The smallest {result.of} has {groups.equal_size} samples: too few to compare numbers of directions."
+        )
+    elif len(known) > 1:
         least, most = known[rank[known].argmin()], known[rank[known].argmax()]
         if groups.spread_p < RARE:
             few, many = (f"{groups.names[g]} ({rank[g]:.3g})" for g in (least, most))
@@ -52,7 +57,7 @@ def _groups(result: SpectrumResult) -> list[str]:
                 f"The {result.of}s differ in their number of directions no more than groups at random "
                 f"(p = {groups.spread_p:.2f})."
             )
-    count = len(known)
+    count = int((groups.sizes > 0).sum())
     shared = float(groups.mode_groups[0])
     top = int(groups.mode_share[0].argmax())
     sentences.append(
@@ -68,8 +73,8 @@ def _groups(result: SpectrumResult) -> list[str]:
     if np.isfinite(away).any():
         own = np.nanmean(np.diag(groups.overlap))
         sentences.append(
-            f"Between different {result.of}s {np.nanmean(away):.2f} of the {groups.directions} leading directions "
-            f"coincide on average ({np.nanmin(away):.2f} to {np.nanmax(away):.2f}), between halves of one and the same "
+            f"Between different {result.of}s {np.nanmean(away):.2f} of the {_leading(groups.directions)} "
+            f"on average ({np.nanmin(away):.2f} to {np.nanmax(away):.2f}), between halves of one and the same "
             f"{own:.2f}: relative to that {np.nanmean(relative):.2f}."
         )
     return sentences
@@ -81,8 +86,8 @@ def _targets(result: SpectrumResult) -> list[str]:
         return []
     said = (
         f"Kernel regression on {found.samples[-1]:.0f} samples is expected to learn {found.learnability[-1]:.0%} of "
-        f"the targets (of random ones nothing); alignment {found.alignment:.3f}, unbiased CKA "
-        f"{found.alignment_cka:.3f}."
+        f"the targets (of shuffled ones {found.shuffled[0]:.0%} to {found.shuffled[1]:.0%}); unbiased CKA "
+        f"{found.alignment_cka:.3f}, KTA {found.alignment:.3f} (shuffled {found.alignment_shuffled:.3f})."
     )
     dependent = (
         [
@@ -124,6 +129,14 @@ def _residual(result: SpectrumResult) -> list[str]:
 
 def _range(shares: np.ndarray) -> str:
     return f"{shares.min():.0%} to {shares.max():.0%}"
+
+
+def _plain(values: np.ndarray) -> str:
+    return f"{values.min():.2f} to {values.max():.2f}"
+
+
+def _leading(count: int) -> str:
+    return "leading direction coincides" if count == 1 else f"{count} leading directions coincide"
 
 
 def _pair(value: float, stderr: float) -> str:

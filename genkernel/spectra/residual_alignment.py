@@ -32,9 +32,10 @@ class ResidualAlignment:
         top: how many eigenvectors ``top_share`` and ``top_gap_share`` are of.
         top_share: the share of the residual in those of the largest eigenvalues.
         top_gap_share: the share of r(0)ᵀ K r(0) that they carry.
-        random_top_gap_share: what they carry for random directions, in the mean over directions: their share of tr K.
-        gap_ratio: r(0)ᵀ K r(0) over the mean of a random direction of the same length, ‖r‖² tr K / m; below 1 the
-            gap grows more slowly along the residual than along random directions.
+        random_top_gap_share: what they carry for a random direction, in the mean over ``draws`` directions. The ratio
+            of the means, their share of tr K, is larger: the form is large where they carry much of it.
+        gap_ratio: r(0)ᵀ K r(0) over the mean of the form over random directions of the same length, ‖r‖² tr K / m;
+            below 1 the gap grows more slowly along the residual than along random directions in their mean.
     """
 
     eigenvalues: Tensor
@@ -68,7 +69,7 @@ def residual_alignment(
         step: of one of its snapshots; the matrix at the end by default.
         top: eigenvectors of the largest eigenvalues.
         shuffled: the matrix of a training from the same start with the targets permuted among the samples.
-        draws, seed: random directions for the interval.
+        draws, seed: random directions, for the interval and the mean.
 
     Raises:
         InputError: there is no such snapshot, ``top`` is not 1 to m, or the matrix is zero.
@@ -86,6 +87,7 @@ def residual_alignment(
     shares = noise[:, :lower].sum(1) / noise.sum(1)
     low, high = torch.quantile(shares, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     carried = values * energy
+    noise_carried = values * noise
     return ResidualAlignment(
         eigenvalues=values,
         energy=energy,
@@ -96,7 +98,7 @@ def residual_alignment(
         top=top,
         top_share=float(energy[:top].sum()),
         top_gap_share=float(carried[:top].sum() / carried.sum()),
-        random_top_gap_share=float(values[:top].sum() / values.sum()),
+        random_top_gap_share=float((noise_carried[:, :top].sum(1) / noise_carried.sum(1)).mean()),
         gap_ratio=float(carried.sum() / values.mean()),
     )
 

@@ -146,7 +146,8 @@ def _fitted(K: np.ndarray, y: np.ndarray, penalties: Sequence[float], folds: int
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.svm import SVC
 
-    machine = SVC(kernel="precomputed", C=penalties[0], max_iter=_ITERATIONS)
+    # a seed of its own: without one it takes a number from NumPy's global generator
+    machine = SVC(kernel="precomputed", C=penalties[0], max_iter=_ITERATIONS, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # said by Separability.converged
         if len(penalties) == 1:

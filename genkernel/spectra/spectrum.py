@@ -22,6 +22,8 @@ from genkernel.tangent.result import cosines, without
 Array = NDArray[np.float64]
 
 SHOWN = 6  # modes whose values at the samples are kept
+SHUFFLES = 99  # of the targets, to compare with
+LEAST = 4  # training samples from which predictions are made: with fewer they are rough
 FEW = 0.5  # share of the samples up to which learning from them is predicted
 
 
@@ -32,11 +34,13 @@ class TargetSpectrum:
     Attributes:
         kind: ``"classes"`` (one-hot) or ``"values"``.
         outputs: numbers per sample.
-        alignment: KTA.
-        alignment_cka: unbiased CKA; NaN where it does not exist.
+        alignment: KTA of the kernel with the targets about their mean.
+        alignment_shuffled: the same of shuffled targets, in the mean.
+        alignment_cka: unbiased CKA, which is about 0 for shuffled targets; NaN where it does not exist.
         power: share of the targets' variance in each mode ``[r]``; what is in none is rounding.
         samples: numbers of training samples ``[S]``.
         learnability: share of the targets that is learned from so many ``[S]``.
+        shuffled: of shuffled targets, at the last of these sizes: 2.5 % and 97.5 % ``[2]``.
         test_mse, test_mse_stderr: expected squared error relative to the variance ``[S]``.
         kappa: ``[S]``.
         notes: where the prediction is doubtful, in words.
@@ -45,10 +49,12 @@ class TargetSpectrum:
     kind: str
     outputs: int
     alignment: float
+    alignment_shuffled: float
     alignment_cka: float
     power: Array
     samples: Array
     learnability: Array
+    shuffled: Array
     test_mse: Array
     test_mse_stderr: Array
     kappa: Array
@@ -118,6 +124,8 @@ def analyze(
         normalize = False
     if normalize and not kernel.is_normalized:
         kernel = _cosines(kernel)
+    if not kernel.values.any():
+        raise InputError("the kernel is zero: no parameter moves an output of these samples")
     whole = mercer_decomposition(kernel)
     keep = min(SHOWN, len(whole.values))
     return Spectrum(
@@ -149,11 +157,13 @@ def target_spectrum(kernel: Kernel, whole: Mercer, targets: Any, *, ridge: float
     Raises:
         InputError: targets do not fit, are not finite, or are all the same.
     """
-    given = torch.as_tensor(targets).detach().cpu()
+    given = _numbers(targets)
     if whole.outputs != 1:
         raise InputError("targets are compared with kernels of one number per pair: not with full blocks")
-    if len(given) != whole.samples:
-        raise InputError(f"targets are of {len(given)} samples, and the kernel is of {whole.samples}")
+    if not given.dim() or len(given) != whole.samples:
+        raise InputError(
+            f"targets are of {len(given) if given.dim() else 0} samples, and the kernel is of {whole.samples}"
+        )
     classes = given.dim() == 1 and not given.is_floating_point()
     values = torch.nn.functional.one_hot(given.unique(return_inverse=True)[1]) if classes else given
     y = values.double().reshape(len(given), -1)
@@ -170,15 +180,22 @@ def target_spectrum(kernel: Kernel, whole: Mercer, targets: Any, *, ridge: float
     if not sizes:
         raise InputError(f"{len(y)} samples are too few to say what {whole.rank} mode(s) teach: give more, or a ridge")
     curve = predict_risk(whole, y, sizes, ridge=ridge, reference="sample")
-    aligned = given if classes else y
+    draw = np.random.default_rng(0)
+    shuffles = [torch.from_numpy(draw.permutation(len(y))) for _ in range(SHUFFLES)]
+    learned = [
+        predict_risk(whole, y[order], sizes[-1], ridge=ridge, reference="sample").learnability for order in shuffles
+    ]
+    Y = y @ y.T
     return TargetSpectrum(
         kind="classes" if classes else "values",
         outputs=y.shape[1],
-        alignment=kernel_target_alignment(kernel, aligned),
-        alignment_cka=cka(kernel, aligned) if len(y) >= 4 else math.nan,
+        alignment=kernel_target_alignment(kernel, Y),
+        alignment_shuffled=float(np.mean([kernel_target_alignment(kernel, Y[order][:, order]) for order in shuffles])),
+        alignment_cka=cka(kernel, Y) if len(y) >= 4 else math.nan,
         power=power,
         samples=curve.samples,
         learnability=curve.learnability,
+        shuffled=np.percentile(learned, [2.5, 97.5]),
         test_mse=curve.test_mse / variance,
         test_mse_stderr=curve.stderr / variance,
         kappa=curve.kappa,
@@ -186,9 +203,25 @@ def target_spectrum(kernel: Kernel, whole: Mercer, targets: Any, *, ridge: float
     )
 
 
+def _numbers(targets: Any) -> torch.Tensor:
+    """Targets as a tensor; names of classes as their numbers.
+
+    Raises:
+        InputError: neither numbers nor names.
+    """
+    if isinstance(targets, torch.Tensor):
+        return targets.detach().cpu()
+    array = np.asarray(targets)
+    if array.dtype.kind in "US" and array.ndim == 1:
+        array = np.unique(array, return_inverse=True)[1]
+    if array.dtype.kind not in "iufb":
+        raise InputError(f"targets are classes [n] or values [n, d], not {array.dtype} of shape {array.shape}")
+    return torch.from_numpy(np.ascontiguousarray(array if array.dtype.kind != "b" else array.astype(np.int64)))
+
+
 def _sizes(n: int) -> list[int]:
     """Powers of two up to half of the samples, which are taken as a sample of all that there are."""
-    return [2**k for k in range(int(math.log2(max(1.0, FEW * n))) + 1)]
+    return [2**k for k in range(2, int(math.log2(max(1.0, FEW * n))) + 1)] or [max(1, n // 2)]
 
 
 def _cosines(kernel: Kernel) -> Kernel:

@@ -112,3 +112,14 @@ def move(batch: Any, device: torch.device, dtype: torch.dtype | None = None) -> 
         return leaf.to(dtype) if dtype is not None and leaf.is_floating_point() else leaf
 
     return tree_map(one, batch)
+
+
+def does_not_run(batch: Any, error: Exception) -> InputError:
+    """What to say of a model that failed on samples of a batch."""
+    shapes = ", ".join(f"{str(leaf.dtype)[6:]} {tuple(leaf.shape)}" for leaf in tensors(batch))
+    said = (str(error).splitlines() or [""])[0]
+    hint = " (without call= a tuple or list is given as module(*batch), a dict as module(**batch))"
+    return InputError(
+        f"the model does not run on samples of this batch ({shapes}; the first axis counts them): "
+        f"{type(error).__name__}: {said}{'' if isinstance(batch, Tensor) else hint}"
+    )

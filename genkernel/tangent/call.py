@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from genkernel.errors import GenkernelError, InputError
 from genkernel.tangent import batches, memory_format
@@ -171,14 +170,7 @@ class Call:
         except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
             if out_of_memory(error) or isinstance(error, GenkernelError):
                 raise
-            shapes = ", ".join(f"{str(leaf.dtype)[6:]} {tuple(leaf.shape)}" for leaf in batches.tensors(self.x))
-            said = (str(error).splitlines() or [""])[0]
-            hint = " (without call= a tuple or list is given as module(*batch), a dict as module(**batch))"
-            hint = "" if isinstance(self.x, Tensor) else hint
-            raise InputError(
-                f"the model does not run on samples of this batch ({shapes}; the first axis counts them): "
-                f"{type(error).__name__}: {said}{hint}"
-            ) from error
+            raise batches.does_not_run(self.x, error) from error
 
     def _first_look(self, both: Any) -> Look:
         # of both sides where there are too few to see whether a cotangent mixes samples

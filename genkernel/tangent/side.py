@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from genkernel.errors import CaptureError, InputError, NonFiniteError, RandomOutputError
+from genkernel.errors import CaptureError, GenkernelError, InputError, NonFiniteError, RandomOutputError
 from genkernel.tangent import batches, jvp
 from genkernel.tangent.cotangents import Cotangents
 from genkernel.tangent.distinct import distinct_samples
@@ -64,7 +64,12 @@ def prove(model: TangentModel, batch: Any, dtype: torch.dtype, method: str, cota
     few = batches.move(batches.spread(batch, _FEW), model.device, dtype)
     with guarded(model), model.evaluating():
         tensors = model.tensors(dtype)
-        out, held, precision = _look(model, tensors, few, dtype)
+        try:
+            out, held, precision = _look(model, tensors, few, dtype)
+        except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as failure:
+            if out_of_memory(failure) or isinstance(failure, GenkernelError):
+                raise
+            raise batches.does_not_run(batch, failure) from failure
         _check_independence(model, distinct, dtype)
         if cotangents is not None:
             cotangents.check(out, few)

@@ -179,7 +179,9 @@ def _kernel(source: Kernel | str | Path) -> tuple[Kernel, _Samples, dict[str, An
         return Kernel.load(path), _Samples(), {"name": path.stem, "sha256": sha256(path)}
     if not path.is_dir():
         raise MissingError(f"there is no file or folder {path}: give a kernel's .npz, or the folder of a finished run")
-    if not (path / SUMMARY).is_file() and (path / KERNEL).is_file():
+    if not (path / SUMMARY).is_file() and not (path / KERNEL).is_file():
+        raise MissingError(f"{path} holds neither a finished run ({SUMMARY}) nor a kernel ({KERNEL})")
+    if not (path / SUMMARY).is_file():
         return Kernel.load(path / KERNEL), _Samples(), {"name": path.name, "sha256": sha256(path / KERNEL)}
     report: Any = open_run(path)
     if not isinstance(report, Report | GanReport):
@@ -254,10 +256,11 @@ def _array(given: Any, name: str) -> Any:
     try:
         held = np.load(path, allow_pickle=False)
     except (ValueError, OSError) as error:
-        raise InputError(f"{path} is no .npy or .npz of numbers: {error}") from error
+        raise InputError(f"{path} is no .npy or .npz of numbers") from error
     if isinstance(held, np.ndarray):
         return held
-    keys = [key for key in (name, "labels", "y", "y_test") if key in held] or list(held)[:1]
+    known = (name, "labels", "y", "y_test")
+    keys = [key for key in known if key in held]
     if not keys:
-        raise InputError(f"{path} holds no array: give one named {name!r}")
+        raise InputError(f"{path} holds {', '.join(held) or 'no array'}, and none of {', '.join(known)}")
     return held[keys[0]]

@@ -43,8 +43,9 @@ def test_the_whole_of_it() -> None:
     assert len(found.claims) == 9 and found.claims[-1].holds == "no"  # the biased CKA
     assert np.mean(found.numbers["independent"]["biased"]) == pytest.approx(0.667, abs=0.03)
     names = [row[0] for row in found.tables[1].rows]
-    assert names[:5] == [
-        "untrained", "untrained, without last layer", "untrained, permuted labels", "points, linear", "points, RBF",
+    assert names[:7] == [
+        "untrained", "untrained, without last layer", "untrained, permuted labels", "untrained, fresh points",
+        "points, linear", "points, RBF", "points, RBF, fresh points",
     ]  # fmt: skip
     assert found.numbers["chance"] == pytest.approx(19 / 39)
     assert found.numbers["course"]["squared"]["CKA unbiased"][0][0] == pytest.approx(
@@ -72,6 +73,48 @@ def test_thresholds_are_held_against_intervals() -> None:
     assert perfect == ["yes", "yes", "undecided", "no", "undecided"]
     cases = ((0.0, -0.01, 0.01), (0.6, 0.5, 0.7), (0.0, -0.1, 0.1), (0.0, float("nan"), float("nan")))
     assert [study._near_zero(case) for case in cases] == ["yes", "no", "undecided", "undecided"]
+
+
+def claims_of(held: dict[str, float]) -> dict[str, str]:
+    """Verdicts, by the start of the claim, where accuracies held out are these and 0.7 elsewhere."""
+    noise = np.array([-0.001, 0.0, 0.001])
+    names = ["untrained", "points, RBF"]
+    names += [f"{loss} loss" for loss in study.LOSSES]
+    names += [f"{name}, fresh points" for name in names]
+    names += [f"{loss} loss{of}, without last layer" for loss in study.LOSSES for of in ("", ", fresh points")]
+    names += [
+        "points, linear",
+        "untrained, permuted labels",
+        *(f"{loss} loss, permuted labels" for loss in study.LOSSES),
+    ]
+    separated = {
+        name: {"held out": held.get(name, 0.7) + noise, "in-sample, largest C": 0.99 + noise} for name in names
+    }
+    aligned = {
+        name: {m: 0.5 + noise for m in study.MEASURES}
+        for name in ("untrained", *(f"{loss} loss{of}" for loss in study.LOSSES for of in ("", ", fresh points")))
+    }
+    course = {
+        loss: {name: np.ones((3, 4)) * np.arange(4) for name in ("CKA unbiased", "loss")} for loss in study.LOSSES
+    }
+    found = study._claims(aligned, separated, course, (0, 1, 2, 3), {"biased": [0.6, 0.7], "unbiased": [0.0, 0.1]}, 0.5)
+    return {claim.claim.split(" ")[0] + " " + claim.claim.split(" ")[1]: claim.holds for claim in found}
+
+
+def test_separability_is_judged_on_points_that_the_network_never_saw() -> None:
+    leaked = claims_of({f"{loss} loss": 1.0 for loss in study.LOSSES})
+    assert [leaked[key] for key in ("the classes", "that is", "the tangent", "it hangs")] == ["no"] * 4
+    real = claims_of({f"{loss} loss, fresh points": 1.0 for loss in study.LOSSES})
+    assert [real[key] for key in ("the classes", "that is", "the tangent", "it hangs")] == ["yes"] * 4
+
+
+def test_a_trend_alone_does_not_follow_the_loss() -> None:
+    """Of two courses that go one way, but at other times, values correlate perfectly and differences do not."""
+    steps = np.array([5.0, 4, 3, 2, 1, 0.5])
+    loss = 20 - np.concatenate([[0], steps.cumsum()])[None]
+    same, late = 3 * (20 - loss), np.concatenate([[0], steps[::-1].cumsum()])[None]
+    assert study._tracking(same, loss).tolist() == [1] and study._tracking(late, loss).tolist() == [-1]
+    assert np.isnan(study._tracking(0 * loss, loss)).all() and np.isnan(study._tracking(same[:, :3], loss[:, :3])).all()
 
 
 def test_planes_show_all_points_in_equal_units() -> None:

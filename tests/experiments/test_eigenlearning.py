@@ -14,11 +14,10 @@ import torch
 from genkernel.errors import InputError, MissingError
 from genkernel.experiments import eigenlearning, eigenlearning_claims, lazy_limit
 from genkernel.experiments.eigenlearning_claims import Conserved, of_rings
+from genkernel.experiments.equivalence import Agreement, Measured, agreement, pooled
 from genkernel.experiments.image_regressions import Sizes, labelled
 from genkernel.experiments.kernel_regressions import (
     Design,
-    Measured,
-    agreement,
     boolean_cube,
     circle,
     gaussian_design,
@@ -70,12 +69,15 @@ def test_modes_of_the_circle_and_parities_are_orthonormal_eigenfunctions() -> No
 def test_theory_is_at_home_with_gaussian_eigenfunctions() -> None:
     found = gaussian_design(Design(40, 1e-2, 0.05), 200, 100, 0)
     assert abs(found.risk.test_mse - float(found.test.mean)) < 0.05 * found.risk.test_mse + 3 * float(found.test.stderr)
-    assert found.mean_error < 4 and abs(found.variance_ratio - 1) < 0.1 + 3 * found.variance_stderr
+    off = np.abs(found.learned.mean - found.risk.mean[:10]) / found.learned.stderr
+    assert off.max() < 4 and found.learned.count == 100
+    assert abs(found.variance_ratio.mean - 1) < 0.1 + 3 * found.variance_ratio.stderr
 
 
 def test_in_one_dimension_it_is_not() -> None:
     one = in_dimensions(1, 40, 400, 20, 0)
     assert float(one.measured.mean) > 2 * one.predicted
+    assert one.measured.count == 20 and float(one.measured.shared) > 0 and 0 < one.reference_stderr < one.predicted
 
 
 def test_kernel_regression_on_the_cube_is_as_predicted_and_repeats_are_worse() -> None:
@@ -114,11 +116,57 @@ def test_trained_networks_come_to_kernel_regression() -> None:
     assert shares[1] < 0.1 and shares[1] < 0.5 * shares[0]
 
 
-def test_agreement_counts_tenths_and_standard_errors() -> None:
-    found = agreement([1.0, 1.0, 1.0, 0.0], [1.09, 1.2, 1.2, 0.004], [0.0, 0.11, 0.01, 0.0], 0.05)
-    assert found.share == 0.75 and found.count == 4 and found.holds == "partly"
-    assert agreement([1.0], [1.0], [math.nan], 0).holds == "yes" and agreement([1.0], [2.0], [0.0], 0).holds == "no"
-    assert agreement([], [], [], 0).holds == "undecided"
+def test_intervals_decide_and_noise_does_not() -> None:
+    found = agreement([1.0, 1.0, 1.0, 1.0, 0.0], [1.05, 1.3, 1.3, 1.0, 0.004], [0.02, 0.1, 0.6, 0.2, 0.0005], 0.05)
+    assert (found.yes, found.no, found.undecided, found.count) == (2, 1, 2, 5)
+    assert agreement([1.0], [1.0], [math.nan]).holds == agreement([], [], []).holds == "undecided"
+    draw = np.random.default_rng(0)
+    for stderr in (0.02, 0.1, 0.3):  # the truth is 30 % off: noise may leave it open, and hardly ever confirms it
+        one = agreement(np.ones(500), 1.3 + stderr * draw.normal(size=500), np.full(500, 2 * stderr))
+        assert one.yes <= 0.01 * 500 and (stderr > 0.02 or one.holds == "no")
+    assert agreement([1.0], [-1.0], [0.1]).holds == "no"  # the sign counts
+
+
+def test_shares_hold_only_where_undecided_numbers_cannot_change_them() -> None:
+    def said(yes: int, no: int, undecided: int) -> str:
+        return Agreement(yes, no, undecided, 0.0).holds
+
+    assert said(9, 1, 0) == said(9, 0, 1) == "yes" and said(4, 6, 0) == said(1, 6, 3) == "no"
+    assert (
+        said(5, 5, 0) == said(6, 2, 2) == "partly" and said(8, 0, 2) == said(4, 4, 2) == said(0, 0, 10) == "undecided"
+    )
+
+
+def test_parts_are_pooled() -> None:
+    assert pooled(["yes", "yes"]) == "yes" and pooled(["no", "no"]) == "no" and pooled([]) == "undecided"
+    assert pooled(["yes", "no", "undecided"]) == pooled(["partly", "undecided"]) == "partly"
+    assert pooled(["yes", "undecided"]) == pooled(["no", "undecided"]) == "undecided"
+    not_yes = Agreement(0, 2, 4, 0.0)  # "partly" or "no"
+    assert pooled(["yes", not_yes]) == "partly" and pooled(["no", not_yes]) == pooled([not_yes]) == "undecided"
+
+
+def test_errors_of_few_draws_are_student_and_shared_points_count() -> None:
+    few = Measured.of([1.0, 2.0, 3.0])
+    assert float(few.half) == pytest.approx(4.3027 / 3**0.5, rel=1e-4) and few.count == 3
+    assert math.isnan(float(Measured.of([1.0]).half))
+    draw = np.random.default_rng(0)
+    found = []
+    for _ in range(400):  # errors = training set + test point + both
+        rows = 1 + draw.normal(size=(20, 1)) + 3 * draw.normal(size=(1, 50)) + draw.normal(size=(20, 50))
+        found.append(Measured.on_points(rows))
+    covered = np.mean([abs(float(m.mean) - 1) < float(m.half) for m in found])
+    alone = np.mean([abs(float(m.mean) - 1) < 2.09 * float(m.stderr) for m in found])
+    assert covered > 0.92 and alone < 0.8  # training sets alone know nothing of the test points
+
+
+def test_networks_come_nearer_only_where_errors_show_it() -> None:
+    def one(mean: float, stderr: float) -> Measured:
+        return Measured(np.array(mean), np.array(stderr), 3, 0.5)
+
+    nearer = eigenlearning_claims._nearer
+    assert nearer(one(1.5, 0.01), one(1.2, 0.01), 1.0) == "yes"
+    assert nearer(one(1.2, 0.01), one(1.5, 0.01), 1.0) == "no"
+    assert nearer(one(1.5, 0.1), one(1.2, 0.1), 1.0) == "undecided"
 
 
 def test_images_need_labels_and_a_place(tmp_path: Path) -> None:
@@ -140,34 +188,42 @@ def test_images_need_labels_and_a_place(tmp_path: Path) -> None:
 def test_verdicts_on_conservation_follow_what_is_measured() -> None:
     def said(exact: float, total: float) -> list[str]:
         outcome = Outcome("eigenlearning", {})
-        one = Conserved(np.ones(10) * 0.3, np.ones(10) * total / 10, Measured(np.array(total), np.array(0.01)), exact)
+        one = Conserved(
+            np.ones(10) * 0.3, np.ones(10) * total / 10, Measured(np.array(total), np.array(0.01), 5), exact
+        )
         of_rings(outcome, {RELU_1: {3: one}}, 16)
         return [claim.holds for claim in outcome.claims]
 
     assert said(1e-14, 3.1) == ["yes", "yes"] and said(1e-3, 3.3) == ["no", "no"]
+    assert said(1e-14, 3.13)[1] == "undecided"
 
 
 def test_slopes_are_powers_only_where_their_error_says_so() -> None:
-    assert Rate(-0.5, 0.05).is_power(-0.5) is True and Rate(-0.5, 0.05).is_power(-1) is False
-    assert Rate(-0.95, 0.05).is_power(-1) is True and Rate(-0.75, 0.1).is_power(-1) is None
-    assert Rate(-0.9, 0.05).at_most(-0.5) is True and Rate(-0.1, 0.05).at_most(-0.5) is False
-    assert Rate(-0.45, 0.1).at_most(-0.5) is None and Rate(-1, math.nan).at_most(-0.5) is None
+    assert Rate(-0.5, 0.05, 6).is_power(-0.5) is True and Rate(-0.5, 0.05, 6).is_power(-1) is False
+    assert Rate(-0.95, 0.05, 6).is_power(-1) is True and Rate(-0.75, 0.1, 6).is_power(-1) is None
+    assert Rate(-0.5, 0.11, 60).is_power(-0.5) is True and Rate(-0.5, 0.11, 6).is_power(-0.5) is None  # t, not 2 s.e.
+    assert Rate(-0.9, 0.05, 6).at_most(-0.5) is True and Rate(-0.1, 0.05, 6).at_most(-0.5) is False
+    assert Rate(-0.45, 0.1, 6).at_most(-0.5) is None and Rate(-1, math.nan, 1).at_most(-0.5) is None
+    assert Rate(-0.42, 0.015, 6).at_most(-0.5) is None  # within the slack or not: open
+    assert Rate(math.nan, math.nan, 6).is_power(-0.5) is None
     widths = (64, 128, 256)
     rows = np.array([[1.0, 2.0], [0.5, 1.0], [0.25, 0.5]])
-    assert (
-        lazy_limit.rate_of(widths, rows).value == pytest.approx(-1) and lazy_limit.rate_of(widths, rows).stderr < 1e-9
-    )
+    found = lazy_limit.rate_of(widths, rows)
+    assert found.value == pytest.approx(-1) and found.stderr < 1e-9 and found.count == 2
 
 
 def test_verdicts_on_the_lazy_limit_follow_the_slopes() -> None:
-    def said(power: float) -> list[str]:
-        rates = {a: {q: Rate(power, 0.02) for q in lazy_limit.QUANTITIES} for a in ("tanh", "relu")}
-        return [claim.holds for claim in lazy_limit._claims(rates, rates, {"tanh": 1.0})]
+    def said(power: float, bias: float = 0.0, error: float = 0.001) -> list[str]:
+        rates = {a: {q: Rate(power, 0.02, 6) for q in lazy_limit.QUANTITIES} for a in ("tanh", "relu")}
+        one = Measured(np.array(bias), np.array(error), 6)
+        return [claim.holds for claim in lazy_limit._claims(rates, rates, {"tanh": one, "relu": one})]
 
     assert said(-1.0) == ["yes", "yes", "no", "yes", "no", "partly", "no"]
     assert said(-0.75) == ["yes", "yes", "undecided", "undecided", "yes", "undecided", "undecided"]
     assert said(-0.5) == ["yes", "yes", "yes", "no", "no", "yes", "yes"]
     assert said(0.0)[:5] == ["no"] * 5
+    assert said(-0.5, 0.05)[5] == said(-0.5, -0.05)[5] == "partly"
+    assert said(-0.5, 0.0, 0.02)[5] == "undecided"  # noise shows no bias to be absent
 
 
 # --------------------------------------------------------------------------------------- runs

@@ -405,3 +405,13 @@ def test_alignments_that_cannot_be(gram: EffectiveGram) -> None:
             residual_alignment(gram, **options)
     with pytest.raises(InputError, match="matrix is zero"):
         residual_alignment(replace(gram, matrix=torch.zeros(12, 12, dtype=torch.float64)))
+
+
+@pytest.mark.parametrize(("lr", "steps"), [(100.0, 50), (1e3, 20), (30.0, 2000)])
+def test_trainings_that_diverge_are_refused_before_they_overflow(lr, steps):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+    x, y = torch.randn(8, 2, dtype=torch.float64), torch.randn(8, 1, dtype=torch.float64)
+    for take in (effective_gram_matrix, leave_one_out_gap):
+        with pytest.raises(NonFiniteError, match="diverged"):
+            take(net, x, y, lr=lr, steps=steps)

@@ -46,6 +46,24 @@ def test_neighbours_stay_together() -> None:
     assert ((near < 20) == (torch.arange(40) < 20)).all()
 
 
+@pytest.mark.parametrize("method", ["tsne", "umap"])
+def test_neighbours_are_by_distances_of_features(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """√(k(x, x) + k(y, y) - 2 k(x, y)), neither its square nor anything else of the kernel."""
+    from genkernel.spectra import embedding
+
+    x, given = features(12), []
+
+    def keep(distances: Tensor, dims: int, seed: int, neighbours: int) -> Tensor:
+        given.append(distances)
+        return distances[:, :dims]
+
+    monkeypatch.setattr(embedding, f"_{method}", keep)
+    embed(x @ x.T, method)
+    expected = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+    torch.testing.assert_close(given[0], expected, atol=1e-6, rtol=0)
+    assert not given[0].diagonal().any()
+
+
 def test_without_umap_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(MissingError, match=r"genkernel\[umap\]"):

@@ -158,3 +158,27 @@ def test_bad_input_is_said() -> None:
 def test_a_tie_at_the_largest_value_is_no_problem() -> None:
     found: NullEnergy = null_space_energy(torch.eye(4, dtype=torch.float64), torch.ones(4), [0.5])
     assert found.energy.tolist() == [0] and found.rayleigh == pytest.approx(1)
+
+
+def test_the_standard_error_of_the_baseline_falls_with_the_probes() -> None:
+    """The spread over directions does not, and repeats with other probes scatter by the standard error."""
+    J, r = random(30, 9), random(30, seed=1)
+    operator = gk.operator(network(1, 9), random(30, 1, seed=2))
+    found = null_space_energy(operator, r, [1e-3], steps=12, probes=25)
+    assert float(found.random_stderr) == pytest.approx(float(found.random_spread) / 5)
+    each = torch.cat([null_space_energy(operator, r, [1e-3], steps=12, probes=9, seed=s).random for s in range(40)])
+    assert 0.7 < float(each.std()) / (float(found.random_spread) / 3) < 1.4
+    assert not null_space_energy(J, r, [1e-3]).random_stderr.any()
+
+
+def test_features_beyond_the_memory_are_refused_by_size() -> None:
+    J, r = random(4, 2, 1000), random(4, 2, seed=1)
+    with pytest.raises(InputError, match=r"\[4, 2, 1000\] need .* GiB .* memory='100KiB'"):
+        null_space_energy(J, r, memory="100KiB")
+    enough = 2 * J.numel() * 8 + 5 * 8 * 8**2
+    whole = null_space_energy(J, r, memory=enough)
+    torch.testing.assert_close(whole.energy, null_space_energy(J, r).energy)
+    with pytest.raises(InputError, match="more than memory"):
+        null_space_energy(J, r, memory=enough - 1)
+    with pytest.raises(InputError, match="more than memory"):
+        null_space_energy(J.float(), r, memory=enough)  # and a copy in float64

@@ -15,6 +15,7 @@ import genkernel as gk
 from genkernel.errors import InputError
 from genkernel.spectra import (
     LearningCurve,
+    Mercer,
     dataset_learnabilities,
     expected_risk,
     infinite_width_ntk,
@@ -179,6 +180,29 @@ def test_few_reference_samples_are_said() -> None:
     assert not curve[0].notes and "more than half of the m = 10" in curve[1].notes[0] and len(curve.notes) == 1
 
 
+@pytest.mark.parametrize("reference", ["domain", "sample"])
+def test_default_sizes_leave_out_those_of_infinite_error(reference: Any) -> None:
+    J = normal(40, 4)  # 4 modes
+    y = normal(40, 1)[:, 0]
+    curve = predict_risk(J @ J.T, y, reference=reference)
+    assert curve.samples.tolist() == [1, 2, 8, 16] and np.isfinite(curve.test_mse).all()
+    assert sum("n = 4 is left out" in note for note in curve.notes) == 1
+    with pytest.raises(InputError, match="infinite"):  # what was asked for is not passed over
+        predict_risk(J @ J.T, y, [2, 4], reference=reference)
+    with_ridge = predict_risk(J @ J.T, y, ridge=0.1, reference=reference)
+    assert with_ridge.samples.tolist() == [1, 2, 4, 8, 16] and not any("left out" in n for n in with_ridge.notes)
+    blocks = normal(40, 2, 8)  # 8 modes: 4 samples of 2 outputs
+    K = torch.einsum("iap,jbp->ijab", blocks, blocks)
+    assert predict_risk(K, normal(40, 2), reference=reference).samples.tolist() == [1, 2, 8, 16]
+
+
+def test_variances_of_several_targets_are_summed() -> None:
+    J, y = normal(40, 30), normal(40, 2)
+    K = J @ J.T
+    one, two = (predict_risk(K, y[:, k], 10, ridge=0.1) for k in range(2))
+    np.testing.assert_allclose(predict_risk(K, y, 10, ridge=0.1).variance, one.variance + two.variance)
+
+
 # ------------------------------------------------------- reference samples that are a sample
 
 EIGENVALUES = np.arange(1, 801.0) ** -1.4
@@ -229,6 +253,22 @@ def test_at_all_samples_it_is_generalised_cross_validation() -> None:
     found = predict_risk(K, y, 60, ridge=0.4, reference="sample")
     assert found.test_mse == pytest.approx(60 * np.sum((inverse @ y) ** 2) / np.trace(inverse) ** 2)
     assert "rests on the smallest" in found.notes[0]
+
+
+def test_a_curve_of_a_sample_projects_targets_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    K, y, _ = gaussian(60, 0)
+    sizes, calls, plain = [5, 10, 20], [], Mercer.coefficients
+    expected = [predict_risk(K, y, n, reference="sample").test_mse for n in sizes]
+
+    def counted(self: Mercer, targets: Tensor) -> Tensor:
+        calls.append(1)
+        return plain(self, targets)
+
+    monkeypatch.setattr(Mercer, "coefficients", counted)
+    assert predict_risk(K, y, sizes, reference="sample").test_mse.tolist() == expected
+    few = len(calls)
+    predict_risk(K, y, sizes * 4, reference="sample")
+    assert len(calls) == 2 * few
 
 
 def test_few_of_many_samples_are_the_same_either_way() -> None:

@@ -271,3 +271,29 @@ def test_sketches_of_probes_have_no_more_ranks_than_probes() -> None:
     sketch = gk.sketch(net, random(10, 3), dim=512, cotangents=gk.probes(1, seed=0), progress=False)
     with pytest.raises(InputError, match="a rank of 10 is within 10 % of the sketch's size, 10"):
         numerical_rank(sketch)
+
+
+def test_features_beyond_the_memory_are_refused_by_size() -> None:
+    trained, new = random(4, 1000), random(3, 1000, seed=1)
+    held = 8 * 1000
+    for measure, copies in ((projection_distance, 2), (tangent_rank_gap, 3)):
+        enough = copies * 7 * held + 5 * 8 * 7**2
+        measure(trained, new, memory=enough)
+        with pytest.raises(InputError, match=r"\[4, 1000\] and \[3, 1000\] need .* GiB .* more than memory="):
+            measure(trained, new, memory=enough - 1)
+        with pytest.raises(InputError, match="more than memory"):
+            measure(trained.float(), new, memory=enough)  # and a copy in float64
+        measure(trained.float(), new, memory=enough + 4 * held)
+    with pytest.raises(InputError, match=r"\[4, 1000\] need"):
+        numerical_rank(trained, memory="10KiB")
+
+
+def test_nothing_is_copied_that_is_float64_already() -> None:
+    from genkernel.spectra.ranks import rows_of
+
+    features = random(3, 2, 5)
+    assert rows_of(features).data_ptr() == features.data_ptr()
+    before = features.clone()
+    tangent_rank_gap(features, features[:1] + 1)
+    projection_distance(features, features)
+    assert torch.equal(features, before)

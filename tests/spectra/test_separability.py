@@ -29,6 +29,15 @@ def test_classes_that_are_apart_are_found_held_out() -> None:
     assert found.stderr == pytest.approx((found.held_out * (1 - found.held_out) / 60) ** 0.5)
 
 
+def test_the_standard_error_is_of_all_held_out_samples() -> None:
+    """√(p (1 - p) / n): a half of it with four times the samples, and some of them are wrong."""
+    for n in (40, 160):
+        x, labels = clouds(n, apart=1.0)
+        found = tangent_linear_separability(x @ x.T, labels, C=1.0)
+        assert 0.55 < found.held_out < 0.95
+        assert found.stderr**2 * n == pytest.approx(found.held_out * (1 - found.held_out))
+
+
 def test_anything_is_separable_in_sample_with_more_features_than_samples() -> None:
     x, _ = clouds(60, 300, 0.0)
     labels = torch.randint(2, (60,), generator=torch.Generator().manual_seed(3))

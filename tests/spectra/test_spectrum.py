@@ -77,7 +77,20 @@ def test_targets_that_are_modes_are_learned_in_their_order():
     assert (np.diff(first.learnability) > 0).all() and first.kind == "values"
     classes = analyze(K, targets=torch.arange(20) % 3).targets
     assert classes is not None and classes.kind == "classes" and classes.outputs == 3
-    assert classes.power.sum() == pytest.approx(1, abs=1e-8) and classes.samples.tolist() == [1, 2, 4, 8]
+    assert classes.power.sum() == pytest.approx(1, abs=1e-8) and classes.samples.tolist() == [4, 8]
+
+
+def test_names_of_classes_are_classes_and_shuffled_targets_are_what_alignment_is_read_beside():
+    K = gk.kernel(net(), X, cotangents=gk.exact_trace())
+    classes = (X[:, 0] > 0).long()
+    one = analyze(K, targets=classes).targets
+    other = analyze(K, targets=[("a", "b")[int(c)] for c in classes]).targets
+    values = analyze(K, targets=classes.double() * 2 - 1).targets
+    assert one is not None and other is not None and values is not None
+    assert one.alignment == pytest.approx(other.alignment) == pytest.approx(values.alignment)
+    assert one.alignment > one.alignment_shuffled and one.learnability[-1] > one.shuffled[1]
+    noise = analyze(K, targets=torch.randn(20, generator=torch.Generator().manual_seed(5))).targets
+    assert noise is not None and noise.shuffled[0] < noise.learnability[-1] < noise.shuffled[1]
 
 
 def test_what_does_not_fit_is_refused():

@@ -63,3 +63,19 @@ class Normalised(nn.Module):
     def forward(self, x):
         out = self.inner(x)
         return out - out.mean(0)
+
+
+def test_a_model_that_does_not_run_on_the_batch_is_said_to():
+    class OneDict(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 2)
+
+        def forward(self, batch):
+            return self.inner(batch["a"])
+
+    x = {"a": torch.randn(4, 3)}
+    for take in (gk.tangent_features, gk.operator):
+        with pytest.raises(InputError, match=r"does not run on samples.*dict as module\(\*\*batch\)"):
+            take(OneDict(), x)
+        take(gk.TangentModel(OneDict(), call=lambda module, batch: module(batch)), x)
