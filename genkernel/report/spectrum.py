@@ -12,7 +12,6 @@ from genkernel.plots.style import number, pair
 from genkernel.report.page import Number, Table, pictures, render
 from genkernel.report.provenance import citation, finished_at, provenance_facts
 from genkernel.report.spectrum_captions import CAPTIONS, LIMITS, SECTIONS, TERMS
-from genkernel.spectra.reading import read
 
 if TYPE_CHECKING:
     from genkernel.spectra.results import SpectrumResult
@@ -55,7 +54,7 @@ def spectrum_page(result: SpectrumResult, provenance: Mapping[str, Any], drawn: 
         title=f"The spectrum of {name}",
         heading="How many directions, and who shares them?",
         subtitle=" · ".join(str(word) for word in words if word),
-        reading=read(result),
+        reading=result.meta.get("reading") or ["This run states no reading: see the numbers."],
         numbers=key_numbers(result),
         sections=sections,
         limits=LIMITS,

@@ -76,7 +76,7 @@ class SpectrumResult:
         timesteps, log_snr: of the groups where they are noise levels ``[G]``; else None.
         discrete: timesteps are whole numbers.
         residual: where a denoiser was given.
-        meta: model, seeds, dtype, probes, number of samples.
+        meta: model, seeds, dtype, probes, number of samples; ``reading``: what the numbers say, in sentences.
     """
 
     spectrum: Spectrum
@@ -89,13 +89,11 @@ class SpectrumResult:
 
     def to_summary(self) -> dict[str, Any]:
         """Everything machine-readable, JSON-ready."""
-        from genkernel.spectra.reading import read
-
         one = self.spectrum
         summary: dict[str, Any] = {
             "schema_version": SCHEMA_VERSION,
             "kind": "spectrum",
-            "reading": read(self),
+            "reading": self.meta.get("reading", []),
             "samples": one.samples,
             "outputs": one.outputs,
             "normalized": one.normalized,

@@ -14,6 +14,7 @@ from genkernel.checkpoints.digest import sha256
 from genkernel.diffusion.residual_spectra import residual_spectra
 from genkernel.errors import InputError, MissingError
 from genkernel.runs import Provenance, Stopwatch, data_sha256
+from genkernel.spectra.reading import read
 from genkernel.spectra.results import SCHEMA_VERSION, SpectrumResult
 from genkernel.spectra.spectrum import analyze
 from genkernel.tangent import Kernel
@@ -134,6 +135,7 @@ def spectrum(
     result.meta.update(
         dtype=kernel.meta.get("dtype"), probes=None if kernel.per_probe is None else len(kernel.per_probe)
     )
+    result.meta["reading"] = read(result)
     provenance = Provenance(
         arguments={
             "source": checkpoint.get("name"),
