@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genkernel.experiments.effective_gram import (
+from genkernel.experiments.effective_gram_measures import (
     DATA,
     FEW,
     HALF,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genkernel.experiments.effective_gram import DATA, OWN, POOLED, TRAIN
+from genkernel.experiments.effective_gram_measures import DATA, OWN, POOLED, TRAIN
 from genkernel.experiments.rank_agreement import agreement, mean_spearman
 
 Array = NDArray[np.float64]

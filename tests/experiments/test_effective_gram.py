@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from genkernel.errors import InputError, MissingError
-from genkernel.experiments import effective_gram as study
+from genkernel.experiments import effective_gram
+from genkernel.experiments import effective_gram_measures as study
 from genkernel.experiments import effective_gram_outcome as results
 from genkernel.experiments import effective_gram_tasks as tasks
 from genkernel.experiments.effective_gram_ranks import over_tasks
@@ -43,7 +44,7 @@ def measured() -> study.Measured:
 
 
 def test_training_sets_share_nothing_and_all_share_what_is_held_out(folder: Path) -> None:
-    assert experiment("effective-gram") is study.run
+    assert experiment("effective-gram") is effective_gram.run
     two = tasks.two_classes("two", folder / "mnist.npz", (4, 9), 0, 20)
     first, second = two.draw(10, 0), two.draw(10, 1)
     assert first.x.shape == (10, 1, 8, 8) and first.x.dtype == torch.float64
@@ -94,13 +95,13 @@ def test_cases_and_data_that_is_missing(folder: Path, tmp_path: Path) -> None:
     assert {case.task.name for case in study.cases(TINY, None, 0, quick=False)} == {"noisy sine", "digits, even or odd"}
     assert [case.kind for case in study.cases(TINY, folder, 0, quick=True)] == ["tanh", "linear", "tanh", "CNN"]
     with pytest.raises(MissingError, match="no folder"):
-        study.run(data=tmp_path / "nothing", setting=TINY, progress=False)
+        effective_gram.run(data=tmp_path / "nothing", setting=TINY, progress=False)
     (folder / "mnist.npz").unlink()
     with pytest.raises(MissingError, match=r"no mnist\.npz"):
-        study.run(data=folder, setting=TINY, progress=False)
+        effective_gram.run(data=folder, setting=TINY, progress=False)
     np.savez(folder / "mnist.npz", x=np.zeros(3))
     with pytest.raises(InputError, match="no arrays x_train and y_train"):
-        study.run(data=folder, setting=TINY, progress=False)
+        effective_gram.run(data=folder, setting=TINY, progress=False)
 
 
 def test_contraction_factors_come_from_where_they_are_said_to(measured: study.Measured) -> None:
@@ -157,7 +158,7 @@ def test_numbers_of_a_case(measured: study.Measured) -> None:
 
 
 def test_it_runs(folder: Path) -> None:
-    outcome = study.run(data=folder, quick=True, setting=TINY, progress=False)
+    outcome = effective_gram.run(data=folder, quick=True, setting=TINY, progress=False)
     assert [claim.holds in ("yes", "no", "partly", "undecided") for claim in outcome.claims] == [True] * 11
     assert json.loads(json.dumps(outcome.numbers))["cases"][0]["name"] == "noisy sine, tanh, n = 8"
     assert len(outcome.figures) == 5 and len(to_bytes(outcome.figures["effective-gram-alignment"], "png")) > 5000

@@ -57,7 +57,7 @@ def test_kernel_forms_are_those_of_features() -> None:
 
 @pytest.mark.parametrize("parameters", [9, 50])
 def test_leverages_are_those_of_features_of_all_scales(parameters: int) -> None:
-    """φᵀ (Φᵀ Φ)⁺ φ, which the size of the features does not change: neither k K⁺ k nor anything that grows with the features."""
+    """φᵀ (Φᵀ Φ)⁺ φ, which is the same in any unit of the features, and no matter of the ridge."""
     phi = features(20, parameters) * torch.logspace(0, 2, parameters, dtype=torch.float64)
     for scale in (1.0, 1e3):
         found = from_features(scale * phi, scale * phi)
