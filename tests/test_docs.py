@@ -46,3 +46,23 @@ def test_commands_and_scripts_that_are_named_exist(page: Path) -> None:
 def test_readme_says_what_it_is_in_thirty_lines() -> None:
     first = "\n".join((ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:30])
     assert all(words in first for words in ("kernel", "![", "make demo", "make test"))
+
+
+# pages whose examples need nothing but themselves; what reads a run's folder is left out
+EXAMPLES = ("alignment", "effective-gram", "eigenlearning", "null-spaces", "out-of-distribution", "spectra")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, object] = {}
+    assert blocks
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for block in blocks:
+            if "runs/" not in block:
+                exec(compile(block, f"{name}.md", "exec"), names)
