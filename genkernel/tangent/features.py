@@ -46,7 +46,7 @@ def tangent_features(
         cotangents: None for all outputs, one row each; otherwise one row per cotangent vector, scaled so that
             Σ_k Φ[i, k]·Φ[j, k] is the kernel that :func:`genkernel.kernel` gives for them.
         dtype: what the network runs in: float64 unless something else is asked for. None for the model's own.
-        memory: bound on the features (``"8GiB"``, bytes).
+        memory: bound on the features; a quarter of it again for activations (``"8GiB"``, bytes).
 
     Returns:
         ``[n, O, P]``; columns in the order of ``model.parameter_names``.
@@ -70,66 +70,80 @@ def tangent_features(
     scale = 1.0 if cotangents is None else cotangents.scale(proof.shape) ** 0.5
     P = sum(p.numel() for p in model.parameters.values())
     needed = n * q * P * precision.itemsize
-    if needed > parse_memory(memory):
+    budget = parse_memory(memory)
+    if needed > budget:
         raise InputError(
             f"features of {n} samples, {q} rows each, in {P:,} parameters take {needed / 2**30:.1f} GiB, more than "
             f"memory={memory!r}: take fewer samples, a cotangent, some parameters (params=), gk.sketch, or gk.operator"
         )
     found = torch.empty(n, q, P, dtype=precision)
-    width = max(1, _ENTRIES // (q * P))
-    vectorised: bool | None = None
+    # backward passes that go on together hold the activations of each sample once for every vector
+    most = max(1, min(_ENTRIES // P, budget // 4 // max(1, proof.bytes_per_sample)))
+    width, together = max(1, most // q), min(q, most)
     with guarded(model), model.evaluating(), warnings.catch_warnings():
         # operations without a batching rule are slower, not wrong
         warnings.filterwarnings("ignore", message="There is a performance drop")
-        tensors = model.tensors(precision)
+        rows = _Rows(model, model.tensors(precision))
         for first in range(0, n, width):
             part = batches.move(batches.take(x, slice(first, first + width)), model.device, precision)
-            rows, vectorised = _rows(model, tensors, part, cotangents, vectorised)
-            found[first : first + width] = rows.to("cpu", precision) * scale
-    if not torch.isfinite(found).all():
-        sample = int((~torch.isfinite(found)).flatten(1).any(1).nonzero()[0])
-        raise NonFiniteError(f"the tangent features of sample {sample} hold NaN or infinity")
+            vectors = rows.vectors(part, cotangents)
+            for k in range(0, q, together):
+                taken = rows(part, vectors[:, k : k + together])
+                if not torch.isfinite(taken).all():
+                    sample = first + int((~torch.isfinite(taken)).flatten(1).any(1).nonzero()[0])
+                    raise NonFiniteError(f"the tangent features of sample {sample} hold NaN or infinity")
+                found[first : first + width, k : k + together] = taken
+    if scale != 1.0:
+        found *= scale
     return found
 
 
-def _rows(
-    model: TangentModel, tensors: dict[str, Tensor], part: Any, cotangents: Cotangents | None, vectorised: bool | None
-) -> tuple[Tensor, bool]:
-    """Rows ``[b, q, P]`` of a few samples, and whether they can be taken together."""
-    names = model.parameter_names
-    held = {name: t.detach() for name, t in tensors.items()}
-    with torch.no_grad():
-        out = model.run(tensors, part)
-    jvp.require_finite(out)
-    if cotangents is None:
+class _Rows:
+    """J(x_i)ᵀ v_ik of a few samples and vectors, several at a time where the network allows it."""
+
+    def __init__(self, model: TangentModel, tensors: dict[str, Tensor]):
+        self.model, self.tensors = model, tensors
+        self.held = {name: t.detach() for name, t in tensors.items()}
+        self.vectorised: bool | None = None
+
+    def vectors(self, part: Any, cotangents: Cotangents | None) -> Tensor:
+        """``[b, q, *out]``; unit vectors without cotangents."""
+        with torch.no_grad():
+            out = self.model.run(self.tensors, part)
+        jvp.require_finite(out)
+        if cotangents is not None:
+            return torch.stack(list(cotangents.vectors(out, part)), 1)
         size = out[0].numel()
         unit = torch.eye(size, dtype=out.dtype, device=out.device).reshape(size, *out.shape[1:])
-        vectors = unit.expand(len(out), *unit.shape)
-    else:
-        vectors = torch.stack(list(cotangents.vectors(out, part)), 1)
+        return unit.expand(len(out), *unit.shape)
 
-    def alone(one: Any, own: Tensor) -> Tensor:
+    def __call__(self, part: Any, vectors: Tensor) -> Tensor:
+        """``[b, v, P]``."""
+        if self.vectorised is None:
+            few = batches.take(part, slice(0, 2)), vectors[:2, :4]
+            self.vectorised = agree(self._together, self._one_by_one, few)
+        return (self._together if self.vectorised else self._one_by_one)((part, vectors))
+
+    def _together(self, given: tuple[Any, Tensor]) -> Tensor:
+        axes = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, given[0])
+        return torch.vmap(self._alone, in_dims=(axes, 0))(*given).detach()
+
+    def _alone(self, one: Any, own: Tensor) -> Tensor:
         whole = tree_map(lambda leaf: leaf[None] if isinstance(leaf, Tensor) else leaf, one)
-        own_weights = {name: held[name] for name in names}
-        pull = vjp(lambda weights: model.run({**held, **weights}, whole)[0], own_weights)[1]
+        names = self.model.parameter_names
+        start = {name: self.held[name] for name in names}
+        pull = vjp(lambda weights: self.model.run({**self.held, **weights}, whole)[0], start)[1]
         (pulled,) = torch.vmap(pull)(own)
         return torch.cat([pulled[name].reshape(len(own), -1) for name in names], 1)
 
-    def together(given: tuple[Any, Tensor]) -> Tensor:
-        axes = tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, given[0])
-        return torch.vmap(alone, in_dims=(axes, 0))(*given).detach()
-
-    def one_by_one(given: tuple[Any, Tensor]) -> Tensor:
+    def _one_by_one(self, given: tuple[Any, Tensor]) -> Tensor:
         rows = []
         for i, own in enumerate(given[1]):
             with torch.enable_grad():
-                out = model.run(tensors, batches.take(given[0], slice(i, i + 1)))
-            rows.append(torch.stack([_flat(jvp.backward(model, tensors, out, v[None], retain=True)) for v in own]))
+                out = self.model.run(self.tensors, batches.take(given[0], slice(i, i + 1)))
+            each = [_flat(jvp.backward(self.model, self.tensors, out, v[None], retain=True)) for v in own]
+            rows.append(torch.stack(each))
         return torch.stack(rows)
-
-    if vectorised is None:
-        vectorised = agree(together, one_by_one, (batches.take(part, slice(0, 2)), vectors[:2]))
-    return (together if vectorised else one_by_one)((part, vectors)), vectorised
 
 
 def _flat(found: dict[str, Tensor]) -> Tensor:

@@ -79,3 +79,10 @@ def test_a_model_that_does_not_run_on_the_batch_is_said_to():
         with pytest.raises(InputError, match=r"does not run on samples.*dict as module\(\*\*batch\)"):
             take(OneDict(), x)
         take(gk.TangentModel(OneDict(), call=lambda module, batch: module(batch)), x)
+
+
+def test_features_do_not_depend_on_what_is_taken_together():
+    model, x = net().double(), torch.randn(7, 4, dtype=torch.float64)
+    whole = gk.tangent_features(model, x)
+    tight = gk.tangent_features(model, x, memory=whole.nbytes)
+    assert torch.allclose(whole, tight, rtol=1e-12)
