@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from genkernel.spectra.results import SpectrumResult
 
-MODES = 12
 SHOWN = (0.1, 0.03, 0.01)  # tolerances of the residual's figure
 COLORS = (style.BLUE, style.VERMILION, style.GREEN)
 
@@ -103,7 +102,7 @@ def mode_shares(result: SpectrumResult) -> Figure:
     """Where the energy of the leading modes lies."""
     groups = result.spectrum.groups
     assert groups is not None
-    share = groups.mode_share[:MODES]
+    share = groups.mode_share
     figure = style.new_figure(0.24 * len(share) + 1.9)
     axes = figure.subplots()
     image = axes.imshow(share, aspect="auto", cmap=style.SEQUENTIAL, vmin=0, vmax=max(1e-9, float(share.max())))
@@ -112,7 +111,7 @@ def mode_shares(result: SpectrumResult) -> Figure:
     axes.set_yticks(range(len(share)), [f"{j + 1}" for j in range(len(share))])
     axes.set_ylabel("mode")
     figure.colorbar(image, ax=axes, label="share of the mode's energy")
-    for j, count in enumerate(groups.mode_groups[: len(share)]):
+    for j, count in enumerate(groups.mode_groups):
         axes.annotate(
             f"{count:.1f}", (1.005, 1 - (j + 0.5) / len(share)), xycoords="axes fraction", fontsize=7,
             color=style.MUTED,

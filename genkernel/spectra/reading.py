@@ -18,7 +18,7 @@ COMPARABLE = 6  # samples of a group from which its number of directions is spok
 
 
 def read(result: SpectrumResult) -> list[str]:
-    """What the numbers say, in plain sentences; differences within 1.96 standard errors are not spoken of."""
+    """What the numbers say, in plain sentences, by the rules above."""
     one = result.spectrum
     first = float(max(one.eigenvalues[0], 0) / one.trace) if one.trace > 0 else math.nan
     sentences = [
@@ -114,14 +114,12 @@ def _residual(result: SpectrumResult) -> list[str]:
         sentences.append(
             f"At τ = {found.tolerances[at]:g}, {_range(found.residual[:, at])} of the residual lie out of the kernel's "
             f"reach; a random direction has {_range(found.random[:, at])}. In both halves of the images the residual "
-            f"has more of it than "
-            f"chance at {more} of {len(gap)} levels, and less at {less}."
+            f"has more of it than chance at {more} of {len(gap)} levels, and less at {less}."
         )
     learned = int((found.rest > found.rest_stderr).sum())
     sentences.append(
-        f"Regression with this kernel on {found.evaluated} images explains {_range(found.target)} of the target at "
-        f"other "
-        f"images, and {_range(found.rest)} of the residual: in both directions more than nothing at {learned} of "
+        f"Regression with this kernel from {found.evaluated} images to others has an R² of {_plain(found.target)} for "
+        f"the target and of {_plain(found.rest)} for the residual, above zero in both directions at {learned} of "
         f"{len(found.rest)} levels."
     )
     return sentences

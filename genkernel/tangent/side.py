@@ -31,6 +31,7 @@ log = logging.getLogger("genkernel")
 
 Pair = tuple[int, int]  # (which cotangent, which column)
 
+_WORTH_TRIMMING = 2**24  # bytes of activations from which a product takes longer than giving memory back
 _FEW = 3  # samples that a model and its route to J·u are verified on
 
 
@@ -363,7 +364,7 @@ class Side:
         if _weights(self.model) != self.proof.weights:
             raise InputError("the model's weights changed since the operator was built: build it again")
         hidden = None if self.progress is None else not self.progress  # None: tqdm hides it outside a terminal
-        if self.model.device.type == "cpu":
+        if self.model.device.type == "cpu" and self.n * self.proof.bytes_per_sample > _WORTH_TRIMMING:
             give_back()  # what earlier products freed, in other sizes than are asked for now
         while True:
             size = self._size(vectors, activations)

@@ -111,7 +111,12 @@ def spectrum(
     """
     say = say or say_nothing
     watch = Stopwatch()
+    if (denoiser is None) != (data is None):
+        missing = "data=: the residual of a denoiser is measured on images" if data is None else "denoiser= as well"
+        raise InputError(f"denoiser and data go together: give {missing}")
     kernel, known, checkpoint = _kernel(source)
+    if denoiser is not None and (known.timesteps is None or groups is not None):
+        raise InputError("the residual of a denoiser is read at a locality run's noise levels: give such a run")
     if groups is not None:
         known = _Samples(labels=_array(groups, "groups"), names=names, meta=known.meta)
     with watch("spectrum"):
@@ -127,11 +132,10 @@ def spectrum(
         say("kernels with full blocks are taken as they are, not as cosines")
     result = SpectrumResult(found, known.of, known.timesteps, known.log_snr, known.discrete, meta=known.meta)
     source_data: dict[str, Any] = {}
+    origin: dict[str, Any] = {}
     if denoiser is not None:
         with watch("residual"):
-            source_data = _add_residual(result, denoiser, data, images, steps, seed, say, progress)
-    elif data is not None:
-        raise InputError("data is for the residual of a denoiser: give denoiser= as well")
+            source_data, origin = _add_residual(result, denoiser, data, images, steps, seed, say, progress)
     result.meta.update(
         dtype=kernel.meta.get("dtype"), probes=None if kernel.per_probe is None else len(kernel.per_probe)
     )
@@ -143,6 +147,9 @@ def spectrum(
             "targets": None if result.spectrum.targets is None else result.spectrum.targets.kind,
             "normalize": normalize,
             "ridge": ridge,
+            "denoiser": origin.get("name"),
+            "denoiser_sha256": origin.get("sha256"),
+            "images": images if denoiser is not None else None,
             "steps": steps if denoiser is not None else None,
         },
         seed=seed,
@@ -227,16 +234,14 @@ def _add_residual(
     seed: int,
     say: Callable[[str], None],
     progress: bool,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Where the images and the denoiser come from; the residual goes into the result."""
     from tqdm.auto import tqdm
 
     from genkernel.workflows.load import load
     from genkernel.workflows.locality import images_for
 
-    if result.timesteps is None:
-        raise InputError("the residual of a denoiser is read at a locality run's noise levels: give such a run")
-    if data is None:
-        raise InputError("the residual of a denoiser is measured on images: give data=")
+    assert result.timesteps is not None
     den = load(denoiser, kind="diffusion") if isinstance(denoiser, str | Path) else denoiser
     found = images_for(den, data, images, seed)
     say(found.describe())
@@ -245,7 +250,8 @@ def _add_residual(
         result.residual = residual_spectra(
             den, found.images, result.timesteps[at], steps=steps, seed=seed, tick=lambda: bar.update()
         )
-    return {"source": found.source, "description": found.describe(), "sha256": data_sha256(found.images)}
+    source = {"source": found.source, "description": found.describe(), "sha256": data_sha256(found.images)}
+    return source, {"name": den.checkpoint.get("name") or den.name, "sha256": den.checkpoint.get("sha256")}
 
 
 def _array(given: Any, name: str) -> Any:
