@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from genkernel.checkpoints.digest import sha256
 from genkernel.diffusion.residual_spectra import residual_spectra
 from genkernel.errors import InputError, MissingError
-from genkernel.runs import Provenance, Stopwatch, data_sha256
+from genkernel.runs import Provenance, RunFolder, Stopwatch, data_sha256
 from genkernel.spectra.reading import read
 from genkernel.spectra.results import SCHEMA_VERSION, SpectrumResult
 from genkernel.spectra.spectrum import analyze
@@ -109,6 +109,14 @@ def spectrum(
         >>> gk.spectrum("runs/ddpm-mnist").summary()["effective_rank"]  # doctest: +SKIP
         31.4
     """
+    if out is not None:
+        with RunFolder.create(out, kind=SpectrumReport.kind) as folder:  # claimed before the work
+            report = spectrum(
+                source, groups=groups, names=names, targets=targets, normalize=normalize, ridge=ridge,
+                denoiser=denoiser, data=data, images=images, steps=steps, seed=seed, say=say, progress=progress,
+            )  # fmt: skip
+            report.save(folder)
+        return report
     say = say or say_nothing
     watch = Stopwatch()
     if (denoiser is None) != (data is None):
@@ -158,10 +166,7 @@ def spectrum(
         checkpoint=checkpoint,
         data=source_data,
     )
-    report = SpectrumReport(result, kernel, provenance, stopwatch=watch)
-    if out is not None:
-        report.save(out)
-    return report
+    return SpectrumReport(result, kernel, provenance, stopwatch=watch)
 
 
 @dataclass

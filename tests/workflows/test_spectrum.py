@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 
@@ -70,6 +71,23 @@ def test_bad_sources_are_refused_in_words(tmp_path: Path, locality: Path) -> Non
         gk.spectrum(locality, denoiser=tiny_denoiser())
     with pytest.raises(MissingError, match="targets"):
         gk.spectrum(locality, targets=tmp_path / "none.npy")
+
+
+def test_a_place_that_is_taken_is_refused_before_the_work(
+    locality: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    module = importlib.import_module("genkernel.workflows.spectrum")  # the package's attribute is the function
+    monkeypatch.setattr(module, "analyze", lambda *given, **options: pytest.fail("worked first"))
+    with pytest.raises(InputError):
+        gk.spectrum(locality, out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_the_denoiser_is_in_the_provenance(locality: Path, no_figures: None) -> None:
+    report = gk.spectrum(locality, denoiser=tiny_denoiser(), data=tiny_images(8), images=8, steps=3)
+    assert report.provenance.arguments["denoiser"] == tiny_denoiser().name
+    assert report.provenance.arguments["images"] == 8 and report.provenance.data["sha256"]
 
 
 def test_the_command(
