@@ -44,6 +44,9 @@ _HOMES = {
     "load_images": "genkernel.data",
     "Denoiser": "genkernel.diffusion",
     "NoiseSchedule": "genkernel.diffusion",
+    "Monitor": "genkernel.monitor",
+    "Alert": "genkernel.monitor",
+    "sinks": "genkernel.monitor",
     "load": "genkernel.workflows",
     "wrap": "genkernel.workflows",
     "locality": "genkernel.workflows",
@@ -65,6 +68,7 @@ if TYPE_CHECKING:
     from genkernel.data import load_images
     from genkernel.diffusion import Denoiser, NoiseSchedule
     from genkernel.errors import GenkernelError
+    from genkernel.monitor import Alert, Monitor, sinks
     from genkernel.paths import PathDecomposition, checkpoint_path, record
     from genkernel.paths.path_kernel import path_kernel
     from genkernel.paths.replay import replay

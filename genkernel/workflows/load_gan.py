@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genkernel.errors import GenkernelError, InputError, MissingError, NonFiniteError
+from genkernel.errors import GenkernelError, InputError, MissingError
 
 if TYPE_CHECKING:
     import torch
@@ -130,6 +130,7 @@ def refuse_foreign(options: Mapping[str, Any]) -> None:
 def wrap_generator(module: nn.Module, options: Mapping[str, Any], foreign: Mapping[str, Any]) -> Generator:
     """A generator in memory, with its discriminator where there is one; see :func:`genkernel.wrap`."""
     from genkernel.gan import Discriminator, Generator
+    from genkernel.gan.pairing import for_generator
 
     refuse_foreign(foreign)
     own = {option: value for option, value in options.items() if value is not None}
@@ -305,6 +306,7 @@ def judge(
 
     from genkernel.checkpoints import resolve
     from genkernel.gan import Discriminator
+    from genkernel.gan.pairing import for_generator
     from genkernel.workflows.factory import from_factory
 
     if isinstance(given, Discriminator):
@@ -325,42 +327,6 @@ def judge(
         module, notes = from_factory(factory, arguments, where, trust_pickle, key, "discriminator_key=")
         module, name = module.to(generator.device), where.stem
     return for_generator(module, generator, name=name, notes=notes)
-
-
-def for_generator(module: nn.Module, generator: Generator, **options: Any) -> Discriminator:
-    """A discriminator of what a generator makes; conditional if it only runs with the generator's classes.
-
-    Raises:
-        InputError: it cannot judge these samples.
-        NonFiniteError: its weights hold NaN or infinity.
-    """
-    from genkernel.gan import Discriminator
-
-    try:
-        found = Discriminator(module, generator.output_shape, **options)
-    except NonFiniteError as error:  # which of two networks it is, their names of weights do not say
-        text = str(error)
-        raise NonFiniteError(text if "discriminator" in text.lower() else f"the discriminator: {text}") from error
-    except GenkernelError:
-        if generator.classes is None:
-            raise
-        options["classes"] = generator.classes
-        found = Discriminator(module, generator.output_shape, **options)
-    if found.output == "probability":
-        plain = Discriminator(module, generator.output_shape, **options, output="logit")
-        if _is_constant(plain):  # such as 0, which lies between 0 and 1 without being a probability
-            return plain
-    return found
-
-
-def _is_constant(discriminator: Discriminator) -> bool:
-    """Whether it answers random samples with one and the same number."""
-    import torch
-
-    x = torch.randn((8, *discriminator.sample_shape), generator=torch.Generator().manual_seed(0))
-    labels = None if discriminator.classes is None else torch.arange(8) % discriminator.classes
-    logits = discriminator.logits(x, labels)
-    return bool((logits == logits.flatten()[0]).all())
 
 
 def _counterpart(factory: str) -> str | None:

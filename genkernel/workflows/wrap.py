@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genkernel.errors import InputError
@@ -68,8 +67,7 @@ def wrap(
     """
     from torch import nn
 
-    from genkernel.diffusion import Denoiser
-    from genkernel.diffusion import diffusers_adapter as adapter
+    from genkernel.diffusion.wrapping import wrap_denoiser
 
     if not isinstance(module, nn.Module):
         raise InputError(f"wrap takes a torch.nn.Module, not {type(module).__name__}")
@@ -83,33 +81,14 @@ def wrap(
         }  # fmt: skip
         own = {"call": call, "params": params, "name": name, "checkpoint": checkpoint, "notes": notes}
         return wrap_generator(module, {**own, **generator}, foreign)
-    kind = type(module).__name__
-    schedule = _schedule(kind, scheduler, schedule, prediction_type)
-    notes = list(notes)
-    given: dict[str, Any] = {}
-    if call is None and adapter.is_diffusers_model(module):
-        face = adapter.interface(module)
-        call = face.call
-        given, made = adapter.complete_conditioning(face, conditioning, kind)
-        schedule, said = adapter.convention(module, schedule)
-        notes += [*made, *said]
-    elif isinstance(conditioning, str):
-        raise InputError(f"conditioning={conditioning!r} works for diffusers models called in their own way only")
-    elif conditioning is not None:
-        given = dict(conditioning)
-    if sample_shape is None and adapter.is_diffusers_model(module):
-        sample_shape = adapter.default_shape(module)
-    if sample_shape is None:
-        raise InputError(f"the sample shape of {kind} is not known: pass sample_shape=(C, H, W)")
-    if data_range is None:
-        data_range = schedule.data_range or (-1.0, 1.0)
-    notes += schedule.notes
-    return Denoiser(
+    return wrap_denoiser(
         module,
+        scheduler,
         schedule,
-        sample_shape,
+        prediction_type=prediction_type,
+        sample_shape=sample_shape,
         data_range=data_range,
-        conditioning=given,
+        conditioning=conditioning,
         call=call,
         params=params,
         embedding=embedding,
@@ -120,25 +99,3 @@ def wrap(
         checkpoint=checkpoint,
         notes=notes,
     )
-
-
-def _schedule(kind: str, scheduler: Any, schedule: NoiseSchedule | None, prediction_type: str | None) -> NoiseSchedule:
-    from dataclasses import replace
-
-    from genkernel.diffusion import NoiseSchedule
-    from genkernel.diffusion.diffusers_adapter import load_scheduler
-
-    if (scheduler is None) == (schedule is None):
-        if schedule is None:
-            raise InputError(
-                f"{kind} comes without a noise schedule: pass scheduler= (a diffusers scheduler or its folder) or "
-                "schedule=NoiseSchedule.vp(...)"
-            )
-        raise InputError("give either a scheduler or a schedule, not both")
-    if schedule is not None:
-        if not isinstance(schedule, NoiseSchedule):
-            raise InputError(f"schedule has to be a NoiseSchedule, not {type(schedule).__name__}")
-        return schedule if prediction_type is None else replace(schedule, prediction_type=prediction_type)
-    if isinstance(scheduler, (str, Path)):
-        scheduler = load_scheduler(Path(scheduler).expanduser())
-    return NoiseSchedule.from_scheduler(scheduler, prediction_type)

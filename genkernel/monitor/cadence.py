@@ -1,0 +1,82 @@
+"""When a monitor takes its next reading: every so many steps, and never for more than its share of the time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+
+from genkernel.errors import InputError
+
+_REMEMBERED = 3  # readings whose longest is what the next is expected to take
+
+
+class Cadence:
+    """Decides which steps are read, and measures what that costs.
+
+    A reading is due ``every`` steps. It waits while taking it would raise the share of time spent on readings,
+    Σ seconds of readings / seconds of everything else since the first step, above ``max_overhead``. The first
+    reading is taken in any case, since nothing is known of its cost; the ones after it pay it back.
+
+    Args:
+        every: steps between two readings, at least 1.
+        max_overhead: the largest share, such as 0.02; None for no bound.
+        clock: seconds.
+
+    Attributes:
+        spent: seconds of all readings.
+        longest_wait: the largest number of steps between two readings so far.
+
+    Raises:
+        InputError: ``every`` is no whole number from 1 on, or the share is not positive.
+    """
+
+    def __init__(self, every: int, max_overhead: float | None, clock: Callable[[], float] = time.perf_counter):
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise InputError(f"every= is a number of steps, at least 1, not {every!r}")
+        if max_overhead is not None and not (math.isfinite(max_overhead) and max_overhead > 0):
+            raise InputError(f"max_overhead= is a share of the training's time such as 0.02, not {max_overhead!r}")
+        self.every, self.max_overhead = every, max_overhead
+        self.spent = 0.0
+        self.longest_wait = 0
+        self._clock = clock
+        self._began: float | None = None
+        self._last: int | None = None
+        self._recent: deque[float] = deque(maxlen=_REMEMBERED)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first step."""
+        return 0.0 if self._began is None else self._clock() - self._began
+
+    @property
+    def overhead(self) -> float:
+        """Seconds of readings per second of everything else since the first step; NaN before any time has passed."""
+        rest = self.elapsed - self.spent
+        return self.spent / rest if rest > 0 else math.nan
+
+    def due(self, step: int) -> bool:
+        """Whether this step is read. The first call starts the clock."""
+        if self._began is None:
+            self._began = self._clock()
+        if self._last is None:
+            return True
+        if step - self._last < self.every:
+            return False
+        if self.max_overhead is None:
+            return True
+        return self.spent + max(self._recent) <= self.max_overhead * (self.elapsed - self.spent)
+
+    def took(self, step: int, seconds: float) -> None:
+        """A reading was taken."""
+        if self._last is not None:
+            self.longest_wait = max(self.longest_wait, step - self._last)
+        self._last = step
+        self.spent += seconds
+        self._recent.append(seconds)
+
+    def rewind(self, step: int) -> None:
+        """The training went back to this step: it is read when ``every`` steps have passed since the last one kept."""
+        if self._last is not None:
+            self._last = min(self._last, step - 1)

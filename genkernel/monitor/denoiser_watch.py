@@ -1,0 +1,261 @@
+"""What is read of a diffusion model while it trains: losses, gradients and the kernel, noise level by noise level.
+
+Every reading uses the same images, noises and levels (THEORY §6), so that two readings differ by the weights alone:
+
+- **loss** per level, of the weights and of their average (``ema=``), and per class of images where ``groups=`` says;
+- **gradients** of the loss per level: their size, how much those of different images have in common (0 where a level
+  has been learned, as far as these images can tell), the noise scale tr Σ/‖G‖² (McCandlish et al. 2018), and which
+  levels conflict;
+- **kernel** between levels, normalised, of different images, with its locality index and how far it has drifted;
+- **told time**: the time that the network has to be told for its loss to be smallest, which is the true one unless
+  training tells it otherwise.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from genkernel.diffusion import Denoiser
+from genkernel.diffusion.locality import default_window, locality_index, window_mask
+from genkernel.diffusion.pairs import Grid, grid
+from genkernel.diffusion.resampling import as_grid, level_means
+from genkernel.errors import InputError
+from genkernel.monitor.average import Average
+from genkernel.monitor.classes import Labels, class_axis, class_indices
+from genkernel.monitor.headroom import Headroom
+from genkernel.monitor.trace import Array, Axis, Trace
+from genkernel.monitor.watch import Values
+from genkernel.monitor.weights import WeightProbe
+from genkernel.tangent import kernel, probes
+from genkernel.tangent.coverage import Coverage
+
+RATIOS = (0.01, 0.1, 0.25, 0.5, 0.8, 1.0, 1.25, 2.0, 4.0)  # told time over true time
+
+
+class DenoiserWatch:
+    """Reads a denoiser.
+
+    Args:
+        denoiser: the model with its schedule.
+        images: ``[n, C, H, W]`` in [0, 1], as :meth:`Denoiser.prepare` takes them.
+        levels: how many noise levels, or the timesteps themselves.
+        images_per_level: of them, for gradients and the kernel, at least 3; losses use all images.
+        probes: random cotangents of the kernel.
+        ema: average of the weights: a module of the same parameters, something with ``shadow_params`` (diffusers'
+            ``EMAModel``), or weights by name.
+        groups: class of every image ``[n]``, for losses per class; its images should be conditioned on it.
+        names: of the classes.
+        seed: of noise and probes.
+        memory: bound on what a reading holds beside the model; None for what the training leaves free.
+
+    Raises:
+        InputError: too few images, or something does not fit.
+    """
+
+    kind = "denoiser"
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        images: Tensor,
+        *,
+        levels: int | Sequence[float] = 8,
+        images_per_level: int = 4,
+        probes: int = 2,
+        ema: Any = None,
+        groups: Any = None,
+        names: Sequence[str] | None = None,
+        seed: int = 0,
+        memory: str | int | None = None,
+    ):
+        if images_per_level < 3 or len(images) < images_per_level:
+            raise InputError(
+                f"gradients are compared between images: a level needs at least 3 of them, and data= holds at least as "
+                f"many, not {images_per_level} of {len(images)}"
+            )
+        self.denoiser = denoiser
+        self.modules: list[nn.Module] = [denoiser.module]
+        times = denoiser.schedule.levels(levels).tolist() if isinstance(levels, int) else [float(t) for t in levels]
+        self.timesteps = np.array(times)
+        self._all = grid(denoiser, images, times, seed)
+        self._few = grid(denoiser, images[:images_per_level], times, seed)
+        self._probes, self._seed = probes, seed
+        self._headroom = Headroom(memory)
+        self._coverage: dict[str, Coverage] = {}
+        self._weights = WeightProbe(dict(denoiser.tangent.parameters))
+        self._ema = None if ema is None else Average(ema, denoiser.tangent)
+        self.modules += [] if self._ema is None else self._ema.modules
+        self._classes = None if groups is None else class_indices(groups, len(images))
+        labels = [f"t = {t:g}" for t in times]
+        snr = [float(v) for v in denoiser.schedule.log_snr(torch.tensor(times, dtype=torch.float64))]
+        self.axes = {"level": Axis("level", labels, times, "timestep"), "parameter": self._weights.axis}
+        self.arrays = {
+            "loss/level": ["level"],
+            "gradient/norm": ["level"],
+            "gradient/agreement": ["level"],
+            "gradient/noise_scale": ["level"],
+            "gradient/cosine": ["level", "level"],
+            "kernel/level": ["level", "level"],
+            "time/ratio": ["level"],
+            **{name: ["parameter"] for name in WeightProbe.ARRAYS},
+        }
+        if self._ema is not None:
+            self.arrays["ema/loss_level"] = ["level"]
+        if self._classes is not None:
+            self.axes["class"] = class_axis(self._classes, names)
+            self.arrays |= {"loss/class": ["class"], "gradient/class_agreement": ["class"]}
+        self.settings: dict[str, Any] = {
+            "denoiser": denoiser.describe(), "images": len(images), "images_per_level": images_per_level,
+            "probes": probes, "log_snr": snr, "ema": self._ema is not None,
+        }  # fmt: skip
+        self._mask = (
+            window_mask(self.timesteps, default_window(times, denoiser.schedule.span)) if len(times) > 1 else None
+        )
+
+    def forget(self) -> None:
+        """The training went back."""
+        self._weights.forget()
+        if self._ema is not None:
+            self._ema.forget()
+
+    def parts(self) -> dict[str, Callable[[], Values]]:
+        found: dict[str, Callable[[], Values]] = {"weights": self._weights.read, "loss": self._losses}
+        if self._ema is not None:
+            found["ema"] = self._averaged
+        return found | {"gradient": self._gradients, "kernel": self._kernel, "time": self._told}
+
+    def derived(self, values: Values, before: Trace) -> Values:
+        """How far the kernel between levels has moved since the first reading, and since the one before."""
+        found = {}
+        for name, places in (("kernel/drift", slice(0, None)), ("kernel/drift_last", slice(None, None, -1))):
+            earlier = [r.arrays["kernel/level"] for r in before.readings[places] if "kernel/level" in r.arrays]
+            if earlier and "kernel/level" in values:
+                found[name] = _distance(np.asarray(values["kernel/level"]), earlier[0])
+        return found
+
+    # ------------------------------------------------------------------------ parts
+
+    def _losses(self) -> Values:
+        losses = _losses(self.denoiser, self._all)  # [L, n]
+        found: dict[str, float | Array] = {"loss/mean": float(losses.mean()), "loss/level": losses.mean(1)}
+        if self._classes is not None:
+            found["loss/class"] = _by_class(losses.mean(0), self._classes, len(self.axes["class"]))
+        return found
+
+    def _averaged(self) -> Values:
+        assert self._ema is not None
+        other = copy.copy(self.denoiser)
+        other.tangent = self._ema.at()
+        losses = _losses(other, self._all)
+        return {"ema/loss": float(losses.mean()), "ema/loss_level": losses.mean(1), **self._ema.read()}
+
+    def _gradients(self) -> Values:
+        """From the kernel of loss gradients: size, agreement between images, noise scale and conflicts."""
+        found = self._run("loss", self._few.loss_batch(self.denoiser), self.denoiser.loss_cotangent())
+        blocks = as_grid(found, self._few.level_of, self._few.image_of)  # [L, n, L, n]
+        size, images = blocks.shape[:2]
+        own = np.einsum("aiai->a", blocks) / images
+        between = level_means(blocks)  # of different images: no gradient's own noise in it
+        mean = np.diagonal(between)
+        every = level_means(blocks, pairs="all")
+        norms = np.sqrt(np.maximum(np.diagonal(every), 0))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            cosine = every / np.outer(norms, norms)
+            scale = np.where(mean > 0, (own - mean) / mean, np.nan)
+        found_values: dict[str, float | Array] = {
+            "gradient/norm": norms,
+            "gradient/agreement": mean / np.where(own > 0, own, np.nan),
+            "gradient/noise_scale": scale,
+            "gradient/cosine": cosine,
+            "gradient/conflicts": float((cosine[np.triu_indices(size, 1)] < 0).mean()) if size > 1 else math.nan,
+            "gradient/total": float(np.sqrt(max(float(every.mean()), 0.0))),
+        }
+        if self._classes is not None:
+            found_values["gradient/class_agreement"] = self._by_class(blocks)
+        return found_values
+
+    def _by_class(self, blocks: Array) -> Array:
+        """Share of the gradient that a class's images have in common, over levels ``[classes]``."""
+        assert self._classes is not None
+        of = self._classes[: blocks.shape[1]]
+        found = np.full(len(self.axes["class"]), math.nan)
+        per_image = np.einsum("aiaj->ij", blocks)
+        for c in range(len(found)):
+            rows = np.flatnonzero(of == c)
+            if len(rows) > 1:
+                mine = per_image[np.ix_(rows, rows)]
+                own = float(np.trace(mine))
+                found[c] = (mine.sum() - own) / ((len(rows) - 1) * own) if own > 0 else math.nan
+        return found
+
+    def _kernel(self) -> Values:
+        values = self._run("kernel", self._few.batch(self.denoiser), probes(self._probes, self._seed), normalized=True)
+        levels = level_means(as_grid(values, self._few.level_of, self._few.image_of))
+        index = math.nan if self._mask is None else float(locality_index(levels, self._mask))
+        return {"kernel/level": levels, "kernel/locality": index}
+
+    def _told(self) -> Values:
+        """Told time over true time at which the loss is smallest, by level; 1 where the network is told the truth."""
+        few = self._few
+        schedule = self.denoiser.schedule
+        first, last = schedule.time_range
+        losses = []
+        for ratio in RATIOS:
+            told = few.t * ratio
+            told = told.round() if schedule.discrete else told
+            told = told.clamp(first, last)
+            batch = self.denoiser.batch(few.x_t, told, scale_t=few.t, rows=few.rows)
+            target = self.denoiser.target(few.x0, few.noise, few.t)
+            error = self.denoiser.tangent.forward(batch).double() - target.double()
+            losses.append(error.square().flatten(1).mean(1).reshape(few.levels, few.images).mean(1).cpu().numpy())
+        table = np.stack(losses)  # [ratios, L]
+        best = table.argmin(0)
+        truth = RATIOS.index(1.0)
+        # a curve that is flat says nothing: another time has to be clearly better
+        better = table[truth] - table[best] > 0.02 * table[truth]
+        ratios = np.where(better, np.array(RATIOS)[best], 1.0)
+        return {
+            "time/ratio": ratios,
+            "time/gain": float(np.mean((table[truth] - table.min(0)) / np.maximum(table[truth], 1e-30))),
+        }
+
+    def _run(self, name: str, batch: Any, cotangents: Any, normalized: bool = False) -> Array:
+        found = kernel(
+            self.denoiser.tangent,
+            batch,
+            cotangents=cotangents,
+            by=None,
+            accumulate="float32",
+            memory=self._headroom.bytes(self.denoiser.device),
+            coverage=self._coverage.get(name),
+            distributed=False,
+            progress=False,
+        )
+        if found.coverage is not None:
+            self._coverage[name] = found.coverage
+        values = found.normalized().values if normalized else found.values
+        return values.numpy()
+
+
+def _losses(denoiser: Denoiser, points: Grid) -> Array:
+    """``[L, n]``."""
+    losses = denoiser.losses(points.x0, points.noise, points.t, rows=points.rows)
+    return losses.numpy().reshape(points.levels, points.images)
+
+
+def _by_class(values: Array, of: Labels, count: int) -> Array:
+    return np.array([values[of == c].mean() if (of == c).any() else math.nan for c in range(count)])
+
+
+def _distance(a: Array, b: Array) -> float:
+    """1 − cosine of two kernels between levels, each less its mean: 0 for the same shape."""
+    a, b = a - a.mean(), b - b.mean()
+    size = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return 1 - float((a * b).sum()) / size if size > 0 else math.nan

@@ -1,0 +1,59 @@
+"""How much memory a reading may hold: what the training has held at its peak and has free between two steps."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+
+from genkernel.tangent.heap import give_back
+from genkernel.tangent.plan import parse_memory
+
+LEAST = 64 * 2**20  # bytes that a reading is given in any case
+
+
+class Headroom:
+    """Bytes for the next reading.
+
+    Between two steps of a training its activations are freed. A reading that fits into what they took does not raise
+    the peak.
+
+    Args:
+        memory: a bound (``"512MiB"``, bytes), or None to measure.
+
+    Raises:
+        InputError: the bound cannot be read.
+    """
+
+    def __init__(self, memory: str | int | None = None):
+        self._given = None if memory is None else parse_memory(memory)
+
+    def bytes(self, device: torch.device) -> int:
+        """The given bound; else the peak of this process on the device less what it holds now."""
+        if self._given is not None:
+            return self._given
+        if device.type == "cuda":
+            free = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
+        else:
+            give_back()  # what was freed is otherwise still counted as held
+            free = _peak() - _held()
+        return max(LEAST, free)
+
+
+def _peak() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _held() -> int:
+    """Resident bytes of this process; where they cannot be read, all that it ever held."""
+    try:
+        import resource
+
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    except (OSError, ImportError):
+        return _peak()

@@ -1,0 +1,158 @@
+"""Logs of monitors: one JSON object per line, so that a run that was killed loses at most the line it was writing.
+
+The first line is the header, then come readings, alerts and, where a training went back to an earlier checkpoint,
+``rewind`` with the step. A log that is continued by another process has a second header.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from genkernel.errors import InputError, MissingError, OutputError
+from genkernel.monitor.trace import SCHEMA_VERSION, Alert, Header, Reading, Trace
+from genkernel.runs.atomic import explain
+from genkernel.runs.codec import unpack
+
+HEADER, READING, ALERT, REWIND = "header", "reading", "alert", "rewind"
+
+
+class LogWriter:
+    """Appends to a log; every line is handed to the operating system before the next step of the training.
+
+    Args:
+        path: the file. One that is there is continued, if it is a log of the same kind of model.
+
+    Raises:
+        MissingError: its folder does not exist.
+        InputError: the file is something else than a monitor's log.
+        OutputError: it cannot be written.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        if not self.path.parent.is_dir():
+            raise MissingError(f"the folder of the log {self.path} does not exist")
+        torn = False
+        if self.path.exists() and self.path.stat().st_size:
+            if not is_log(self.path):
+                raise InputError(f"{self.path} is there already and is no monitor's log: choose another name")
+            with self.path.open("rb") as stream:
+                stream.seek(-1, os.SEEK_END)
+                torn = stream.read(1) != b"\n"
+        if torn:  # the line that a killed run was writing stays a line of its own
+            self._append("\n")
+
+    def write(self, kind: str, content: Any) -> None:
+        """One line.
+
+        Raises:
+            OutputError: the disk is full or the file cannot be written.
+        """
+        self._append(json.dumps({"type": kind, kind: content}, ensure_ascii=False, allow_nan=False) + "\n")
+
+    def _append(self, text: str) -> None:
+        try:
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(text)
+        except OSError as error:
+            raise OutputError(explain(error, self.path)) from error
+
+
+def is_log(path: str | Path) -> bool:
+    """Whether the first line of a file is a monitor's header."""
+    try:
+        with Path(path).open(encoding="utf-8") as stream:
+            first = json.loads(stream.readline())
+        return bool(first["type"] == HEADER and "schema_version" in first[HEADER])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def read_log(path: str | Path) -> Trace:
+    """The trace in a log, up to the last line that is whole.
+
+    Args:
+        path: the file, or a folder with a single ``*.jsonl`` that is one.
+
+    Raises:
+        MissingError: there is no such file.
+        InputError: it is no monitor's log, is of a newer version of genkernel, or a line in its midst is damaged.
+    """
+    path = _file(Path(path))
+    if not is_log(path):
+        raise InputError(f"{path} is no monitor's log: its first line is not the header that monitors write")
+    trace: Trace | None = None
+    for number, entry in _entries(path):
+        kind = entry.get("type")
+        if kind == HEADER:
+            header = _header(entry[HEADER], path)
+            if trace is not None and (header.kind, header.axes) != (trace.header.kind, trace.header.axes):
+                raise InputError(f"{path} holds two runs that watched different things, from line {number} on")
+            trace = Trace(header) if trace is None else trace
+        elif trace is None:
+            raise InputError(f"{path}: line {number} comes before the header")
+        elif kind == READING:
+            reading = unpack(Reading, entry[READING])
+            trace.rewind(reading.step)  # a run that was continued reads steps again
+            trace.readings.append(reading)
+        elif kind == ALERT:
+            trace.alerts.append(unpack(Alert, entry[ALERT]))
+        elif kind == REWIND:
+            trace.rewind(int(entry[REWIND]))
+    assert trace is not None
+    return trace
+
+
+def _header(content: Any, path: Path) -> Header:
+    version = content.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path} is a log of schema version {version}, this genkernel reads up to {SCHEMA_VERSION}: use a newer one"
+        )
+    return unpack(Header, content)
+
+
+def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of the lines; one that is cut off is skipped where a run can have ended."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise MissingError(f"{path} cannot be read: {error.strerror}") from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            follows = json_type(lines[number]) if number < len(lines) else HEADER
+            if follows == HEADER or not line.strip():  # a run ended here
+                continue
+            raise InputError(f"{path}: line {number} is damaged") from error
+        if not isinstance(entry, dict):
+            raise InputError(f"{path}: line {number} is not of a monitor")
+        yield number, entry
+
+
+def json_type(line: bytes) -> str | None:
+    """What a line says it is."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found.get("type") if isinstance(found, dict) else None
+
+
+def _file(path: Path) -> Path:
+    if path.is_dir():
+        logs = sorted(file for file in path.glob("*.jsonl") if is_log(file))
+        if len(logs) != 1:
+            names = ", ".join(file.name for file in logs) or "none"
+            raise InputError(f"{path} holds {len(logs)} monitors' logs ({names}): name one")
+        return logs[0]
+    if not path.is_file():
+        raise MissingError(f"there is no log {path}")
+    return path

@@ -1,0 +1,231 @@
+"""``Monitor``: watches a model while it trains, within a share of the training's time, and speaks up."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from genkernel.errors import GenkernelError, InputError
+from genkernel.monitor.cadence import Cadence
+from genkernel.monitor.rules import Judge, Rule, default_rules
+from genkernel.monitor.sinks import Sink, as_sinks
+from genkernel.monitor.trace import Alert, Array, Header, Problem, Reading, Trace
+from genkernel.monitor.untouched import untouched
+from genkernel.monitor.unwrapped import rank
+from genkernel.monitor.watch import Watch
+from genkernel.monitor.watching import watch_of
+from genkernel.runs.codec import json_ready
+from genkernel.runs.provenance import machine, versions
+
+log = logging.getLogger("genkernel")
+
+
+class Monitor:
+    """Reads a denoiser, a GAN or a classifier every so many steps, and judges what it reads.
+
+    What is watched depends on what is given: ``scheduler=`` (or a :class:`~genkernel.Denoiser`) makes it a diffusion
+    model, a discriminator or ``latent_shape=`` (or a :class:`~genkernel.gan.Generator`) a GAN, and ``targets=`` a
+    classifier. Probes are fixed and seeded, so that readings differ by the weights alone.
+
+    The training is not changed: weights, buffers, gradients, modes, hooks, the optimizer and all random states are
+    bit-equal before and after a reading, also after an exception in it. A reading that fails does not stop the
+    training either: what could not be read is a problem of the reading, with its reason.
+
+    Args:
+        model: the module that is trained (in ``torch.compile`` or ``DistributedDataParallel`` or as it is), a domain
+            wrapper, or a :class:`~genkernel.monitor.watch.Watch` of your own.
+        discriminator: of a GAN.
+        every: steps between two readings, at least.
+        max_overhead: share of the training's time that readings may take; they are taken less often where ``every``
+            would exceed it. None for no bound.
+        sink: where readings go (:mod:`genkernel.monitor.sinks`): one or several, or the path of a log.
+        rules: what is judged; :func:`~genkernel.monitor.rules.default_rules` of the kind by default.
+        seed: of the probes.
+        memory: bound on what a reading holds beside the model (``"512MiB"``, bytes); by default what the training
+            has held and freed, and at least 64 MiB.
+        options: those of the kind's watch (:class:`~genkernel.monitor.denoiser_watch.DenoiserWatch`,
+            :class:`~genkernel.monitor.gan_watch.GanWatch`,
+            :class:`~genkernel.monitor.classifier_watch.ClassifierWatch`) and of its wrapper.
+
+    Attributes:
+        trace: all readings and alerts so far.
+        latest: the newest reading, or None.
+        watch: what is read.
+
+    Raises:
+        InputError: what is given is not enough to know what to watch, or does not fit.
+
+    Example:
+        >>> import torch, genkernel as gk
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+        >>> mon = gk.Monitor(net, data=torch.randn(24, 4), targets=torch.arange(24) % 3, every=10, max_overhead=None)
+        >>> mon.step(0)
+        >>> mon.latest.step, "loss/mean" in mon.latest.scalars
+        (0, True)
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Watch | Any,
+        discriminator: nn.Module | Any = None,
+        *,
+        every: int = 200,
+        max_overhead: float | None = 0.02,
+        sink: Any = None,
+        rules: Iterable[Rule] | None = None,
+        seed: int = 0,
+        memory: str | int | None = None,
+        **options: Any,
+    ):
+        self._cadence = Cadence(every, max_overhead)
+        started = time.perf_counter()
+        self.watch: Watch = watch_of(model, discriminator, seed=seed, memory=memory, options=options)
+        self._sinks: list[Sink] = as_sinks(sink)
+        self._judge = Judge(default_rules(self.watch.kind) if rules is None else rules)
+        settings = {
+            "every": every, "max_overhead": max_overhead, "seed": seed, "memory": memory,
+            "rules": [rule.name for rule in self._judge.rules], **self.watch.settings,
+        }  # fmt: skip
+        about = {"versions": versions(), "machine": machine(), "setup_seconds": time.perf_counter() - started}
+        self.trace = Trace(Header(self.watch.kind, self.watch.axes, self.watch.arrays, json_ready(settings), about))
+        self._calls = 0
+        self._opened = False
+        self._said: set[str] = set()
+
+    # ------------------------------------------------------------------------ what is known
+
+    @property
+    def latest(self) -> Reading | None:
+        return self.trace.readings[-1] if self.trace.readings else None
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """All that were raised, oldest first."""
+        return self.trace.alerts
+
+    @property
+    def overhead(self) -> float:
+        """Seconds of readings per second of everything else since the first step."""
+        return self._cadence.overhead
+
+    # ------------------------------------------------------------------------ in the loop
+
+    def step(self, step: int | None = None) -> Alert | None:
+        """Call this after every step of the training.
+
+        Args:
+            step: its number; by default the calls are counted, from 1 on. One that is smaller than an earlier one means
+                that the training went back to a checkpoint: readings from there on are forgotten.
+
+        Returns:
+            Alert: the gravest that this reading raised; None between readings, and where nothing was found. All are
+            in :attr:`alerts`. With ``torch.distributed`` only rank 0 reads, and all others get None.
+
+        Raises:
+            InputError: the step is no whole number.
+        """
+        self._calls += 1
+        number = self._calls if step is None else _whole(step)
+        if rank() != 0:
+            return None
+        if self.trace.readings and number < self.trace.last.step:
+            self._rewind(number)
+        if not self._cadence.due(number):
+            return None
+        return self._read(number)
+
+    def read(self, step: int | None = None) -> Reading:
+        """A reading now, whether it is due or not; rules judge it like any other."""
+        number = self._calls if step is None else _whole(step)
+        self._cadence.due(number)  # starts the clock where this is the first
+        if self.trace.readings and number <= self.trace.last.step:
+            self._rewind(number)
+        self._read(number)
+        return self.trace.last
+
+    # ------------------------------------------------------------------------ internals
+
+    def _read(self, step: int) -> Alert | None:
+        _synchronize(self.watch.modules)
+        started = time.perf_counter()
+        scalars: dict[str, float] = {}
+        arrays: dict[str, Array] = {}
+        problems: list[Problem] = []
+
+        def take(name: str, part: Callable[[], Any]) -> None:
+            try:
+                values = part()
+            except Exception as error:  # of any kind: a training must not stop because it cannot be watched
+                problems.append(Problem(name, type(error).__name__, str(error)))
+                self._say_once(name, error)
+                return
+            for key, value in values.items():
+                if isinstance(value, np.ndarray):
+                    arrays[key] = value
+                else:
+                    scalars[key] = float(value)
+
+        with untouched(self.watch.modules):
+            for name, part in self.watch.parts().items():
+                take(name, part)
+            take("derived", lambda: self.watch.derived({**scalars, **arrays}, self.trace))
+        scalars["health/problems"] = float(len(problems))
+        scalars["monitor/overhead"] = self._cadence.overhead
+        _synchronize(self.watch.modules)
+        seconds = time.perf_counter() - started
+        reading = Reading(step, self._cadence.elapsed, seconds, scalars, arrays, problems)
+        self.trace.readings.append(reading)
+        alerts = self._judge.judge(self.trace)
+        self.trace.alerts += alerts
+        self._tell(reading, alerts)
+        self._cadence.took(step, time.perf_counter() - started)
+        return min(alerts, key=lambda alert: alert.severity != "failure", default=None)
+
+    def _tell(self, reading: Reading, alerts: list[Alert]) -> None:
+        for sink in self._sinks:
+            try:
+                if not self._opened:
+                    sink.open(self.trace.header)
+                sink.reading(reading)
+                for alert in alerts:
+                    sink.alert(alert)
+            except Exception as error:  # a full disk or a lost connection is no reason to stop a training
+                self._say_once(f"sink {type(sink).__name__.strip('_')}", error)
+        self._opened = True
+
+    def _rewind(self, step: int) -> None:
+        self.trace.rewind(step)
+        self._judge.forget()
+        self._cadence.rewind(step)
+        forget = getattr(self.watch, "forget", None)
+        if callable(forget):
+            forget()
+        for sink in self._sinks if self._opened else ():
+            try:
+                sink.rewind(step)
+            except Exception as error:
+                self._say_once(f"sink {type(sink).__name__.strip('_')}", error)
+
+    def _say_once(self, what: str, error: Exception) -> None:
+        words = f"the monitor could not do this part, and goes on without it: {what}: {type(error).__name__}: {error}"
+        if words not in self._said:
+            self._said.add(words)
+            log.warning(words, exc_info=None if isinstance(error, GenkernelError) else error)
+
+
+def _whole(step: Any) -> int:
+    if isinstance(step, bool) or int(step) != step:
+        raise InputError(f"step= is the number of a training step, not {step!r}")
+    return int(step)
+
+
+def _synchronize(modules: list[nn.Module]) -> None:
+    """Wait for what the training has queued, so that it is not counted as ours."""
+    for device in {p.device for module in modules for p in module.parameters() if p.device.type == "cuda"}:
+        torch.cuda.synchronize(device)

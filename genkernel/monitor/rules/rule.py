@@ -1,0 +1,70 @@
+"""What a rule is, and who asks them: rules are functions of a trace, so that logs of old runs can be judged as well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
+
+from genkernel.errors import InputError
+from genkernel.monitor.trace import Alert, Trace
+
+QUIET = 3  # readings without it, after which the same finding is news again
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """Looks at a trace up to its last reading.
+
+    Attributes:
+        name: ``"loss/spike"``, …; alerts carry it.
+    """
+
+    name: str
+
+    def check(self, trace: Trace) -> list[Alert]:
+        """What the last reading shows, in the light of those before it; the same for the same trace."""
+        ...
+
+
+class Judge:
+    """Asks rules after every reading, and passes on what is new.
+
+    A finding is not repeated while its rule keeps finding it at one of the same places (or anywhere, for findings
+    without places), up to :data:`QUIET` readings apart.
+
+    Raises:
+        InputError: something else than rules, or two of one name.
+    """
+
+    def __init__(self, rules: Iterable[Rule]):
+        self.rules = list(rules)
+        for rule in self.rules:
+            if not isinstance(rule, Rule):
+                raise InputError(f"a rule has a name and a check(trace), which {type(rule).__name__} has not")
+        names = [rule.name for rule in self.rules]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise InputError(f"two rules are called {twice[0]!r}: give each its own name")
+        self.forget()
+
+    def judge(self, trace: Trace) -> list[Alert]:
+        """New alerts of the last reading."""
+        reading = len(trace)
+        news = []
+        for rule in self.rules:
+            for alert in rule.check(trace):
+                places = alert.where or [""]
+                known = self._known.setdefault(rule.name, {})
+                if not any(reading - known.get(place, -QUIET - 1) <= QUIET for place in places):
+                    news.append(alert)
+                known.update(dict.fromkeys(places, reading))
+        return news
+
+    def forget(self) -> None:
+        """Everything is news again."""
+        self._known: dict[str, dict[str, int]] = {}
+
+
+def replay(trace: Trace, rules: Iterable[Rule]) -> list[Alert]:
+    """The alerts that rules raise over a trace, reading by reading, as they would have while it trained."""
+    judge = Judge(rules)
+    return [alert for count in range(1, len(trace) + 1) for alert in judge.judge(trace.up_to(count))]
