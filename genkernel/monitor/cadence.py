@@ -44,6 +44,7 @@ class Cadence:
         self._began: float | None = None
         self._last: int | None = None
         self._recent: deque[float] = deque(maxlen=_REMEMBERED)
+        self._owed = 0.0
 
     @property
     def elapsed(self) -> float:
@@ -68,8 +69,13 @@ class Cadence:
             return True
         return self.spent + max(self._recent) <= self.max_overhead * (self.elapsed - self.spent)
 
+    def charge(self, seconds: float) -> None:
+        """Time that was spent on the reading to come before it began, such as on fetching the weights."""
+        self._owed += seconds
+
     def took(self, step: int, seconds: float) -> None:
         """A reading was taken."""
+        seconds, self._owed = seconds + self._owed, 0.0
         if self._last is not None:
             self.longest_wait = max(self.longest_wait, step - self._last)
         self._last = step

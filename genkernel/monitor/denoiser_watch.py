@@ -26,7 +26,7 @@ from genkernel.diffusion import Denoiser
 from genkernel.diffusion.locality import default_window, locality_index, window_mask
 from genkernel.diffusion.pairs import Grid, grid
 from genkernel.diffusion.resampling import as_grid, level_means
-from genkernel.errors import InputError
+from genkernel.errors import InputError, NonFiniteError
 from genkernel.monitor.average import Average
 from genkernel.monitor.classes import Labels, class_axis, class_indices
 from genkernel.monitor.headroom import Headroom
@@ -37,6 +37,8 @@ from genkernel.tangent import kernel, probes
 from genkernel.tangent.coverage import Coverage
 
 RATIOS = (0.01, 0.1, 0.25, 0.5, 0.8, 1.0, 1.25, 2.0, 4.0)  # told time over true time
+CLEAR = 0.02  # share of the loss that another told time has to save to be called better
+SCANNED = 2  # images at which told times are tried
 
 
 class DenoiserWatch:
@@ -86,6 +88,7 @@ class DenoiserWatch:
         self.timesteps = np.array(times)
         self._all = grid(denoiser, images, times, seed)
         self._few = grid(denoiser, images[:images_per_level], times, seed)
+        self._scan = grid(denoiser, images[:SCANNED], times, seed)
         self._probes, self._seed = probes, seed
         self._headroom = Headroom(memory)
         self._coverage: dict[str, Coverage] = {}
@@ -104,6 +107,7 @@ class DenoiserWatch:
             "gradient/cosine": ["level", "level"],
             "kernel/level": ["level", "level"],
             "time/ratio": ["level"],
+            "time/gain": ["level"],
             **{name: ["parameter"] for name in WeightProbe.ARRAYS},
         }
         if self._ema is not None:
@@ -111,6 +115,9 @@ class DenoiserWatch:
         if self._classes is not None:
             self.axes["class"] = class_axis(self._classes, names)
             self.arrays |= {"loss/class": ["class"], "gradient/class_agreement": ["class"]}
+            if denoiser.conditioning:
+                self.arrays["conditioning/gain"] = ["class"]
+                self._other_class = _of_another_class(self._classes)
         self.settings: dict[str, Any] = {
             "denoiser": denoiser.describe(), "images": len(images), "images_per_level": images_per_level,
             "probes": probes, "log_snr": snr, "ema": self._ema is not None,
@@ -129,6 +136,8 @@ class DenoiserWatch:
         found: dict[str, Callable[[], Values]] = {"weights": self._weights.read, "loss": self._losses}
         if self._ema is not None:
             found["ema"] = self._averaged
+        if self._classes is not None and self.denoiser.conditioning:
+            found["conditioning"] = self._swapped
         return found | {"gradient": self._gradients, "kernel": self._kernel, "time": self._told}
 
     def derived(self, values: Values, before: Trace) -> Values:
@@ -148,6 +157,14 @@ class DenoiserWatch:
         if self._classes is not None:
             found["loss/class"] = _by_class(losses.mean(0), self._classes, len(self.axes["class"]))
         return found
+
+    def _swapped(self) -> Values:
+        """What an image's own conditioning is worth: the share by which its loss grows with that of another class."""
+        assert self._classes is not None
+        own = _losses(self.denoiser, self._all)
+        other = _losses(self.denoiser, self._all, rows=torch.from_numpy(self._other_class))
+        gain = (other.mean(0) - own.mean(0)) / own.mean(0)
+        return {"conditioning/gain": _by_class(gain, self._classes, len(self.axes["class"]))}
 
     def _averaged(self) -> Values:
         assert self._ema is not None
@@ -203,28 +220,23 @@ class DenoiserWatch:
 
     def _told(self) -> Values:
         """Told time over true time at which the loss is smallest, by level; 1 where the network is told the truth."""
-        few = self._few
-        schedule = self.denoiser.schedule
+        few, schedule = self._scan, self.denoiser.schedule
         first, last = schedule.time_range
+        target = self.denoiser.target(few.x0, few.noise, few.t).double()
         losses = []
         for ratio in RATIOS:
             told = few.t * ratio
-            told = told.round() if schedule.discrete else told
-            told = told.clamp(first, last)
-            batch = self.denoiser.batch(few.x_t, told, scale_t=few.t, rows=few.rows)
-            target = self.denoiser.target(few.x0, few.noise, few.t)
-            error = self.denoiser.tangent.forward(batch).double() - target.double()
-            losses.append(error.square().flatten(1).mean(1).reshape(few.levels, few.images).mean(1).cpu().numpy())
+            told = (told.round() if schedule.discrete else told).clamp(first, last)
+            out = self.denoiser(few.x_t, told, scale_t=few.t, rows=few.rows).double()
+            losses.append((out - target).square().flatten(1).mean(1).reshape(few.levels, -1).mean(1).cpu().numpy())
         table = np.stack(losses)  # [ratios, L]
-        best = table.argmin(0)
-        truth = RATIOS.index(1.0)
-        # a curve that is flat says nothing: another time has to be clearly better
-        better = table[truth] - table[best] > 0.02 * table[truth]
-        ratios = np.where(better, np.array(RATIOS)[best], 1.0)
-        return {
-            "time/ratio": ratios,
-            "time/gain": float(np.mean((table[truth] - table.min(0)) / np.maximum(table[truth], 1e-30))),
-        }
+        if not np.isfinite(table).all():
+            raise NonFiniteError("outputs of the network at other times than its own are NaN or infinite")
+        truth = table[RATIOS.index(1.0)]
+        gain = 1 - table.min(0) / np.where(truth > 0, truth, np.inf)
+        # where the curve is flat no time is better than the true one
+        ratios = np.where(gain > CLEAR, np.array(RATIOS)[table.argmin(0)], 1.0)
+        return {"time/ratio": ratios, "time/gain": gain}
 
     def _run(self, name: str, batch: Any, cotangents: Any, normalized: bool = False) -> Array:
         found = kernel(
@@ -244,10 +256,36 @@ class DenoiserWatch:
         return values.numpy()
 
 
-def _losses(denoiser: Denoiser, points: Grid) -> Array:
-    """``[L, n]``."""
-    losses = denoiser.losses(points.x0, points.noise, points.t, rows=points.rows)
-    return losses.numpy().reshape(points.levels, points.images)
+def _losses(denoiser: Denoiser, points: Grid, rows: Tensor | None = None) -> Array:
+    """``[L, n]``, level by level, so that a reading holds no more than a batch of its images.
+
+    Args:
+        rows: whose conditioning each image takes ``[n]``; its own by default.
+    """
+    n = points.images
+    found = []
+    for a in range(points.levels):
+        mine = slice(a * n, (a + 1) * n)
+        losses = denoiser.losses(
+            points.x0[mine], points.noise[mine], points.t[mine], rows=points.rows[mine] if rows is None else rows
+        )
+        found.append(losses.numpy())
+    losses_by_level = np.stack(found)
+    bad = np.flatnonzero(~np.isfinite(losses_by_level).all(1))
+    if len(bad):
+        times = ", ".join(f"{float(points.t[a * n]):g}" for a in bad)
+        raise NonFiniteError(f"the loss is NaN or infinite at timesteps {times}")
+    return losses_by_level
+
+
+def _of_another_class(labels: Labels) -> Labels:
+    """For each image the nearest one after it, around the end, of another class; itself where there is none."""
+    found = np.arange(len(labels))
+    for i, label in enumerate(labels):
+        later = np.roll(np.arange(len(labels)), -i)
+        others = later[labels[later] != label]
+        found[i] = others[0] if len(others) else i
+    return found
 
 
 def _by_class(values: Array, of: Labels, count: int) -> Array:

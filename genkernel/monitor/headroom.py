@@ -10,7 +10,7 @@ import torch
 from genkernel.tangent.heap import give_back
 from genkernel.tangent.plan import parse_memory
 
-LEAST = 64 * 2**20  # bytes that a reading is given in any case
+LEAST = 128 * 2**20  # bytes that a reading is given in any case
 
 
 class Headroom:

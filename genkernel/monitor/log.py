@@ -18,55 +18,73 @@ from genkernel.runs.atomic import explain
 from genkernel.runs.codec import unpack
 
 HEADER, READING, ALERT, REWIND = "header", "reading", "alert", "rewind"
+LONGEST = 2**26  # characters of a first line that is looked at: a checkpoint has no line ends
 
 
 class LogWriter:
     """Appends to a log; every line is handed to the operating system before the next step of the training.
 
     Args:
-        path: the file. One that is there is continued, if it is a log of the same kind of model.
+        path: the file. One that is there is continued.
 
     Raises:
         MissingError: its folder does not exist.
         InputError: the file is something else than a monitor's log.
-        OutputError: it cannot be written.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not self.path.parent.is_dir():
             raise MissingError(f"the folder of the log {self.path} does not exist")
-        torn = False
-        if self.path.exists() and self.path.stat().st_size:
-            if not is_log(self.path):
-                raise InputError(f"{self.path} is there already and is no monitor's log: choose another name")
-            with self.path.open("rb") as stream:
-                stream.seek(-1, os.SEEK_END)
-                torn = stream.read(1) != b"\n"
-        if torn:  # the line that a killed run was writing stays a line of its own
-            self._append("\n")
+        if self._begun() and not is_log(self.path):
+            raise InputError(f"{self.path} is there already and is no monitor's log: choose another name")
+
+    def check(self, header: Header) -> None:
+        """Whether a run with this header can continue what is there.
+
+        Raises:
+            InputError: the log is of a run that watched something else, or cannot be read.
+        """
+        if self._begun():
+            there = read_log(self.path).header
+            if not _same_run(there, header):
+                raise InputError(
+                    f"{self.path} is the log of another {there.kind}, or of one that was watched in another way: "
+                    f"choose another name"
+                )
 
     def write(self, kind: str, content: Any) -> None:
-        """One line.
+        """One line: all of it, or nothing.
 
         Raises:
             OutputError: the disk is full or the file cannot be written.
         """
-        self._append(json.dumps({"type": kind, kind: content}, ensure_ascii=False, allow_nan=False) + "\n")
-
-    def _append(self, text: str) -> None:
+        line = json.dumps({"type": kind, kind: content}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         try:
-            with self.path.open("a", encoding="utf-8") as stream:
-                stream.write(text)
+            with self.path.open("ab+") as stream:
+                end = stream.seek(0, os.SEEK_END)
+                if end:
+                    stream.seek(-1, os.SEEK_END)
+                    if stream.read(1) != b"\n":  # the line that a killed run was writing stays a line of its own
+                        line = b"\n" + line
+                try:
+                    stream.write(line)
+                    stream.flush()
+                except OSError:
+                    os.ftruncate(stream.fileno(), end)  # half a line would spoil the ones after it
+                    raise
         except OSError as error:
             raise OutputError(explain(error, self.path)) from error
+
+    def _begun(self) -> bool:
+        return self.path.exists() and self.path.stat().st_size > 0
 
 
 def is_log(path: str | Path) -> bool:
     """Whether the first line of a file is a monitor's header."""
     try:
         with Path(path).open(encoding="utf-8") as stream:
-            first = json.loads(stream.readline())
+            first = json.loads(stream.readline(LONGEST))
         return bool(first["type"] == HEADER and "schema_version" in first[HEADER])
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -88,9 +106,11 @@ def read_log(path: str | Path) -> Trace:
     trace: Trace | None = None
     for number, entry in _entries(path):
         kind = entry.get("type")
+        if kind not in entry:
+            raise InputError(f"{path}: line {number} is not of a monitor")
         if kind == HEADER:
             header = _header(entry[HEADER], path)
-            if trace is not None and (header.kind, header.axes) != (trace.header.kind, trace.header.axes):
+            if trace is not None and not _same_run(header, trace.header):
                 raise InputError(f"{path} holds two runs that watched different things, from line {number} on")
             trace = Trace(header) if trace is None else trace
         elif trace is None:
@@ -101,14 +121,21 @@ def read_log(path: str | Path) -> Trace:
             trace.readings.append(reading)
         elif kind == ALERT:
             trace.alerts.append(unpack(Alert, entry[ALERT]))
-        elif kind == REWIND:
-            trace.rewind(int(entry[REWIND]))
+        elif kind == REWIND and isinstance(entry[REWIND], int):
+            trace.rewind(entry[REWIND])
+        else:
+            raise InputError(f"{path}: line {number} is not of a monitor")
     assert trace is not None
     return trace
 
 
+def _same_run(one: Header, other: Header) -> bool:
+    """Whether the readings of one can follow those of the other: the same kind of model and the same places."""
+    return one.kind == other.kind and one.axes == other.axes
+
+
 def _header(content: Any, path: Path) -> Header:
-    version = content.get("schema_version")
+    version = content.get("schema_version") if isinstance(content, dict) else None
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise InputError(
             f"{path} is a log of schema version {version}, this genkernel reads up to {SCHEMA_VERSION}: use a newer one"

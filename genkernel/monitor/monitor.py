@@ -48,7 +48,7 @@ class Monitor:
         rules: what is judged; :func:`~genkernel.monitor.rules.default_rules` of the kind by default.
         seed: of the probes.
         memory: bound on what a reading holds beside the model (``"512MiB"``, bytes); by default what the training
-            has held and freed, and at least 64 MiB.
+            has held and freed, and at least 128 MiB.
         options: those of the kind's watch (:class:`~genkernel.monitor.denoiser_watch.DenoiserWatch`,
             :class:`~genkernel.monitor.gan_watch.GanWatch`,
             :class:`~genkernel.monitor.classifier_watch.ClassifierWatch`) and of its wrapper.
@@ -57,6 +57,7 @@ class Monitor:
         trace: all readings and alerts so far.
         latest: the newest reading, or None.
         watch: what is read.
+        cadence: when it reads, and what that costs (``cadence.longest_wait``: steps without a reading).
 
     Raises:
         InputError: what is given is not enough to know what to watch, or does not fit.
@@ -83,7 +84,7 @@ class Monitor:
         memory: str | int | None = None,
         **options: Any,
     ):
-        self._cadence = Cadence(every, max_overhead)
+        self.cadence = Cadence(every, max_overhead)
         started = time.perf_counter()
         self.watch: Watch = watch_of(model, discriminator, seed=seed, memory=memory, options=options)
         self._sinks: list[Sink] = as_sinks(sink)
@@ -95,8 +96,9 @@ class Monitor:
         about = {"versions": versions(), "machine": machine(), "setup_seconds": time.perf_counter() - started}
         self.trace = Trace(Header(self.watch.kind, self.watch.axes, self.watch.arrays, json_ready(settings), about))
         self._calls = 0
-        self._opened = False
         self._said: set[str] = set()
+        if rank() == 0:
+            self._open()
 
     # ------------------------------------------------------------------------ what is known
 
@@ -112,7 +114,7 @@ class Monitor:
     @property
     def overhead(self) -> float:
         """Seconds of readings per second of everything else since the first step."""
-        return self._cadence.overhead
+        return self.cadence.overhead
 
     # ------------------------------------------------------------------------ in the loop
 
@@ -132,18 +134,21 @@ class Monitor:
         """
         self._calls += 1
         number = self._calls if step is None else _whole(step)
-        if rank() != 0:
-            return None
-        if self.trace.readings and number < self.trace.last.step:
-            self._rewind(number)
-        if not self._cadence.due(number):
-            return None
-        return self._read(number)
+        return self._read(number) if rank() == 0 and self.due(number) else None
+
+    def due(self, step: int) -> bool:
+        """Whether :meth:`step` would take a reading at this step; where the training went back, that is taken note of.
+
+        For those who have to prepare something for a reading, on rank 0.
+        """
+        if self.trace.readings and step < self.trace.last.step:
+            self._rewind(step)
+        return self.cadence.due(step)
 
     def read(self, step: int | None = None) -> Reading:
         """A reading now, whether it is due or not; rules judge it like any other."""
         number = self._calls if step is None else _whole(step)
-        self._cadence.due(number)  # starts the clock where this is the first
+        self.cadence.due(number)  # starts the clock where this is the first
         if self.trace.readings and number <= self.trace.last.step:
             self._rewind(number)
         self._read(number)
@@ -176,37 +181,44 @@ class Monitor:
                 take(name, part)
             take("derived", lambda: self.watch.derived({**scalars, **arrays}, self.trace))
         scalars["health/problems"] = float(len(problems))
-        scalars["monitor/overhead"] = self._cadence.overhead
+        scalars["monitor/overhead"] = self.cadence.overhead
         _synchronize(self.watch.modules)
         seconds = time.perf_counter() - started
-        reading = Reading(step, self._cadence.elapsed, seconds, scalars, arrays, problems)
+        reading = Reading(step, self.cadence.elapsed, seconds, scalars, arrays, problems)
         self.trace.readings.append(reading)
         alerts = self._judge.judge(self.trace)
         self.trace.alerts += alerts
         self._tell(reading, alerts)
-        self._cadence.took(step, time.perf_counter() - started)
+        self.cadence.took(step, time.perf_counter() - started)
         return min(alerts, key=lambda alert: alert.severity != "failure", default=None)
+
+    def _open(self) -> None:
+        """Sinks learn what is coming: one that holds another run is an error of the call, a full disk is not."""
+        for sink in self._sinks:
+            try:
+                sink.open(self.trace.header)
+            except InputError:
+                raise
+            except Exception as error:
+                self._say_once(f"sink {type(sink).__name__.strip('_')}", error)
 
     def _tell(self, reading: Reading, alerts: list[Alert]) -> None:
         for sink in self._sinks:
             try:
-                if not self._opened:
-                    sink.open(self.trace.header)
                 sink.reading(reading)
                 for alert in alerts:
                     sink.alert(alert)
             except Exception as error:  # a full disk or a lost connection is no reason to stop a training
                 self._say_once(f"sink {type(sink).__name__.strip('_')}", error)
-        self._opened = True
 
     def _rewind(self, step: int) -> None:
         self.trace.rewind(step)
         self._judge.forget()
-        self._cadence.rewind(step)
+        self.cadence.rewind(step)
         forget = getattr(self.watch, "forget", None)
         if callable(forget):
             forget()
-        for sink in self._sinks if self._opened else ():
+        for sink in self._sinks:
             try:
                 sink.rewind(step)
             except Exception as error:

@@ -24,7 +24,11 @@ class Sink(Protocol):
     """Takes what a monitor finds, as it finds it."""
 
     def open(self, header: Header) -> None:
-        """Called once, before the first reading."""
+        """Called once, when the monitor is made.
+
+        Raises:
+            InputError: this sink holds something that cannot be continued with these readings.
+        """
         ...
 
     def reading(self, reading: Reading) -> None:
@@ -74,38 +78,76 @@ class _TensorBoard(_Scalars):
 
 
 class _Run(_Scalars):
-    """Weights & Biases and Trackio: ``log`` takes a dictionary, and may want the steps in order."""
+    """Weights & Biases and Trackio: ``log`` takes a dictionary, and counts the calls."""
 
-    def __init__(self, run: Any, prefix: str, step_name: str):
+    def __init__(self, run: Any, prefix: str):
         super().__init__(prefix)
-        self._run, self._step_name = run, step_name
+        self._run = run
 
     def reading(self, reading: Reading) -> None:
         finite = {name: value for name, value in self._flat(reading).items() if math.isfinite(value)}
-        self._run.log({**finite, f"{self.prefix}{self._step_name}": reading.step})
+        self._log({**finite, f"{self.prefix}step": reading.step})
 
     def alert(self, alert: Alert) -> None:
-        words = {f"{self.prefix}alerts/{alert.rule}": 1.0, f"{self.prefix}{self._step_name}": alert.step}
-        self._run.log(words)
+        self._beside({f"{self.prefix}alerts/{alert.rule}": 1.0, f"{self.prefix}step": alert.step})
         if callable(say := getattr(self._run, "alert", None)):
             say(title=alert.rule, text=alert.message)
+
+    def _log(self, values: dict[str, float]) -> None:
+        """A row of its own."""
+        self._run.log(values)
+
+    def _beside(self, values: dict[str, float]) -> None:
+        """More of the row that was logged last, where the service can do that."""
+        self._run.log(values)
+
+
+class _Wandb(_Run):
+    """Weights & Biases: numbers join the row that is open, and only a row that nobody else has closed is closed here.
+
+    Closing it each time would move the counter of steps past the user's own, whose next ``log(..., step=...)`` would
+    then be dropped.
+    """
+
+    _open: int | None = None  # the row that holds the last reading
+
+    def _log(self, values: dict[str, float]) -> None:
+        if self._open is not None and self._run.step == self._open:
+            self._run.log({}, commit=True)
+        self._beside(values)
+
+    def _beside(self, values: dict[str, float]) -> None:
+        self._run.log(values, commit=False)
+        self._open = self._run.step
 
 
 class _Jsonl:
     def __init__(self, path: str | Path):
         self._writer = LogWriter(path)
+        self._header: Header | None = None  # until it is written
 
     def open(self, header: Header) -> None:
-        self._writer.write(HEADER, pack(header))
+        self._writer.check(header)
+        self._header = header
+        self._write_header()
 
     def reading(self, reading: Reading) -> None:
-        self._writer.write(READING, pack(reading))
+        self._write(READING, pack(reading))
 
     def alert(self, alert: Alert) -> None:
-        self._writer.write(ALERT, pack(alert))
+        self._write(ALERT, pack(alert))
 
     def rewind(self, step: int) -> None:
-        self._writer.write(REWIND, step)
+        self._write(REWIND, step)
+
+    def _write(self, kind: str, content: Any) -> None:
+        self._write_header()  # where the disk was full when the log was opened, and is no longer
+        self._writer.write(kind, content)
+
+    def _write_header(self) -> None:
+        if self._header is not None:
+            self._writer.write(HEADER, pack(self._header))
+            self._header = None
 
 
 class _Function(_Scalars):
@@ -138,27 +180,33 @@ def wandb(run: Any, prefix: str = PREFIX) -> Sink:
     """To a run of Weights & Biases that you opened (what ``wandb.init`` returned).
 
     Numbers are logged beside a step of their own, ``genkernel/step``, because a monitor may read at another moment
-    than you log; ``run.define_metric`` ties them together. What is NaN or infinite is left out, which the count
+    than you log; ``run.define_metric`` ties them together. They join the row that is open, so that your own
+    ``run.log(..., step=...)`` is never behind the run's counter. What is NaN or infinite is left out, which the count
     ``genkernel/health/nonfinite`` says.
 
     Raises:
-        InputError: the object has no ``log``.
+        InputError: the object is no run.
     """
     _check_run(run, "wandb")
+    if not hasattr(run, "step"):
+        raise InputError(f"wandb() takes the run that wandb.init returned, not {getattr(run, '__name__', run)!r}")
     if callable(define := getattr(run, "define_metric", None)):
         define(f"{prefix}step")
         define(f"{prefix}*", step_metric=f"{prefix}step")
-    return _Run(run, prefix, "step")
+    return _Wandb(run, prefix)
 
 
 def trackio(run: Any, prefix: str = PREFIX) -> Sink:
     """To a Trackio run (what ``trackio.init`` returned, or the module itself, which logs to the run it opened).
 
+    Numbers are logged in a row of their own, with the step of the training as ``genkernel/step``; what is NaN or
+    infinite is left out.
+
     Raises:
         InputError: the object has no ``log``.
     """
     _check_run(run, "trackio")
-    return _Run(run, prefix, "step")
+    return _Run(run, prefix)
 
 
 def jsonl(path: str | Path) -> Sink:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +16,23 @@ from genkernel.errors import InputError
 def unwrapped(module: Any) -> nn.Module:
     """The module within ``torch.compile``, ``DataParallel``, ``DistributedDataParallel`` and the like, nested or not.
 
-    They share its parameters, so that what is read is what is trained.
+    What Lightning Fabric and Accelerate prepared is unwrapped too. Inside and outside share the parameters, so that
+    what is read is what is trained.
+
+    Raises:
+        InputError: it is no module, or its parameters are spread over ranks.
+    """
+    module = innermost(module)
+    if is_sharded(module):
+        raise InputError(
+            f"the parameters of this {type(module).__name__} are spread over ranks: watch it with "
+            "genkernel.monitor.sharded.ShardedMonitor"
+        )
+    return module
+
+
+def innermost(module: Any) -> nn.Module:
+    """The same, whether sharded or not.
 
     Raises:
         InputError: it is no module, or is sharded by the older FullyShardedDataParallel.
@@ -21,14 +40,34 @@ def unwrapped(module: Any) -> nn.Module:
     while True:
         if not isinstance(module, nn.Module):
             raise InputError(f"a monitor watches a torch.nn.Module, not {type(module).__name__}")
-        inner = getattr(module, "_orig_mod", None)  # torch.compile
-        if inner is None and isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            inner = module.module
-        if inner is None and type(module).__name__ == "FullyShardedDataParallel":
+        if type(module).__name__ == "FullyShardedDataParallel":
             raise InputError("FullyShardedDataParallel holds flattened parameters: shard with torch's fully_shard")
+        inner = getattr(module, "_orig_mod", None)  # torch.compile
+        wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+        if inner is None and (isinstance(module, wrappers) or type(module).__name__ == "_FabricModule"):
+            inner = module.module
         if inner is None:
             return module
         module = inner
+
+
+@contextmanager
+def plain(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Modules run the functions they were written with: not compiled, and without the autocast that Accelerate adds.
+
+    Under mixed precision ``Accelerator.prepare`` puts a ``forward`` on the module that casts, and keeps the one it
+    replaced. Readings are differences between weights, so that they are taken in the precision of the weights. What is
+    put on the modules here is taken off by whoever restores them.
+    """
+    for part in {id(part): part for module in modules for part in module.modules()}.values():
+        own = vars(part)
+        if "_original_forward" in own:
+            own["forward"] = own["_original_forward"]
+        if own.get("_compiled_call_impl") is not None:  # module.compile()
+            own["_compiled_call_impl"] = None
+    compiling = "torch._dynamo" in sys.modules  # what is compiled below is run as it is
+    with torch.compiler.set_stance("force_eager") if compiling else nullcontext():
+        yield
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -1,0 +1,95 @@
+"""Findings that chance cannot make: numbers that are not finite, an average that stands still."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from genkernel.monitor.rules.words import listed
+from genkernel.monitor.trace import Alert, Trace
+
+
+class NonFinite:
+    """NaN or infinity in weights, or in what a part of a reading computes from them."""
+
+    name = "non-finite"
+
+    def check(self, trace: Trace) -> list[Alert]:
+        last = trace.last
+        alerts = []
+        counts = last.arrays.get("weights/nonfinite")
+        if counts is not None and counts.sum() > 0:
+            labels = trace.header.axes["parameter"].labels
+            where = [label for label, count in zip(labels, counts, strict=True) if count > 0]
+            total = int(counts.sum())
+            alerts.append(
+                self._alert(
+                    trace, f"{total} weights are NaN or infinite, in {listed(where)}", where, "parameter", total
+                )
+            )
+        problems = [p for p in last.problems if p.error == "NonFiniteError"]
+        if problems and not alerts:
+            words = "; ".join(f"{p.part}: {p.message}" for p in problems)
+            alerts.append(self._alert(trace, words, [p.part for p in problems], "", len(problems)))
+        return alerts
+
+    def _alert(self, trace: Trace, words: str, where: list[str], axis: str, count: int) -> Alert:
+        before = [r.step for r in trace.readings[:-1]]
+        well = f", and were not at step {before[-1]}" if before else ""
+        step = trace.last.step
+        return Alert(
+            rule=self.name,
+            message=f"step {step}: {words}{well}.",
+            step=step,
+            since=step,
+            where=where,
+            axis=axis,
+            evidence={"count": float(count)},
+            severity="failure",
+        )
+
+
+class StillAverage:
+    """The average of the weights stands still while the weights move.
+
+    Args:
+        readings: in a row, in which it has not moved.
+    """
+
+    name = "average stands still"
+
+    def __init__(self, readings: int = 2):
+        self.readings = readings
+
+    def check(self, trace: Trace) -> list[Alert]:
+        follows = trace.scalar("ema/follows")
+        still = _run_at_the_end(follows == 0)
+        if still < self.readings:
+            return []
+        steps = trace.steps
+        first = len(steps) - 1 - still  # the reading at which it was last seen to be where it is
+        since, step = int(steps[first]), int(steps[-1])
+        distance = float(trace.scalar("ema/distance")[-1])
+        ema, raw = float(trace.scalar("ema/loss")[-1]), float(trace.scalar("loss/mean")[-1])
+        compared = f" Its loss is {ema:.3g}, that of the weights {raw:.3g}." if math.isfinite(ema + raw) else ""
+        words = "the update of the average is not called, or is given another model"
+        return [
+            Alert(
+                rule=self.name,
+                message=(
+                    f"step {step}: the average of the weights (EMA) has not moved at all since step {since}, while the "
+                    f"weights did: {words}.{compared}"
+                ),
+                step=step,
+                since=since,
+                evidence={"readings": float(still), "distance": distance, "loss": ema, "loss of the weights": raw},
+                severity="failure",
+            )
+        ]
+
+
+def _run_at_the_end(holds: np.ndarray) -> int:
+    """How many of the last entries hold in a row."""
+    gaps = np.flatnonzero(~np.asarray(holds, dtype=bool))
+    return len(holds) - 1 - int(gaps[-1]) if len(gaps) else len(holds)

@@ -1,0 +1,71 @@
+"""Parameters that move much faster than the others do, compared with how they moved before."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from genkernel.monitor.rules.words import grouped, listed
+from genkernel.monitor.trace import Alert, Trace
+
+HISTORY = 4  # readings with a pace, before the first that is judged
+NOISE = 6.0  # robust standard deviations of a parameter's own pace that are no change
+
+
+class FastParameters:
+    """The pace of some parameters, relative to the median pace of all, is a multiple of what it was.
+
+    The pace of a parameter is the root mean square of what its entries moved by since the reading before. Relative to
+    the median over parameters it does not follow the schedule of the learning rate, which moves all of them.
+
+    Args:
+        factor: of the former pace, from which it is found.
+        readings: in a row.
+    """
+
+    name = "parameters move too fast"
+
+    def __init__(self, factor: float = 4.0, readings: int = 2):
+        self.factor, self.readings = factor, readings
+
+    def check(self, trace: Trace) -> list[Alert]:
+        if len(trace) < 1 + HISTORY + self.readings or "weights/moved" not in trace.header.arrays:
+            return []
+        moved = trace.array("weights/moved")[1:]  # nothing to compare the first with
+        with np.errstate(divide="ignore", invalid="ignore"):
+            pace = np.log(np.where(moved > 0, moved, np.nan))
+        usual_pace = np.nanmedian(pace, axis=1, keepdims=True) if np.isfinite(pace).any() else np.zeros((len(pace), 1))
+        relative = pace - usual_pace
+        before, now = relative[: -self.readings], relative[-self.readings :]
+        known = (np.isfinite(before).sum(0) >= HISTORY) & np.isfinite(now).all(0)
+        if not known.any():
+            return []
+        usual = np.zeros(relative.shape[1])
+        noise = np.zeros(relative.shape[1])
+        usual[known] = np.nanmedian(before[:, known], axis=0)
+        noise[known] = 1.4826 * np.nanmedian(np.abs(before[:, known] - usual[known]), axis=0)
+        excess = np.where(known, np.nan_to_num(now).min(0) - usual, -np.inf)
+        found = np.flatnonzero((excess > math.log(self.factor)) & (excess > NOISE * noise))
+        if not len(found):
+            return []
+        labels = trace.header.axes["parameter"].labels
+        where = [labels[j] for j in found]
+        steps = trace.steps
+        since, step = int(steps[-self.readings - 1]), int(steps[-1])
+        times = float(np.exp(np.median(excess[found])))
+        return [
+            Alert(
+                rule=self.name,
+                message=(
+                    f"step {step}: {listed(grouped(where, labels))} {'move' if len(found) > 1 else 'moves'} "
+                    f"{times:.0f} times as fast as before, compared with all other parameters, since step {since}: is "
+                    "the learning rate of that group too high, or has clipping or weight decay changed there?"
+                ),
+                step=step,
+                since=since,
+                where=where,
+                axis="parameter",
+                evidence={"times": times, "parameters": float(len(found))},
+            )
+        ]

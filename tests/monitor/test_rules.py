@@ -1,0 +1,167 @@
+"""Rules on traces that are made up: what is there is found, where and since when, and what is not is not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from genkernel.errors import InputError
+from genkernel.monitor import Alert, Axis, ChangePoint, Header, Problem, Reading, Trace, replay
+from genkernel.monitor.rules import change_point
+from genkernel.monitor.rules.facts import NonFinite, StillAverage
+from genkernel.monitor.rules.fast_parameters import FastParameters
+from genkernel.monitor.rules.rule import Judge
+from genkernel.monitor.rules.words import grouped, listed
+
+NAMES = [f"{block}.{kind}" for block in ("a.0", "a.1", "b.0", "c") for kind in ("weight", "bias")]
+
+
+def trace(count: int = 20, **scalars: np.ndarray) -> Trace:
+    header = Header("denoiser", {"parameter": Axis("parameter", NAMES)}, {"weights/moved": ["parameter"]})
+    readings = [
+        Reading(10 * k, float(k), 0.1, {name.replace("__", "/"): float(values[k]) for name, values in scalars.items()})
+        for k in range(count)
+    ]
+    return Trace(header, readings)
+
+
+def with_array(made: Trace, name: str, axes: list[str], values: np.ndarray) -> Trace:
+    header = replace(made.header, arrays={**made.header.arrays, name: axes})
+    readings = [replace(r, arrays={**r.arrays, name: values[k]}) for k, r in enumerate(made.readings)]
+    return Trace(header, readings)
+
+
+def test_a_forecast_follows_a_straight_course_and_outliers_do_not_bend_it() -> None:
+    line = 3.0 - 0.2 * np.arange(20)
+    assert np.allclose(change_point.forecast_errors(line)[4:], 0, atol=1e-12)
+    line[9] += 50.0
+    errors = change_point.forecast_errors(line)
+    assert errors[9] == pytest.approx(50.0)
+    assert np.allclose(np.delete(errors, 9)[4:], 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_a_step_against_the_course_is_found_at_its_reading_and_not_the_other_way(direction: int) -> None:
+    noise = np.random.default_rng(0).normal(size=40)
+    values = -0.5 * np.arange(40.0) + noise
+    values[25:] += direction * 12
+    made = trace(40, kernel__x=values)
+    words = "{step}: from {before:.1f} to {now:.1f} since {since}"
+    [alert] = replay(made, [ChangePoint("x", "kernel/x", direction, words)])
+    assert 200 <= alert.since <= 250  # the sum may have begun with noise
+    assert 250 < alert.step <= 280
+    assert alert.message.startswith(f"{alert.step}: from")
+    assert alert.evidence["cusum"] > alert.evidence["level"] == change_point.level_for(0.01)
+    # the other way round it is only found as the end of an excursion, never at the step itself
+    others = replay(made, [ChangePoint("x", "kernel/x", -direction, words)])
+    assert all(other.step > 280 for other in others)
+
+
+def test_entries_of_an_array_are_watched_one_by_one_and_named() -> None:
+    values = np.random.default_rng(1).normal(size=(30, 3))
+    values[20:, 1] += 15
+    header = Header("denoiser", {"level": Axis("level", ["t = 0", "t = 5", "t = 9"])}, {"loss/level": ["level"]})
+    made = Trace(header, [Reading(k, 0.0, 0.0, arrays={"loss/level": row}) for k, row in enumerate(values)])
+    [alert] = replay(made, [ChangePoint("x", "loss/level", 1, "{place} since {since}")])
+    assert (alert.where, alert.axis, alert.message) == (["t = 5"], "level", "t = 5 since 20")
+
+
+def test_the_stated_rate_of_false_alarms_is_kept() -> None:
+    rule = ChangePoint("x", "x", 1, "", rate=0.1)
+    draw = np.random.default_rng(5)
+    level = change_point.level_for(rule.rate)
+    alarms = 0
+    for _ in range(150):
+        series = draw.standard_t(change_point.DEGREES, change_point.FEWEST + change_point.HORIZON)
+        alarms += bool((change_point.cusum(change_point.forecast_errors(series), 1)[0] > level).any())
+    assert 4 <= alarms <= 27  # 99.8 % of what a rate of 0.1 gives in 150
+
+
+def test_levels_fall_with_the_rate_and_continue_beyond_the_table() -> None:
+    levels = [change_point.level_for(rate) for rate in (0.1, 0.05, 0.03, 0.001, 0.0001)]
+    assert levels == sorted(levels)
+    assert levels[0] == change_point.LEVELS[0.1]
+    with pytest.raises(InputError, match="direction"):
+        ChangePoint("x", "x", 0, "")
+    with pytest.raises(InputError, match="rate"):
+        ChangePoint("x", "x", 1, "", rate=0.5)
+
+
+def test_missing_readings_are_no_change() -> None:
+    values = np.random.default_rng(2).normal(size=40)
+    values[::3] = np.nan
+    assert not replay(trace(40, x=values), [ChangePoint("x", "x", 1, "")])
+
+
+def test_a_group_that_moves_faster_than_it_did_is_named_by_its_module() -> None:
+    draw = np.random.default_rng(0)
+    moved = np.exp(draw.normal(0, 0.1, (20, len(NAMES)))) * np.linspace(2, 0.1, 20)[:, None]  # a schedule moves all
+    moved[0] = np.nan
+    moved[12:, :2] *= 30
+    made = with_array(trace(), "weights/moved", ["parameter"], moved)
+    [alert] = replay(made, [FastParameters()])
+    assert sorted(alert.where) == sorted(NAMES[:2])
+    assert (alert.since, alert.step) == (110, 130)
+    assert "a.0.* move " in alert.message and 20 < alert.evidence["times"] < 40
+    assert not replay(with_array(trace(12), "weights/moved", ["parameter"], moved[:12]), [FastParameters()])
+
+
+def test_an_average_that_stands_still_is_found_and_one_that_lags_is_not() -> None:
+    follows = np.full(20, 0.01)
+    follows[0], follows[15:] = np.nan, 0.0
+    made = trace(20, ema__follows=follows, ema__loss=np.ones(20), loss__mean=np.full(20, 0.5))
+    [alert] = replay(made, [StillAverage()])
+    assert (alert.since, alert.step, alert.severity) == (140, 160, "failure")
+    assert "Its loss is 1, that of the weights 0.5" in alert.message
+    assert not replay(trace(20, ema__follows=np.full(20, 1e-9)), [StillAverage()])
+
+
+def test_non_finite_weights_are_located_and_so_are_non_finite_parts() -> None:
+    counts = np.zeros((3, len(NAMES)))
+    counts[2, 3] = 5
+    [alert] = replay(with_array(trace(3), "weights/nonfinite", ["parameter"], counts), [NonFinite()])
+    assert (alert.where, alert.severity) == (["a.1.bias"], "failure")
+    assert "5 weights are NaN or infinite, in a.1.bias, and were not at step 10" in alert.message
+    made = trace(2)
+    made.readings[1] = replace(made.readings[1], problems=[Problem("loss", "NonFiniteError", "at timestep 5")])
+    [alert] = replay(made, [NonFinite()])
+    assert "loss: at timestep 5" in alert.message
+
+
+def test_a_finding_is_told_once_until_it_was_away() -> None:
+    class Says:
+        name = "says"
+
+        def check(self, seen: Trace) -> list[Alert]:
+            here = seen.last.scalars["x"]
+            return [Alert("says", "m", seen.last.step, 0, [place]) for place in "ab" if here >= "ab".index(place) + 1]
+
+    x = np.array([0, 1, 1, 2, 2, 0, 0, 1, 0, 0, 0, 0, 1])
+    found = replay(trace(len(x), x=x), [Says()])
+    assert [(alert.step, alert.where) for alert in found] == [(10, ["a"]), (30, ["b"]), (120, ["a"])]
+    with pytest.raises(InputError, match="two rules"):
+        Judge([Says(), Says()])
+    with pytest.raises(InputError, match="check"):
+        Judge([3])  # type: ignore[list-item]
+
+
+def test_names_are_listed_and_grouped() -> None:
+    assert listed(["a"]) == "a"
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert listed(list("abcdef")) == "a, b, c, d and 2 others"
+    assert grouped(NAMES[:4], NAMES) == ["a.*"]
+    assert grouped(["a.0.weight", "a.0.bias", "c.bias"], NAMES) == ["a.0.*", "c.bias"]
+    assert grouped(NAMES, NAMES)[0] == "a.*"
+
+
+def test_a_trace_gives_missing_numbers_as_nan() -> None:
+    made = trace(3, x=np.array([1.0, math.nan, 2.0]))
+    assert np.isnan(made.scalar("y")).all()
+    assert np.isnan(made.array("weights/moved")).all()
+    with pytest.raises(InputError, match="no array"):
+        made.array("nothing")
+    with pytest.raises(InputError, match="no reading"):
+        _ = Trace(made.header).last
