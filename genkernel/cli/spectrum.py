@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from genkernel.cli import options
 from genkernel.cli.console import note, print_json, quiet_stdout, results
+from genkernel.errors import InputError
+
+SHOWN = 12  # modes that --json prints
 
 
 def spectrum(
@@ -24,7 +27,8 @@ def spectrum(
     targets: Annotated[
         Path | None,
         typer.Option(
-            help="A .npy or .npz with a class or values for every sample: what can be learned of them?",
+            help="A .npy or .npz with a class (whole number or name) or values (floats) for every sample: what can be "
+            "learned of them?",
             rich_help_panel=options.READING,
             show_default=False,
         ),
@@ -32,7 +36,7 @@ def spectrum(
     groups: Annotated[
         Path | None,
         typer.Option(
-            help="A .npy or .npz with the number of every sample's group, in place of the run's own.",
+            help="A .npy or .npz with the number or name of every sample's group, in place of the run's own.",
             rich_help_panel=options.READING,
             show_default=False,
         ),
@@ -58,17 +62,32 @@ def spectrum(
         typer.Option(help="With --denoiser: images it was not trained on.", show_default=False),
     ] = None,
     images: Annotated[int, typer.Option(help="With --denoiser: how many images.", min=4)] = 16,
-    steps: Annotated[int, typer.Option(help="With --denoiser: Lanczos steps.", min=2)] = 20,
+    steps: Annotated[
+        int,
+        typer.Option(
+            help="With --denoiser: steps of Lanczos for the spectrum, and of conjugate gradients for the R² of the "
+            "regressions. Where these have not converged the report says so: take more.",
+            min=2,
+        ),
+    ] = 20,
     seed: Annotated[int, typer.Option(help="With --denoiser: of noise and random directions.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the report; genkernel-NAME-spectrum here by default.",
+            help="Folder of the report; genkernel-NAME-spectrum here by default. A finished one in it is replaced.",
             rich_help_panel=options.OUTPUT,
             show_default=False,
         ),
     ] = None,
-    as_json: options.Json = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help=f"Print the summary as JSON on stdout, and nothing else; of long spectra the first {SHOWN} modes "
+            "(summary.json holds all).",
+            rich_help_panel=options.OUTPUT,
+        ),
+    ] = False,
 ) -> None:
     """How many directions does a kernel have, which noise levels or clusters share them, and what can be learned?
 
@@ -86,6 +105,9 @@ def spectrum(
     """
     from genkernel.workflows.spectrum import spectrum as run_spectrum
 
+    if (denoiser is None) != (data is None):
+        missing = "--data, images that it was not trained on" if data is None else "--denoiser, the run's checkpoint"
+        raise InputError(f"--denoiser and --data go together: give {missing}")
     place = out or Path(f"{options.default_out(str(run))}-spectrum")
     with quiet_stdout():
         report = run_spectrum(
@@ -105,10 +127,23 @@ def spectrum(
         )
     summary = report.summary()
     if as_json:
-        print_json(summary)
+        print_json(_short(summary))
         return
     console = results()
     for sentence in summary["reading"]:
         console.print(sentence, markup=False)
     assert report.folder is not None
     console.print(f"report: {report.folder / 'index.html'}", markup=False, soft_wrap=True)
+
+
+def _short(summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary with the leading modes alone; ``modes`` says how many of how many."""
+    short = {**summary, "modes": {"shown": min(SHOWN, len(summary["eigenvalues"])), "of": len(summary["eigenvalues"])}}
+    for name in ("eigenvalues", "stderr"):
+        short[name] = None if summary[name] is None else summary[name][:SHOWN]
+    if summary["groups"] is not None:
+        own = [row[:SHOWN] for row in summary["groups"]["eigenvalues"]]
+        short["groups"] = {**summary["groups"], "eigenvalues": own}
+    if summary["targets"] is not None:
+        short["targets"] = {**summary["targets"], "power": summary["targets"]["power"][:SHOWN]}
+    return short

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genkernel.plots import style
+from genkernel.spectra.reading import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from genkernel.spectra.results import SpectrumResult
 
 SHOWN = (0.1, 0.03, 0.01)  # tolerances of the residual's figure
+BELOW = 30.0  # times below the floor of rounding eigenvalues are shown, and times above it the floor itself
 COLORS = (style.BLUE, style.VERMILION, style.GREEN)
 
 
@@ -27,7 +29,7 @@ def spectrum_figures(result: SpectrumResult) -> dict[str, Callable[[], Figure]]:
     if groups is not None:
         found["effective_ranks"] = partial(effective_ranks, result)
         found["mode_shares"] = partial(mode_shares, result)
-        if np.isfinite(groups.relative).any():
+        if np.isfinite(groups.relative[~np.eye(len(groups.names), dtype=bool)]).any():  # of different groups
             found["overlap"] = partial(overlap, result)
     if result.spectrum.targets is not None:
         found["targets"] = partial(targets, result)
@@ -52,9 +54,12 @@ def eigenvalues(result: SpectrumResult) -> Figure:
             number[seen], low[seen], (values + 1.96 * one.stderr)[seen], color=style.BLUE, alpha=0.2, linewidth=0
         )
     left.plot(number[seen], values[seen], color=style.BLUE)
-    left.set_xscale("log")
+    _counted(left, len(values))
     left.set_yscale("log")
-    if one.floor > 0:
+    least = float(values[seen].min())
+    if least < one.floor * BELOW:  # else far below all there is
+        if least < one.floor / BELOW:  # rounding has no end: eigenvalues down to 1e-30 of the largest
+            left.set_ylim(bottom=one.floor / BELOW)
         left.axhline(one.floor, color=style.GREY, linestyle="--", linewidth=1)
         left.annotate("rounding", (1, one.floor), (3, 3), textcoords="offset points", fontsize=7.5, color=style.MUTED)
     left.set_xlabel("number of the mode j")
@@ -70,7 +75,7 @@ def eigenvalues(result: SpectrumResult) -> Figure:
         (one.effective_rank, 0.04), (-5 if late else 5, 0), textcoords="offset points", fontsize=8,
         color=style.VERMILION, ha="right" if late else "left",
     )  # fmt: skip
-    right.set_xscale("log")
+    _counted(right, len(values))
     right.set_ylim(0, 1.02)
     right.set_xlabel("number of modes")
     right.set_ylabel("share of the trace")
@@ -133,7 +138,10 @@ def overlap(result: SpectrumResult) -> Figure:
     style.map_axes(axes)
     _group_ticks(axes, result)
     _group_ticks(axes, result, vertical=True)
-    figure.colorbar(image, ax=axes, label=f"relative overlap of {_directions(groups.directions)}")
+    largest = float(np.nanmax(groups.relative))
+    bar = figure.colorbar(image, ax=axes, extend="max" if largest > 1 + 1e-9 else "neither")
+    beyond = f" (largest: {largest:.2f})" if largest > 1.005 else ""
+    bar.set_label(f"relative overlap of {_directions(groups.directions)}{beyond}")
     style.title(figure, f"What two {result.of}s share")
     style.footer(
         figure, result.meta, f"across halves; 1: as halves of one (mean {np.nanmean(np.diag(groups.overlap)):.2f})"
@@ -151,7 +159,7 @@ def targets(result: SpectrumResult) -> Figure:
     number = np.arange(1, len(found.power) + 1)
     left.plot(number, np.cumsum(found.power), color=style.BLUE, label="targets")
     left.plot(number, number / result.spectrum.samples, "--", color=style.GREY, label="random targets")
-    left.set_xscale("log")
+    _counted(left, len(found.power))
     left.set_ylim(0, 1.02)
     left.set_xlabel("number of modes")
     left.set_ylabel("share of the variance")
@@ -168,6 +176,8 @@ def targets(result: SpectrumResult) -> Figure:
     )  # fmt: skip
     right.axhline(0, color=style.GREY, linestyle="--", linewidth=1)
     right.set_xscale("log", base=2)
+    right.set_xticks(found.samples, [f"{n:.0f}" for n in found.samples])
+    right.minorticks_off()
     right.axhline(1, color=style.GREY, linestyle=":", linewidth=1)
     low, high = min(0.0, float(found.learnability.min())), max(1.0, float(found.test_mse.max()))
     right.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
@@ -227,7 +237,19 @@ def learnability(result: SpectrumResult) -> Figure:
         (found.output, found.output_stderr, style.GREEN, "^", "the network's output"),
         (found.rest, found.rest_stderr, style.VERMILION, "s", "residual"),
     ):
-        axes.errorbar(found.timesteps, values, stderr, color=color, marker=marker, label=label)
+        solved = found.converged
+        axes.errorbar(
+            found.timesteps, np.where(solved, values, np.nan), stderr, color=color, marker=marker, label=label
+        )
+        if not solved.all():
+            axes.errorbar(
+                found.timesteps[~solved], values[~solved], stderr[~solved], color=color, marker=marker,
+                markerfacecolor="white", linestyle="none",
+            )  # fmt: skip
+    if not found.converged.all():
+        axes.errorbar(
+            [], [], color=style.GREY, marker="o", markerfacecolor="white", linestyle="none", label="not converged"
+        )
     axes.axhline(0, color=style.GREY, linestyle="--", linewidth=1)
     low = min(0.0, float((found.rest - found.rest_stderr).min()), float((found.target - found.target_stderr).min()))
     axes.set_ylim(max(-1.0, 1.05 * low - 0.02), 1.02)
@@ -244,13 +266,26 @@ def learnability(result: SpectrumResult) -> Figure:
     return figure
 
 
+def _counted(axes: Axes, last: int) -> None:
+    """A logarithmic x-axis of whole numbers from 1."""
+    from matplotlib.ticker import NullFormatter
+
+    steps = (1, 2, 5) if last < 100 else (1,)
+    ticks = [m * 10**k for k in range(len(str(last))) for m in steps if m * 10**k <= last]
+    if last < 5:
+        ticks = list(range(1, last + 1))
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _directions(count: int) -> str:
     return "the leading direction" if count == 1 else f"{count} leading directions"
 
 
 def _kind(result: SpectrumResult) -> str:
     count = result.spectrum.samples
-    return f"{count} samples; {'cosine kernel' if result.spectrum.normalized else 'kernel as it is'}"
+    return f"{counted(count)}; {'cosine kernel' if result.spectrum.normalized else 'kernel as it is'}"
 
 
 def _without_counts(result: SpectrumResult) -> dict[str, Any]:
@@ -294,7 +329,7 @@ def _group_ticks(axes: Axes, result: SpectrumResult, vertical: bool = False) -> 
         if not vertical and result.log_snr is not None:
             _log_snr(axes, result.log_snr, places.astype(float))
     else:
-        step = max(1, len(places) // 16)
+        step = -(-len(places) // 16)
         labels = [name if len(name) <= 12 else name[:11] + "…" for name in groups.names]
         if len(set(groups.sizes.tolist())) > 1:
             labels = [f"{label} (n={size})" for label, size in zip(labels, groups.sizes, strict=True)]

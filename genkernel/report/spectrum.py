@@ -12,6 +12,9 @@ from genkernel.plots.style import number, pair
 from genkernel.report.page import Number, Table, pictures, render
 from genkernel.report.provenance import citation, finished_at, provenance_facts
 from genkernel.report.spectrum_captions import CAPTIONS, LIMITS, SECTIONS, TERMS
+from genkernel.report.words import fixed
+from genkernel.spectra.reading import counted
+from genkernel.spectra.results import UNSOLVED
 
 if TYPE_CHECKING:
     from genkernel.spectra.results import SpectrumResult
@@ -43,7 +46,7 @@ def spectrum_page(result: SpectrumResult, provenance: Mapping[str, Any], drawn: 
     one = result.spectrum
     words = [
         result.meta.get("model"),
-        f"{one.samples} samples",
+        counted(one.samples),
         f"{one.outputs} rows each" if one.outputs > 1 else None,
         "cosine kernel" if one.normalized else "kernel as it is",
         f"{result.meta['probes']} probes" if result.meta.get("probes") else None,
@@ -72,15 +75,21 @@ def key_numbers(result: SpectrumResult) -> list[Number]:
     """The handful of numbers that a reader takes away."""
     one = result.spectrum
     found = [
-        Number("Effective rank", pair(one.effective_rank, one.effective_rank_stderr), f"of {one.samples} samples"),
+        Number("Effective rank", pair(one.effective_rank, one.effective_rank_stderr), f"of {counted(one.samples)}"),
         Number("Above rounding", f"{one.rank}", f"of {one.samples * one.outputs} eigenvalues"),
     ]
     if not one.normalized:
         found.append(Number("Trace", number(one.trace), "mean k(x, x)"))
     if one.targets is not None:
-        found.append(
-            Number("Alignment with targets", f"{one.targets.alignment_cka:.3f}", "unbiased CKA; 0 for shuffled ones")
-        )
+        said = one.targets
+        error, n = float(said.test_mse[-1]), counted(said.samples[-1])
+        note = f"of the targets' variance, from {n}; 1: that of their mean"
+        found.append(Number("Predicted error", number(float(f"{error:.3g}")), note))
+        if math.isfinite(said.alignment_cka):
+            found.append(Number("Alignment with targets", fixed(said.alignment_cka, 3), "unbiased CKA; 0 if shuffled"))
+        else:  # of fewer than four samples, or of a constant kernel
+            shuffled = fixed(said.alignment_shuffled, 3)
+            found.append(Number("Alignment with targets", fixed(said.alignment, 3), f"KTA; {shuffled} if shuffled"))
     return found
 
 
@@ -127,12 +136,16 @@ def residual_tables(result: SpectrumResult) -> list[Table]:
             number(float(round(found.random[k, at], 3))),
             pair(float(found.target[k]), float(found.target_stderr[k])),
             pair(float(found.rest[k]), float(found.rest_stderr[k])),
-            number(float(f"{found.unsolved[k]:.2g}")),
+            number(float(f"{found.unsolved[k]:.2g}")) + ("" if found.converged[k] else ", not converged"),
         ]
         for k, t in enumerate(found.timesteps)
     ]
     head = [
         "timestep", "loss", "ρ", "ρ, random", f"out of reach (τ = {found.tolerances[at]:g})", "random",
-        "R² of target", "R² of residual", "iteration's residual",
+        "R² of target", "R² of residual", "left unsolved",
     ]  # fmt: skip
-    return [Table("The residual, level by level", head, rows)]
+    note = (
+        f"ρ: Rayleigh quotient. Left unsolved: what the iteration of the regressions left of the right-hand side after "
+        f"{found.steps} steps; above {UNSOLVED:g} it has not converged, and the R² beside it say nothing."
+    )
+    return [Table("The residual, level by level", head, rows, note)]

@@ -40,7 +40,8 @@ CAPTIONS = {
     "eigenvalues": Caption(
         "The spectrum",
         "Left: eigenvalues of K/n by number, with a band of ±1.96 standard errors over probes where the kernel was "
-        "estimated. Below the dashed line is rounding. Right: the share of the trace that the first modes hold; the "
+        "estimated. Below the dashed line is rounding, which is not shown to its end; without one all are far above. "
+        "Right: the share of the trace that the first modes hold; the "
         "effective rank is the number of equal eigenvalues with the same entropy.",
         "The effective rank grows with the number of samples: compare at equal n. Probe noise spreads the small "
         "eigenvalues of estimated kernels.",
@@ -70,7 +71,7 @@ CAPTIONS = {
         "different samples, relative to what two halves of one and the same group have in common.",
         "From few samples directions are badly known: where halves of one group share little themselves (see the "
         "table), "
-        "cells are uncertain, and can exceed 1.",
+        "cells are uncertain, and can exceed 1: the arrow at the scale says so.",
         "Heat map of overlaps, group against group, from 0 to 1.",
     ),
     "targets": Caption(
@@ -78,8 +79,8 @@ CAPTIONS = {
         "Left: the share of the targets' variance in the first modes, beside targets of random direction. Right: what "
         "kernel regression on n samples is expected to learn of them, and its error relative to their variance.",
         "The samples are taken as a sample of all that there are, so predictions stop at half their number. They are "
-        "of "
-        "kernel regression with this kernel, not of further training.",
+        "of kernel regression with this kernel, not of further training. Without a ridge the error has a peak where "
+        "there are as many samples as modes, whatever is learned.",
         "Cumulative share of variance by mode, and learnability by number of samples.",
     ),
     "residual": Caption(
@@ -98,7 +99,8 @@ CAPTIONS = {
         "R² of the target, of the network's own output, and of the residual. Above zero for the residual means that "
         "the "
         "kernel as it is could still learn from these images what helps at others.",
-        "From few images. The iteration is stopped after a number of steps, which regularises as the ridge does.",
+        "From few images. The iteration is stopped after a number of steps. Open points have not converged by then "
+        "(see the table): they say nothing of the kernel, and take more steps.",
         "R² at other images by timestep.",
     ),
 }

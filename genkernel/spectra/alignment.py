@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from genkernel.errors import InputError
+from genkernel.spectra.arrays import as_tensor, unit_of
 from genkernel.tangent import Kernel
 
 
@@ -36,14 +37,14 @@ def gram(given: Any, name: str = "kernel") -> Tensor:
         if not given.symmetric:
             raise InputError(f"{name} is between different samples on its two sides: alignment needs the same")
     else:
-        t = torch.as_tensor(given).detach().cpu()
+        t = as_tensor(given, name)
         if t.dim() == 1 and not t.is_floating_point():
             return (t[:, None] == t[None, :]).double()
         if t.dim() == 1:
             t = t[:, None]
         t = t.double()
         K = t if t.dim() == 2 and t.shape[0] == t.shape[1] else t.flatten(1) @ t.flatten(1).T
-    K = K.double()
+    K = K.detach().double().cpu()
     if not torch.isfinite(K).all():
         raise InputError(f"{name} has NaN or infinite entries")
     off = float((K - K.T).abs().max())
@@ -58,7 +59,7 @@ def class_numbers(labels: Any, samples: int) -> Tensor:
     Raises:
         InputError: not one whole number per sample, or all samples are of one class.
     """
-    t = torch.as_tensor(labels).detach().cpu()
+    t = as_tensor(labels, "labels")
     if tuple(t.shape) != (samples,):
         raise InputError(f"labels are one per sample, [{samples}], not {tuple(t.shape)}")
     if t.is_complex() or (t.is_floating_point() and not bool((t == t.round()).all())):
@@ -127,7 +128,8 @@ def _unbiased(K: Tensor, L: Tensor) -> float:
 
 
 def _pair(one: Any, other: Any) -> tuple[Tensor, Tensor]:
+    """Both Gram matrices, over their largest entries: alignments do not know their units, but squares of squares do."""
     K, L = gram(one), gram(other, "the other")
     if K.shape != L.shape:
         raise InputError(f"the two are of {len(K)} and {len(L)} samples: give the same samples, in the same order")
-    return K, L
+    return K / unit_of(K), L / unit_of(L)

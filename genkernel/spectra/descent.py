@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.utils._pytree import tree_map
 
 from genkernel.errors import CaptureError, InputError
 from genkernel.tangent import TangentModel, as_tangent_model, batches
+from genkernel.tangent.forecast import size
 from genkernel.tangent.jvp import UNSUPPORTED
 from genkernel.tangent.passes import guarded
 from genkernel.tangent.plan import parse_memory
@@ -43,7 +45,7 @@ def descent(
         InputError: arguments, shapes or modes make no sense.
         BatchCouplingError, RandomOutputError, NonFiniteError: of the model, as for ``gk.tangent_features``.
     """
-    if not (isinstance(lr, (int, float)) and 0 < lr < float("inf")):
+    if isinstance(lr, bool) or not isinstance(lr, Real) or not 0 < lr < float("inf"):
         raise InputError(f"lr is a positive number, not {lr!r}")
     if loss not in LOSSES:
         raise InputError(
@@ -212,7 +214,7 @@ class Descent:
         """
         if each > self._memory:
             raise InputError(
-                f"{what} takes about {each / 2**20:.0f} MiB and memory= allows {self._memory / 2**20:.0f} MiB: "
+                f"{what} takes about {size(each)} and memory= allows {size(self._memory)}: "
                 "allow more, or take fewer samples or parameters (params=)"
             )
         return self._memory // max(each, 1)

@@ -22,8 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.errors import InputError
+from genkernel.spectra.arrays import whole_number
 from genkernel.spectra.descent import Descent, Weights, descent, moved
-from genkernel.spectra.leave_one_out import LeaveOneOut, check_steps, contraction_factors, require_descent, trainings
+from genkernel.spectra.leave_one_out import (
+    LeaveOneOut,
+    checked_pair,
+    checked_steps,
+    contraction_factors,
+    require_descent,
+    trainings,
+)
 from genkernel.tangent import TangentModel
 
 
@@ -127,8 +135,9 @@ def effective_gram_matrix(
         >>> gram.matrix.shape
         torch.Size([12, 12])
     """
-    check_steps(steps)
-    wrong = [step for step in snapshots if not isinstance(step, int) or not 1 <= step <= steps]
+    steps, held_out = checked_steps(steps), checked_pair(held_out)
+    snapshots = [whole_number(step, "a snapshot's step") for step in snapshots]
+    wrong = [step for step in snapshots if not 1 <= step <= steps]
     if wrong:
         raise InputError(f"snapshots are steps from 1 to {steps}, not {wrong[0]!r}")
     factors = None if contraction is None else contraction_factors(contraction, steps)

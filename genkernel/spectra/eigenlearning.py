@@ -49,7 +49,8 @@ class Risk:
             differ, and single ones are not told apart).
         rest: the target's energy in no mode: it cannot be learned and counts as noise in the errors.
         notes: what to keep in mind, in words.
-        stderr: of ``test_mse``, from the reference samples being a sample; NaN where they are taken as the density.
+        stderr: of ``test_mse``, from the reference samples being a sample; NaN where they are taken as the density, and
+            for one sample. It does not cover what the theory itself gets wrong (smooth kernels in few dimensions).
     """
 
     samples: float
@@ -159,9 +160,10 @@ def expected_risk(
             "expected error is infinite. Add a ridge, or ask for another number of samples"
         )
     e0 = n / (n - filled)
-    squared = (v**2).reshape(len(lam), -1).sum(1)
+    unit = float(np.abs(v).max(initial=0.0)) or 1.0  # squares of what is beyond 1e±160 overflow or vanish
+    squared = ((v / unit) ** 2).reshape(len(lam), -1).sum(1)
     total = float(squared.sum())
-    test = e0 * (float(((1 - L) ** 2 * squared).sum()) + noise)
+    test = e0 * (float(((1 - L) ** 2 * squared).sum()) * unit * unit + noise)
     # all modes learned and samples to spare: a regression in r dimensions leaves (n - r) / n of what is not its
     train = (ridge / (n * kappa)) ** 2 * test if kappa else (1 - filled / n) ** 2 * test
     return Risk(
@@ -194,10 +196,11 @@ def measured_learnability(targets: ArrayLike, predictions: ArrayLike) -> float:
         raise InputError(f"targets {f.shape} and predictions {found.shape} differ in shape")
     if not (np.isfinite(f).all() and np.isfinite(found).all()):
         raise InputError("a target or a prediction is NaN or infinite")
-    size = float((f**2).sum())
-    if not size:
+    unit = float(np.abs(f).max(initial=0.0))
+    if not unit:
         raise InputError("the target is zero everywhere: it has no learnability")
-    return float((f * found).sum()) / size
+    f = f / unit
+    return float((f * (found / unit)).sum() / (f**2).sum())
 
 
 def _filled(lam: Array, kappa: float, ridge: float) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from genkernel.errors import InputError, MissingError
 from genkernel.spectra.alignment import gram
+from genkernel.spectra.arrays import whole_number
 
 METHODS = ("pca", "tsne", "umap")
 
@@ -47,16 +48,21 @@ def embed(kernel: Any, method: str = "pca", dims: int = 2, *, seed: int = 0, nei
         neighbours: perplexity of t-SNE, neighbours of UMAP; fewer where there are few samples.
 
     Raises:
-        InputError: as for :func:`genkernel.spectra.alignment.gram`; unknown method; dims outside 1 … n - 1, or above
-            3 for t-SNE; no two samples differ.
+        InputError: as for :func:`genkernel.spectra.alignment.gram`; unknown method; a single sample; dims outside
+            1 … n - 1, or above 3 for t-SNE; no two samples differ.
         MissingError: UMAP is not installed.
     """
     if method not in METHODS:
         raise InputError(f"method is one of {', '.join(METHODS)}, not {method!r}")
     K = gram(kernel)
     n = len(K)
-    if not 1 <= dims <= (n - 1 if method != "tsne" else min(3, n - 1)):
-        raise InputError(f"{method} of {n} samples has 1 to {n - 1 if method != 'tsne' else 3} dimensions, not {dims}")
+    dims, neighbours = whole_number(dims, "dims"), whole_number(neighbours, "neighbours")
+    if n < 2:
+        raise InputError("an embedding is of two samples or more, not of one")
+    most = n - 1 if method != "tsne" else min(3, n - 1)
+    if not 1 <= dims <= most:
+        room = f"1 to {most} dimensions" if most > 1 else "one dimension"
+        raise InputError(f"{method} of {n} samples has {room}, not {dims}")
     if neighbours < 1:
         raise InputError(f"neighbours is at least 1, not {neighbours}")
     if method == "pca":

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from genkernel.spectra.arrays import unit_of
 from genkernel.spectra.eigenlearning import InfiniteRisk, Risk
 from genkernel.spectra.mercer import Mercer
 
@@ -37,16 +38,21 @@ class SampledReference:
         mercer: of the kernel of m reference samples. Modes that are not in it share the rest of the trace and of the
             targets evenly.
         coefficients: of the targets in the modes ``[r, ...]``.
-        flat, inside, outside: targets ``[mO, d]``, their part in every mode ``[r, d]``, what is left ``[mO, d]``.
-        eigenvalues: of K ``[r]``.
-        tail: what every missing eigenvalue of K is taken for.
+        unit: the largest target: squares of it may be too large or too small for a float.
+        flat, inside, outside: targets over it ``[mO, d]``, their part in every mode ``[r, d]``, and what is left
+            ``[mO, d]``.
+        scale: the largest eigenvalue of K, for the same reason.
+        eigenvalues: of K over it ``[r]``.
+        tail: what every missing eigenvalue of K is taken for, over it.
     """
 
     mercer: Mercer
     coefficients: Array
+    unit: float
     flat: Array
     inside: Array
     outside: Array
+    scale: float
     eigenvalues: Array
     tail: float
 
@@ -60,12 +66,14 @@ class SampledReference:
         r, rows = mercer.rank, mercer.samples * mercer.outputs
         vectors = mercer.vectors[:, :r].numpy()
         v = mercer.coefficients(targets)[:r].numpy()
-        flat = targets.double().numpy().reshape(rows, -1)
+        unit = unit_of(targets)
+        flat = targets.double().numpy().reshape(rows, -1) / unit
         inside = vectors.T @ flat
-        k = mercer.values[:r].clamp_min(0).numpy() * mercer.samples
-        missing, beyond = mercer.trace - float(k.sum()) / mercer.samples, rows - r
-        tail = mercer.samples * missing / beyond if beyond and missing > mercer.floor * rows else 0.0
-        return cls(mercer, v, flat, inside, flat - vectors @ inside, k, tail)
+        top = float(mercer.values[0])  # of K / m
+        k = mercer.values[:r].clamp_min(0).numpy() / top
+        missing, beyond = mercer.trace / top - float(k.sum()), rows - r
+        tail = missing / beyond if beyond and missing > mercer.floor / top * rows else 0.0
+        return cls(mercer, v, unit, flat, inside, flat - vectors @ inside, top * mercer.samples, k, tail)
 
     def risk(self, samples: float, *, ridge: float = 0.0, noise: float = 0.0) -> Risk:
         """What n samples are expected to teach.
@@ -76,7 +84,7 @@ class SampledReference:
 
         Returns:
             ``learnabilities`` are those of the reference samples' modes (they sum to n - δ / κ, single small ones are
-            rough), ``learnability`` is of the targets with their noise, ``stderr`` is filled in.
+            rough), ``learnability`` is of the targets with their noise, ``stderr`` is filled in (NaN for one sample).
 
         Raises:
             InfiniteRisk: n equals the number of modes, without a ridge.
@@ -88,14 +96,15 @@ class SampledReference:
         beyond = rows - r
         energy, left = (inside**2).sum(1), float((outside**2).sum())
         if not ridge and not tail and r < n:
-            return _all_learned(mercer, v, flat, outside, samples, noise)
+            return _all_learned(mercer, v, self.unit, flat, outside, samples, noise)
+        delta = ridge / self.scale  # κ and μ are in units of the largest eigenvalue, too
 
         def sums(mu: float) -> tuple[float, float]:
             s = float((1 / (k + mu)).sum()) + (beyond / (tail + mu) if beyond else 0.0)
             return s, float((1 / (k + mu) ** 2).sum()) + (beyond / (tail + mu) ** 2 if beyond else 0.0)
 
-        mu = ridge + _extra_ridge(
-            lambda extra: extra * sums(ridge + extra)[0], rows - n, float(k.sum()) + beyond * tail
+        mu = delta + _extra_ridge(
+            lambda extra: extra * sums(delta + extra)[0], rows - n, float(k.sum()) + beyond * tail
         )
         singular = mu == 0 and beyond > 0 and not tail
         s, s2 = (1.0, math.inf) if singular else sums(mu)
@@ -110,32 +119,35 @@ class SampledReference:
         unlearned = outputs * (float((energy * inner).sum()) + left * outer) / s
         shares = ((vectors @ (inner[:, None] * inside) + outside * outer) ** 2).reshape(m, -1).sum(1)
         e0, kappa, L = n / spare, outputs / s, k * inner
-        test = e0 * (bias + noise)
+        unit = self.unit
+        test = e0 * (bias * unit * unit + noise)
         total = float((flat**2).sum()) / m
         return Risk(
             samples=samples,
             ridge=ridge,
             noise=noise,
-            kappa=kappa,
+            kappa=kappa * self.scale,
             learnabilities=L,
             test_mse=test,
-            train_mse=(ridge * outputs / (n * kappa)) ** 2 * test,
+            train_mse=(delta * outputs / (n * kappa)) ** 2 * test,
             learnability=1 - unlearned / total if total else math.nan,
             overfitting=e0,
             mean=L.reshape(-1, *([1] * (v.ndim - 1))) * v,
             variance=test * L**2 / n,
-            rest=left / m,
-            stderr=e0 * outputs * math.sqrt(m) * float(shares.std()) / s2,
+            rest=left / m * unit * unit,
+            stderr=e0 * outputs * _of_sum(shares) / s2 * unit * unit,
         )
 
 
-def _all_learned(mercer: Mercer, v: Array, flat: Array, outside: Array, samples: float, noise: float) -> Risk:
+def _all_learned(
+    mercer: Mercer, v: Array, unit: float, flat: Array, outside: Array, samples: float, noise: float
+) -> Risk:
     """A regression in r dimensions with n > r equations and no ridge: what is outside of them is the noise."""
     m, outputs, r = mercer.samples, mercer.outputs, len(v)
     n, free = samples * outputs, m * outputs - r
     shares = (outside**2).reshape(m, -1).sum(1)
     level, e0 = outputs * float(shares.sum()) / free, n / (n - r)
-    test = e0 * (level + noise)
+    test = e0 * (level * unit * unit + noise)
     total = float((flat**2).sum()) / m
     return Risk(
         samples=samples,
@@ -149,9 +161,14 @@ def _all_learned(mercer: Mercer, v: Array, flat: Array, outside: Array, samples:
         overfitting=e0,
         mean=v,
         variance=np.full(r, test / n),
-        rest=float(shares.sum()) / m,
-        stderr=e0 * outputs * math.sqrt(m) * float(shares.std()) / free,
+        rest=float(shares.sum()) / m * unit * unit,
+        stderr=e0 * outputs * _of_sum(shares) / free * unit * unit,
     )
+
+
+def _of_sum(shares: Array) -> float:
+    """Standard error of Σ shares over the choice of samples; NaN for one sample, which shows no spread."""
+    return math.sqrt(len(shares)) * float(shares.std()) if len(shares) > 1 else math.nan
 
 
 def _extra_ridge(filled: Callable[[float], float], wanted: float, trace: float) -> float:

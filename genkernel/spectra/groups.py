@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genkernel.errors import InputError
+from genkernel.spectra.arrays import as_tensor
 from genkernel.spectra.effective_number import entropy_number
-from genkernel.spectra.mercer import Mercer, mercer_decomposition
+from genkernel.spectra.mercer import Mercer, mercer_decomposition, precision_of
 from genkernel.tangent import Kernel
 
 Array = NDArray[np.float64]
@@ -84,6 +85,7 @@ def group_spectra(
     names: Sequence[str] | None = None,
     modes: int = 12,
     whole: Mercer | None = None,
+    progress: bool | None = None,
 ) -> GroupSpectra:
     """Spectra group by group, which modes they share, and how far their leading directions coincide.
 
@@ -93,17 +95,20 @@ def group_spectra(
         names: of the groups; their numbers by default.
         modes: of the whole kernel, whose shares are given.
         whole: the decomposition of the whole kernel, if it has been made.
+        progress: a bar of the random deals where they take more than a second (unequal groups of hundreds of samples);
+            None: in a terminal only.
 
     Raises:
         InputError: as for :func:`~genkernel.spectra.mercer.mercer_decomposition`; labels do not fit.
     """
-    K = (kernel.values if isinstance(kernel, Kernel) else torch.as_tensor(kernel)).double()
+    kernel = kernel if isinstance(kernel, Kernel) else as_tensor(kernel, "the kernel")
+    K = (kernel.values if isinstance(kernel, Kernel) else kernel).detach().double().cpu()
     if K.dim() != 2:
         raise InputError(
             f"spectra of groups need one number per pair of samples [n, n], not {tuple(K.shape)}: make the kernel with "
             "gk.exact_trace() or gk.probes(), not with gk.blocks()"
         )
-    of = np.asarray(labels)
+    of = as_tensor(labels, "labels").numpy()
     if of.shape != (len(K),):
         raise InputError(f"groups are one number for each of {len(K)} samples, not an array of shape {of.shape}")
     if of.dtype.kind not in "iu":
@@ -129,8 +134,8 @@ def group_spectra(
             rank[g] = entropy_number(found)
             error[g] = effective_rank_error(K, per_probe, own)
     equal_size, equal_rank = _at_equal_size(K, rows, np.random.default_rng(0))
-    shuffled, spread_p = _shuffled(K, rows, equal_rank)
-    overlap, directions = _overlaps(K, rows)
+    shuffled, spread_p = _shuffled(K, rows, equal_rank, progress)
+    overlap, directions = _overlaps(K, rows, precision_of(kernel))
     return GroupSpectra(
         names=[str(g) for g in range(count)] if names is None else [str(name) for name in names],
         sizes=sizes,
@@ -171,41 +176,46 @@ def effective_rank_error(K: Tensor, per_probe: Tensor | None, rows: Any = slice(
     return float(np.sqrt((q - 1) / q * np.sum((np.array(left) - np.mean(left)) ** 2)))
 
 
-def _at_equal_size(
-    K: Tensor, rows: list[NDArray[np.int64]], draw: np.random.Generator, draws: int = DRAWS
-) -> tuple[int, Array]:
+def _at_equal_size(K: Tensor, rows: list[NDArray[np.int64]], draw: np.random.Generator) -> tuple[int, Array]:
     """The effective rank grows with the number of samples, so larger groups are compared by parts of themselves."""
     size = min((len(own) for own in rows if len(own) >= FEWEST), default=0)
     found = np.full(len(rows), np.nan)
     for g, own in enumerate(rows):
         if len(own) >= FEWEST:
-            parts = [own] if len(own) == size else [draw.choice(own, size, replace=False) for _ in range(draws)]
+            parts = [own] if len(own) == size else [draw.choice(own, size, replace=False) for _ in range(DRAWS)]
             found[g] = float(np.mean([entropy_number(_eigenvalues(K, part)) for part in parts]))
     return size, found
 
 
-def _shuffled(K: Tensor, rows: list[NDArray[np.int64]], ranks: Array) -> tuple[Array, float]:
-    """Effective ranks where samples are dealt out at random: their range, and how often they differ as much."""
+def _shuffled(K: Tensor, rows: list[NDArray[np.int64]], ranks: Array, progress: bool | None) -> tuple[Array, float]:
+    """Effective ranks where samples are dealt out at random: their range, and how often they differ as much.
+
+    Every deal is treated as the data are: means over fewer parts would spread more, and nothing would seem rare.
+    """
+    from tqdm.auto import tqdm
+
     known = np.isfinite(ranks)
     if known.sum() < 2:
         return np.full(2, np.nan), float("nan")
     draw = np.random.default_rng(1)
     every = np.concatenate(rows)
     ends = np.cumsum([len(own) for own in rows])[:-1]
-    found = [_at_equal_size(K, np.split(draw.permutation(every), ends), draw, 4)[1][known] for _ in range(SHUFFLES)]
+    hidden = None if progress is None else not progress  # None: tqdm hides it outside a terminal
+    deals = tqdm(range(SHUFFLES), desc="groups at random", unit="deal", disable=hidden, delay=1.0, leave=False)
+    found = [_at_equal_size(K, np.split(draw.permutation(every), ends), draw)[1][known] for _ in deals]
     apart = np.ptp(ranks[known])
     as_far = sum(np.ptp(one) >= apart for one in found)
     return np.percentile(np.concatenate(found), [2.5, 97.5]), (1 + as_far) / (1 + SHUFFLES)
 
 
-def _overlaps(K: Tensor, rows: list[NDArray[np.int64]]) -> tuple[Array, int]:
+def _overlaps(K: Tensor, rows: list[NDArray[np.int64]], precision: float) -> tuple[Array, int]:
     halves = [(own[::2], own[1::2]) for own in rows]
     count = len(rows)
     least = min((len(own) // 2 for own in rows if len(own) >= HALVED), default=0)
     m = min(LEADING, max(1, least // 4)) if least else 0  # few samples find only few directions
     overlap = np.full((count, count), np.nan)
     bases = [
-        [_leading(K, half, m) if len(half) > m > 0 and len(half) >= HALVED // 2 else None for half in pair]
+        [_leading(K, half, m, precision) if len(half) > m > 0 and len(half) >= HALVED // 2 else None for half in pair]
         for pair in halves
     ]
     for a in range(count):
@@ -227,10 +237,10 @@ def _relative(overlap: Array) -> Array:
     return np.divide(overlap, size, out=np.full_like(overlap, np.nan), where=size > 0)
 
 
-def _leading(K: Tensor, rows: NDArray[np.int64], m: int) -> Tensor | None:
-    """U Λ^{-1/2} of the leading directions ``[n, m]``; None where there are fewer."""
+def _leading(K: Tensor, rows: NDArray[np.int64], m: int, precision: float) -> Tensor | None:
+    """U Λ^{-1/2} of the leading directions ``[n, m]``; None where there are fewer above rounding."""
     values, vectors = torch.linalg.eigh(K[rows][:, rows])
     values, vectors = values.flip(0)[:m], vectors.flip(1)[:, :m]
-    if float(values[-1]) <= len(rows) * 2.0**-52 * float(values[0]):
+    if float(values[-1]) <= len(rows) * precision * float(values[0]):
         return None
     return vectors / values.sqrt()

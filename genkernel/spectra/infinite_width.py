@@ -49,6 +49,7 @@ _CURE = (
 _PAIRS = 4096  # pairs of parallel samples whose averages are taken together
 
 
+@torch.inference_mode(False)
 def infinite_width_ntk(
     x: Tensor,
     y: Tensor | None = None,
@@ -85,6 +86,7 @@ def infinite_width_ntk(
     return _kernels(x, y, depth, activation, weight_variance, bias_variance)[1]
 
 
+@torch.inference_mode(False)
 def infinite_width_nngp(
     x: Tensor,
     y: Tensor | None = None,

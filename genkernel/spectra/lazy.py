@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from genkernel.errors import InputError
+from genkernel.spectra.arrays import as_tensor, unit_of
 from genkernel.spectra.mercer import as_matrix, mercer_decomposition
 from genkernel.tangent import Kernel
 
@@ -29,16 +30,17 @@ def kernel_drift(before: Kernel | Tensor, after: Kernel | Tensor) -> float:
     Raises:
         InputError: shapes differ, something is not finite, or the first kernel is zero.
     """
-    first, second = (k.values if isinstance(k, Kernel) else torch.as_tensor(k) for k in (before, after))
+    first, second = (_kernel(k) for k in (before, after))
     if first.shape != second.shape:
         raise InputError(f"the kernels differ in shape: {tuple(first.shape)}, {tuple(second.shape)}")
-    first, second = first.detach().double().cpu(), second.detach().double().cpu()
+    first, second = first.double(), second.double()
     if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
         raise InputError("a kernel has NaN or infinite entries")
-    size = float(first.norm())
-    if not size:
+    if not first.any():
         raise InputError("the first kernel is zero: nothing can be relative to it")
-    return float((second - first).norm()) / size
+    unit = unit_of(first)
+    first, second = first / unit, second / unit
+    return float((second - first).norm() / first.norm())
 
 
 class FrozenKernel:
@@ -62,6 +64,7 @@ class FrozenKernel:
     """
 
     def __init__(self, kernel: Kernel | Tensor, targets: Tensor, initial: Tensor | None = None):
+        kernel = kernel if isinstance(kernel, Kernel) else as_tensor(kernel, "the kernel")
         mercer = mercer_decomposition(kernel)
         y = _outputs(targets, "targets")
         start = torch.zeros_like(y) if initial is None else _outputs(initial, "initial")
@@ -76,7 +79,7 @@ class FrozenKernel:
         self._values = mercer.values.clamp_min(0)  # of K / n
         self._floor = mercer.floor
         self._vectors = mercer.vectors
-        self._matrix = as_matrix(kernel.values if isinstance(kernel, Kernel) else torch.as_tensor(kernel))[0]
+        self._matrix = as_matrix(_kernel(kernel))[0]
         self._residual = mercer.vectors.T @ (y - start).reshape(len(mercer.vectors), -1)
 
     @property
@@ -144,7 +147,7 @@ class FrozenKernel:
                 raise InputError("initial= belongs to cross=: at the training samples it was given at the start")
             k, count, start = self._matrix, self.samples, self._initial
         else:
-            values = cross.values if isinstance(cross, Kernel) else torch.as_tensor(cross)
+            values = _kernel(cross)
             k, outputs = as_matrix(values)
             count = len(values)
             if k.shape[1] != len(self._vectors) or outputs != self.outputs:
@@ -160,8 +163,12 @@ class FrozenKernel:
         return start + moved.reshape(start.shape)
 
 
+def _kernel(given: Kernel | Tensor) -> Tensor:
+    return as_tensor(given.values if isinstance(given, Kernel) else given, "a kernel")
+
+
 def _outputs(values: Tensor, name: str) -> Tensor:
-    found = torch.as_tensor(values).detach().double().cpu()
+    found = as_tensor(values, name).double()
     if found.dim() not in (1, 2):
         raise InputError(f"{name} have shape [n] or [n, outputs], not {tuple(found.shape)}")
     if not torch.isfinite(found).all():

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.errors import InputError, NonFiniteError
+from genkernel.spectra.arrays import whole_number
 from genkernel.spectra.descent import Descent, Weights, descent, dot, moved
 from genkernel.tangent import TangentModel, batches
 
@@ -197,15 +198,35 @@ def leave_one_out_gap(
         >>> runs.gap.shape, runs.excess.shape
         (torch.Size([21]), torch.Size([12, 21]))
     """
-    check_steps(steps)
+    steps, held_out = checked_steps(steps), checked_pair(held_out)
     with descent(model, x, y, lr, loss, dtype, memory) as problem:
         return trainings(problem, steps, left_out, held_out, tick)
 
 
-def check_steps(steps: int) -> None:
-    """Raise InputError unless it is a number of steps."""
-    if not isinstance(steps, int) or steps < 1:
-        raise InputError(f"steps is a whole number from 1, not {steps!r}")
+def checked_steps(given: Any) -> int:
+    """A number of steps.
+
+    Raises:
+        InputError: it is no whole number from 1.
+    """
+    steps = whole_number(given, "steps")
+    if steps < 1:
+        raise InputError(f"steps is a whole number from 1, not {steps}")
+    return steps
+
+
+def checked_pair(held_out: Any) -> tuple[Any, Tensor] | None:
+    """Other samples and their targets.
+
+    Raises:
+        InputError: they are no pair.
+    """
+    if held_out is None:
+        return None
+    if not isinstance(held_out, (tuple, list)) or len(held_out) != 2:
+        given = f"{len(held_out)} things" if isinstance(held_out, (tuple, list)) else type(held_out).__name__
+        raise InputError(f"held_out is (x, y), other samples and their targets, not {given}")
+    return held_out[0], held_out[1]
 
 
 def trainings(

@@ -3,8 +3,11 @@
     (T h)(x) = E_x' K(x, x') h(x')          λ̂_j, u_j: eigenpairs of K_nn / n        ψ̂_j(x_i) = √n u_ij
     ψ̂_j(x) = 1 / (n λ̂_j) Σ_i K(x, x_i) ψ̂_j(x_i)                                   (Nyström; THEORY §5)
 
-Kernels of several outputs are the (nO) × (nO) matrix with rows (sample, output). Eigenvalues below the noise floor of
-the matrix they came from are rounding, and are never divided by.
+Kernels of several outputs are the (nO) × (nO) matrix with rows (sample, output). Eigenvalues at or below the noise
+floor are rounding, and are never divided by. With ε the precision of the gradients it is
+
+    rows · ε · λ_1      of a matrix: what errors of ε in all entries, and the dense decomposition, move at most
+    √rows · ε · λ_1     of an operator: its products are rounded, one by one and independently; there is no matrix
 """
 
 from __future__ import annotations
@@ -17,8 +20,11 @@ import torch
 from torch import Tensor
 
 from genkernel.errors import InputError
+from genkernel.spectra.arrays import as_tensor
 from genkernel.spectra.effective_number import entropy_number
-from genkernel.tangent import Kernel, TangentOperator
+from genkernel.tangent import Kernel, TangentOperator, exact_trace
+
+LEADING = 16  # modes of an operator unless others are asked for
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,14 @@ class Mercer:
         values: λ̂_j ``[r]``, falling.
         vectors: u_j ``[rows, r]``, orthonormal.
         samples, outputs: n and O; rows = n · O.
-        floor: eigenvalues at or below it are rounding noise.
+        floor: eigenvalues at or below it are rounding noise: rows · ε · λ_1 of matrices, √rows · ε · λ_1 of operators.
         trace: Σ of all eigenvalues, tr K / n (with those that were not asked for).
         trace_stderr: its standard error where what is outside of the modes was estimated, with an operator; else 0.
-        stderr: standard errors of λ̂_j ``[r]`` over the random probes of an estimated kernel; None where it is exact.
+        stderr: standard errors of λ̂_j ``[r]`` over the random probes of an estimated kernel. None where the kernel is
+            exact, and where it does not hold the kernels of two or more probes: those of :meth:`Kernel.normalized` do
+            not, although they are estimates (:func:`genkernel.spectrum` takes cosines that do).
         residuals: ‖(K/n) u_j - λ̂_j u_j‖ ``[r]`` where an iteration found them; zero otherwise.
+        mixed: why rᵀKr is ‖Jᵀr‖² of no residual r of the outputs, in words; None where it is.
     """
 
     values: Tensor
@@ -45,6 +54,7 @@ class Mercer:
     residuals: Tensor
     stderr: Tensor | None = None
     trace_stderr: float = 0.0
+    mixed: str | None = None
 
     @property
     def modes(self) -> Tensor:
@@ -120,7 +130,7 @@ def mercer_decomposition(
     Args:
         kernel: symmetric: a :class:`Kernel` (one number per pair, or full blocks), a matrix ``[n, n]``, or an operator
             (:func:`genkernel.operator`), whose matrix is never made.
-        modes: how many of the largest; all for matrices and 16 for operators by default.
+        modes: how many of the largest; by default all for matrices, and 16 (or all of fewer rows) for operators.
         seed: of the iteration's starting vector.
 
     Raises:
@@ -128,10 +138,10 @@ def mercer_decomposition(
         ConvergenceError: the iteration for an operator did not converge.
     """
     if isinstance(kernel, TangentOperator):
-        return _of_operator(kernel, 16 if modes is None else modes, seed)
+        return _of_operator(kernel, min(LEADING, kernel.shape[0]) if modes is None else modes, seed)
     if isinstance(kernel, Kernel) and not kernel.symmetric:
         raise InputError("the kernel is between different samples on its two sides: a spectrum is of x against x")
-    values = kernel.values if isinstance(kernel, Kernel) else torch.as_tensor(kernel)
+    values = kernel.values if isinstance(kernel, Kernel) else as_tensor(kernel, "a kernel")
     K, outputs = as_matrix(values)
     rows = len(K)
     if K.shape[0] != K.shape[1]:
@@ -163,6 +173,7 @@ def mercer_decomposition(
         trace=float(K.diagonal().sum()) / n,
         residuals=torch.zeros(r, dtype=torch.float64),
         stderr=_over_probes(kernel, vectors[:, :r]) if isinstance(kernel, Kernel) else None,
+        mixed=mixed(kernel),
     )
 
 
@@ -182,6 +193,7 @@ def _of_operator(operator: TangentOperator, modes: int, seed: int) -> Mercer:
         trace=(float(pairs.values.sum()) + outside.value) / n,
         residuals=pairs.residuals / n,
         trace_stderr=outside.stderr / n,
+        mixed=mixed(operator),
     )
 
 
@@ -210,7 +222,32 @@ def as_matrix(values: Tensor) -> tuple[Tensor, int]:
 
 
 def precision_of(kernel: Any) -> float:
-    """The relative rounding error of a kernel's entries: that of the dtype of its gradients, where it says so."""
-    dtype = kernel.meta.get("dtype") if isinstance(kernel, Kernel) else None
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    return float(torch.finfo(known.get(str(dtype).removeprefix("torch."), torch.float64)).eps)
+    """The relative rounding error of a kernel's entries.
+
+    That of the dtype of its gradients where a :class:`Kernel` says so; of a tensor, an array or a list its own.
+    """
+    if isinstance(kernel, Kernel):
+        known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+        dtype = known.get(str(kernel.meta.get("dtype")).removeprefix("torch."), torch.float64)
+    else:
+        dtype = as_tensor(kernel, "a kernel").dtype
+    return float(torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps)
+
+
+def mixed(kernel: Any) -> str | None:
+    """Why rᵀKr is ‖Jᵀr‖² of no residual r of the outputs, in words; None where it is, or where nothing is known.
+
+    Cosines are off by the norms. A trace over O > 1 outputs is a sum of O kernels, J_1 J_1ᵀ + … + J_O J_Oᵀ, and r of
+    one number per sample has no output.
+    """
+    if isinstance(kernel, TangentOperator):
+        summed = kernel.sums_outputs
+    elif isinstance(kernel, Kernel):
+        if kernel.is_normalized:
+            return "normalised: its entries are cosines"
+        shape = kernel.meta.get("output_shape") or ()
+        trace = kernel.meta.get("cotangents") == exact_trace().describe() or kernel.per_probe is not None
+        summed = trace and math.prod(shape) > 1
+    else:
+        return None
+    return "a sum over the outputs of a sample (a trace, or random probes of it)" if summed else None

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from genkernel.errors import InputError
 from genkernel.spectra.alignment import class_numbers, gram
+from genkernel.spectra.arrays import as_tensor, unit_of, whole_number
 from genkernel.tangent import Kernel
 from genkernel.tangent.result import cosines
 
@@ -86,6 +87,7 @@ def knn_label_agreement(kernel: Any, labels: Any, k: int = 10, *, points: Any = 
     """
     if kernel is None and points is None:
         raise InputError("neighbours are by a kernel or by points: give one of them")
+    k = whole_number(k, "k")
     near = None if kernel is None else cosine_matrix(kernel)
     far = None if points is None else _distances(points)
     n = len(near) if near is not None else len(far)  # type: ignore[arg-type]
@@ -115,14 +117,15 @@ def cosine_matrix(kernel: Any) -> Tensor:
     own = K.diagonal()
     if float(own.min()) < 0:
         raise InputError("the kernel has a negative diagonal: it is no Gram matrix")
-    return cosines(K, own, own).clamp(-1, 1)
+    unit = unit_of(K)  # norms are multiplied
+    return cosines(K / unit, own / unit, own / unit).clamp(-1, 1)
 
 
 def _distances(points: Any) -> Tensor:
-    t = torch.as_tensor(points).detach().double().cpu()
+    t = as_tensor(points, "points").double()
     if t.dim() < 1 or not torch.isfinite(t).all():
         raise InputError("points are finite, one row for each sample")
-    flat = t.reshape(len(t), -1)
+    flat = t.reshape(len(t), -1) / unit_of(t)
     return torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
 
 

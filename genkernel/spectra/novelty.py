@@ -15,7 +15,7 @@ Eigenvalues of a kernel are squared singular values, so distances below the root
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,12 +23,14 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from genkernel.errors import InputError
+from genkernel.spectra.arrays import as_tensor, unit_of
 from genkernel.spectra.mercer import as_matrix, precision_of
 from genkernel.tangent import Kernel
 
 WAYS = ("stacked", "each")
 FEWEST = 5  # samples on a side, below which an AUROC has no interval
 _Z = 1.959963984540054  # 97.5 % of a normal distribution
+_KNOWN = 1e-2  # of d²: what rounding may do to a distance is said from there on
 _STEP = 1e-12  # from an area of 0 or 1, where its own standard error is 0
 
 
@@ -83,19 +85,21 @@ def novelty(
 
     Raises:
         InputError: shapes differ, something is not finite, K is not positive semi-definite, k(x, x) is smaller than
-            what is inside of the span (kernels that do not belong together), or an option makes no sense.
+            what is inside of the span by more than rounding (kernels that do not belong together), sample by sample, or
+            an option makes no sense.
     """
     if outputs not in WAYS:
         raise InputError(f"outputs is 'stacked' or 'each', not {outputs!r}")
     if not 0 <= ridge < float("inf"):
         raise InputError(f"ridge is finite and not negative, not {ridge}")
+    trained, cross = (K if isinstance(K, Kernel) else as_tensor(K, "a kernel") for K in (trained, cross))
     _belong_together(trained, cross)
     if own is None:
         if not isinstance(cross, Kernel):
             raise InputError("k(x, x) of the new samples is missing: give own=, or cross as a Kernel")
         own = cross.norms_x
     K, k = _values(trained, "trained"), _values(cross, "cross")
-    kxx = torch.as_tensor(own).detach().double().cpu()
+    kxx = as_tensor(own, "own").double()
     fits = K.shape[0] == K.shape[1] == k.shape[1] and K.shape[2:] == k.shape[2:]
     if not fits or tuple(kxx.shape) != (len(k), *k.shape[3:]):
         raise InputError(
@@ -113,31 +117,25 @@ def novelty(
         raise InputError(f"tolerance is relative to the largest eigenvalue, between 0 and 1, not {tolerance}")
     if each:
         every = range(K.shape[2])
-        parts = [_span(K[..., o, o], tolerance, floor) for o in every]
-        scores = [_scores(part, k[..., o, o], ridge) for o, part in enumerate(parts)]
-        lost, shrunk, leverage = (torch.stack(found, 1) for found in zip(*scores, strict=True))
-        rank: int | tuple[int, ...] = tuple(len(part[0]) for part in parts)
+        found = [_scores(K[..., o, o], k[..., o, o], kxx[:, o], ridge, tolerance, floor) for o in every]
+        scores = _Scores(*(torch.stack(part, 1) for part in zip(*(one for one, _ in found), strict=True)))
+        rank: int | tuple[int, ...] = tuple(own_rank for _, own_rank in found)
     else:
-        part = _span(as_matrix(K)[0], tolerance, floor)
-        found = _scores(part, as_matrix(k)[0], ridge)
-        lost, shrunk, leverage = (t.reshape(len(k), -1).sum(1) for t in found)
         kxx = kxx.reshape(len(k), -1).sum(1)
-        rank = len(part[0])
-    slack = max(1e-6, 100 * floor)
-    if bool((kxx - lost < -slack * kxx.max()).any()):
+        scores, rank = _scores(as_matrix(K)[0], as_matrix(k)[0], kxx, ridge, tolerance, floor)
+    if bool((scores.inside > (kxx > 0) * (1 + max(1e-6, 100 * floor)) + scores.rounding).any()):
         raise InputError(
             "k(x, x) of a new sample is smaller than the part of it inside of the training span: trained, cross and "
             "own are not of one kernel"
         )
-    outside = (kxx - lost).clamp_min(0)
     return Novelty(
-        projection_distance=torch.where(kxx > 0, (outside / kxx.clamp_min(1e-300)).sqrt(), 0.0).clamp_max(1),
-        variance=(kxx - shrunk).clamp_min(0),
-        leverage=leverage,
+        projection_distance=torch.where(kxx > 0, (1 - scores.inside).clamp(0, 1).sqrt(), 0.0),
+        variance=torch.where(kxx > 0, kxx * (1 - scores.shrunk).clamp_min(0), 0.0),
+        leverage=scores.leverage,
         rank=rank,
         tolerance=tolerance,
         ridge=ridge,
-        notes=_notes(tolerance, floor, kxx),
+        notes=_notes(tolerance, floor, kxx, scores.rounding),
     )
 
 
@@ -151,6 +149,49 @@ def _belong_together(trained: Any, cross: Any) -> None:
         ):
             if pair[0] != pair[1]:
                 raise InputError(f"trained and cross are not of one kernel: {what}: {pair[0]} and {pair[1]}")
+
+
+class _Scores(NamedTuple):
+    """Of every new sample ``[m]``, or ``[m, O]``; the first three are shares of k(x, x), or plain where that is 0.
+
+    What is known is K + E with ‖E‖ up to rows · precision · λ_1, and k + e with ‖e‖² up to precision² · tr K · k(x, x).
+    To first order that changes k K⁺ k by k K⁺ E K⁺ k, which is at most ‖E‖ times the leverage h, and by 2 k K⁺ e, at
+    most 2 √h ‖e‖ ≤ precision · (tr K · h + k(x, x)): no more than twice rows · precision · λ_1 · h, and rounding.
+
+    Attributes:
+        inside: k K⁺ k.
+        shrunk: k (K + λ)⁻¹ k within the span.
+        rounding: what ``inside`` may be off by, for the rounding of the kernel.
+        leverage: k (K²)⁺ k.
+    """
+
+    inside: Tensor
+    shrunk: Tensor
+    rounding: Tensor
+    leverage: Tensor
+
+
+def _scores(K: Tensor, k: Tensor, kxx: Tensor, ridge: float, tolerance: float, floor: float) -> tuple[_Scores, int]:
+    """Of samples with k(x, x) ``[m]`` and rows ``[m · outputs, n]`` of k, which are summed over outputs; the rank of K.
+
+    Everything is divided by the largest entry of K and by k(x, x) first: squares of what is beyond 1e±160 are none.
+    """
+    unit, own = unit_of(K), torch.where(kxx > 0, kxx, 1.0)
+    lam, U = _span(K / unit, tolerance, floor)
+    rows = k / unit**0.5 / own.sqrt().repeat_interleave(len(k) // len(own))[:, None]
+    inside = (rows @ U).square()
+
+    def of(weights: Tensor) -> Tensor:
+        return (inside * weights).sum(1).reshape(len(own), -1).sum(1)
+
+    leverage = of(1 / lam.square())
+    found = _Scores(
+        inside=of(1 / lam),
+        shrunk=of(1 / (lam + ridge / unit)),
+        rounding=2 * floor * float(lam[-1]) * leverage,
+        leverage=leverage * own / unit,
+    )
+    return found, len(lam)
 
 
 def _span(K: Tensor, tolerance: float, floor: float) -> tuple[Tensor, Tensor]:
@@ -174,14 +215,7 @@ def _span(K: Tensor, tolerance: float, floor: float) -> tuple[Tensor, Tensor]:
     return values[kept], vectors[:, kept]
 
 
-def _scores(part: tuple[Tensor, Tensor], k: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Per row of k: k K⁺ k, k (K + λ)⁻¹ k within the span, k (K²)⁺ k."""
-    lam, U = part
-    inside = (k @ U).square()
-    return (inside / lam).sum(1), (inside / (lam + ridge)).sum(1), (inside / lam.square()).sum(1)
-
-
-def _notes(tolerance: float, floor: float, kxx: Tensor) -> tuple[str, ...]:
+def _notes(tolerance: float, floor: float, kxx: Tensor, rounding: Tensor) -> tuple[str, ...]:
     notes = []
     if tolerance < floor:
         notes.append(
@@ -192,6 +226,13 @@ def _notes(tolerance: float, floor: float, kxx: Tensor) -> tuple[str, ...]:
         notes.append(
             f"the kernel was made in low precision: distances below {floor**0.5:.0e} are rounding. dtype='float64' "
             "makes it finer"
+        )
+    blurred = int(((rounding > _KNOWN) & (kxx > 0)).sum())
+    if blurred:
+        notes.append(
+            f"{blurred} of {kxx.numel()} distances hang on directions in which the training kernel is hardly more than "
+            "its rounding, and may be off by .1 and more: give a larger tolerance=, or take projection_distance of the "
+            "features"
         )
     dead = int((kxx <= 0).sum())
     if dead:
@@ -230,7 +271,7 @@ def auroc(known: ArrayLike, new: ArrayLike) -> Auroc:
     Raises:
         InputError: one of them is empty or not finite.
     """
-    a, b = (np.asarray(given, dtype=np.float64).ravel() for given in (known, new))
+    a, b = (as_tensor(given, "scores").double().numpy().ravel() for given in (known, new))
     if not len(a) or not len(b) or not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise InputError("an AUROC needs finite scores of known and of new samples")
     lower, higher = _placements(a, b)
@@ -278,8 +319,7 @@ def _score_interval(value: float, known: int, new: int) -> tuple[float, float]:
 
 
 def _values(given: Any, name: str) -> Tensor:
-    values = given.values if isinstance(given, Kernel) else torch.as_tensor(given)
-    K = values.detach().double().cpu()
+    K = as_tensor(given.values if isinstance(given, Kernel) else given, name).double()
     if K.dim() not in (2, 4) or (K.dim() == 4 and K.shape[2] != K.shape[3]) or not K.numel():
         raise InputError(f"{name} has one number per pair, or blocks [n, m, O, O], not {tuple(K.shape)}")
     if not torch.isfinite(K).all():

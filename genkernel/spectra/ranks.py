@@ -6,11 +6,14 @@
 with one absolute tolerance τ σ_1(Φ_mix) for both ranks (Definition 5.1 of Guo, He, Morel; THEORY §5). Ranks are of
 features, by singular values: eigenvalues of a kernel are their squares, so features below √ε of the largest vanish in
 it. Where parameters outnumber the features' rows, every new row generically raises the rank: the gap then counts
-rows, and d(x) says how new they are.
+rows, and d(x) says how new they are. Whether that is so is measured on the training samples, each left out in turn: a
+sample outside of the span of the others did to the rank what the new ones do. Row i is, where e_i lies in the column
+space of Φ (leverage 1).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +22,15 @@ import torch
 from torch import Tensor
 
 from genkernel.errors import InputError
+from genkernel.spectra.arrays import as_tensor, unit_of
 from genkernel.tangent import Sketch
 from genkernel.tangent.model import as_tangent_model
 from genkernel.tangent.plan import parse_memory
 
 STEPS = (1e-2, 1.0, 1e2)  # factors of the tolerance over which a gap has to stay the same
 _SMALL = 5  # squares of the smaller side that a decomposition by divide and conquer holds
-NEAR_CAP = 0.9  # ranks of sketched features beyond this share of the sketch's size are refused
+NEAR_CAP = 0.9  # ranks of sketched features from this share of the sketch's size on are refused
+_ALONE = 1e-6  # below 1, a leverage is that of a row that others make up, with coefficients of up to a thousand
 
 
 @dataclass(frozen=True)
@@ -62,8 +67,10 @@ class RankGap:
         tolerance: absolute, of both.
         by_factor: factor on the tolerance → gap.
         stable: the gap is the same for all of these.
-        vacuous: the training rows are linearly independent, fewer than the parameters, and new rows raise their rank,
-            as more training samples would: the gap counts rows.
+        vacuous: new rows raise the rank, and so did at least half of the training samples, each added to the others
+            (of copies one is counted, of samples without gradient none): the gap counts rows.
+        alone: the share of training samples that lie outside of the span of the others, at the tolerance; NaN where
+            the gap is 0 and nothing hangs on it.
         directions: orthonormal directions in parameter space ``[gap, P]`` of the mixture's features outside of the
             training features' span; None where the gap is vacuous, or the features are a sketch.
         notes: what a reader has to know, in words.
@@ -76,6 +83,7 @@ class RankGap:
     by_factor: dict[float, int]
     stable: bool
     vacuous: bool
+    alone: float
     directions: Tensor | None
     notes: tuple[str, ...] = ()
 
@@ -207,7 +215,8 @@ def tangent_rank_gap(
     before = _rank(own, absolute, floor, eps, own_cap, ())
     after = _rank(both, absolute, floor, eps, mix_cap, said)
     gap = by_factor[1.0]
-    vacuous = gap > 0 and before.value == len(phi)
+    held, samples = _alone(phi, _rows_per_sample(trained), before.value, eps) if gap > 0 else (0, 0)
+    vacuous = 0 < samples <= 2 * held
     directions = None
     if not vacuous and not isinstance(trained, Sketch):
         directions = _outside(core, star, before.value, gap, floor)
@@ -220,8 +229,9 @@ def tangent_rank_gap(
         by_factor=by_factor,
         stable=stable,
         vacuous=vacuous,
+        alone=held / samples if samples else math.nan,
         directions=directions,
-        notes=(*after.notes, *_gap_notes(by_factor, stable, vacuous, absolute, floor, phi, star)),
+        notes=(*after.notes, *_gap_notes(by_factor, stable, vacuous, absolute, floor, held, samples, star)),
     )
 
 
@@ -260,10 +270,11 @@ def projection_distance(
     relative = _checked(tolerance, floor)
     inside = _basis(small, Q, int((values > relative * float(values[0])).sum()))
     del small, Q
-    rest = _without(star, inside).norm(dim=1)
+    units = star.abs().amax(1, keepdim=True)  # lengths are of squares
+    star = star / torch.where(units > 0, units, 1.0)
     size = star.norm(dim=1)
-    found = torch.where(size > 0, rest / size.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
-    return torch.where(found > floor, found, 0.0).reshape(torch.as_tensor(new).shape[:-1])
+    found = torch.where(size > 0, _without(star, inside).norm(dim=1) / size.clamp_min(1), 0.0)
+    return torch.where(found > floor, found, 0.0).reshape(as_tensor(new, "features").shape[:-1])
 
 
 # ---------------------------------------------------------------------------------- features
@@ -275,7 +286,7 @@ def rows_of(features: Tensor) -> Tensor:
     Raises:
         InputError: not finite, or empty.
     """
-    phi = torch.as_tensor(features).detach().cpu()
+    phi = as_tensor(features, "features")
     if phi.dim() < 2 or not phi.numel():
         raise InputError(f"features have one row per sample [n, P] or [n, O, P], not {tuple(phi.shape)}")
     if phi.is_complex() or not torch.isfinite(phi).all():
@@ -296,7 +307,7 @@ def afford(copies: int, memory: str | int, *features: Tensor | Sketch) -> None:
     Raises:
         InputError: they do not fit.
     """
-    given = [torch.as_tensor(f.values if isinstance(f, Sketch) else f) for f in features]
+    given = [f.values if isinstance(f, Sketch) else as_tensor(f, "features") for f in features]
     needed = sum(8 * f.numel() * (copies + (f.dtype != torch.float64)) for f in given)
     columns = max((f.shape[-1] for f in given if f.dim()), default=1) or 1
     needed += 8 * _SMALL * min(columns, sum(f.numel() for f in given) // columns) ** 2
@@ -310,7 +321,7 @@ def afford(copies: int, memory: str | int, *features: Tensor | Sketch) -> None:
 
 def precision_of_features(features: Tensor) -> float:
     """The relative rounding error of their dtype; that of float64 for whole numbers."""
-    dtype = torch.as_tensor(features).dtype
+    dtype = as_tensor(features, "features").dtype
     return float(torch.finfo(dtype if dtype.is_floating_point else torch.float64).eps)
 
 
@@ -348,6 +359,11 @@ def _cap_of(features: Tensor | Sketch, rows: int, cap: int | None) -> int | None
     return min(features.projection.dim, rows) if features.random else features.projection.dim
 
 
+def _rows_per_sample(features: Tensor | Sketch) -> int:
+    shape = features.rows.transpose(0, 1).shape if isinstance(features, Sketch) else torch.as_tensor(features).shape
+    return math.prod(shape[1:-1])
+
+
 def _layout(model: Any, count: int) -> list[tuple[str, torch.Size, int]]:
     """Name, shape and first column of every tensor of parameters."""
     parameters = as_tangent_model(model).parameters
@@ -365,7 +381,7 @@ def _layout(model: Any, count: int) -> list[tuple[str, torch.Size, int]]:
 
 
 def _relative(tolerances: Sequence[float] | Tensor) -> Tensor:
-    found = torch.as_tensor(tolerances, dtype=torch.float64).reshape(-1)
+    found = as_tensor(tolerances, "tolerances").double().reshape(-1)
     if not len(found) or not bool(((found > 0) & (found < 1)).all()):
         raise InputError("tolerances are relative to the largest singular value, between 0 and 1")
     return found
@@ -382,7 +398,7 @@ def _checked(tolerance: float | None, floor: float) -> float:
 
 def _rank(values: Tensor, absolute: float, floor: float, eps: float, cap: int | None, said: tuple[str, ...]) -> Rank:
     rank = int((values > absolute).sum())
-    if cap is not None and rank > NEAR_CAP * cap:
+    if cap is not None and rank >= NEAR_CAP * cap:
         raise InputError(
             f"a rank of {rank} is within 10 % of the sketch's size, {cap}: it may be the sketch's and not the "
             "features'. Take a larger sketch, or exact features"
@@ -416,7 +432,8 @@ def _gap_notes(
     vacuous: bool,
     absolute: float,
     floor: float,
-    phi: Tensor,
+    held: int,
+    samples: int,
     star: Tensor,
 ) -> list[str]:
     notes = []
@@ -430,9 +447,14 @@ def _gap_notes(
             )
     if vacuous:
         notes.append(
-            f"vacuous: the {len(phi)} training rows are linearly independent in {phi.shape[1]} parameters, so more of "
-            f"the same samples would raise the rank as these {len(star)} rows do; the projection distance says how new "
-            "they are"
+            f"vacuous: {held} of {samples} training samples lie outside of the span of the others, in {star.shape[1]} "
+            f"parameters, so more of the same samples would raise the rank as these {len(star)} rows do; the "
+            "projection distance says how new they are"
+        )
+    elif held:
+        notes.append(
+            f"{held} of {samples} training samples lie outside of the span of the others, so a share of about "
+            f"{held / samples:.0%} of more samples of the same kind would raise the rank, too"
         )
     return notes
 
@@ -454,6 +476,43 @@ def _right_singular(phi: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     Q, R = torch.linalg.qr(phi.T) if wide else (None, phi.T)
     _, values, Vh = torch.linalg.svd(R.T, full_matrices=False)
     return values, Vh, Q
+
+
+def _alone(phi: Tensor, each: int, rank: int, eps: float) -> tuple[int, int]:
+    """How many samples, of ``each`` rows, lie outside of the span of the others, and of how many.
+
+    Leaving rows out takes as many from the rank as their block of the hat matrix U Uᵀ has eigenvalues 1. Copies of a
+    sample are left out together: their blocks add up. U is orthonormal to rounding where small singular values are not
+    known, so this is of the rank at the tolerance.
+    """
+    samples = len(phi) // each
+    if rank == len(phi):
+        return samples, samples
+    one = phi.reshape(samples, -1)
+    kind, copies = _copies(one, eps)
+    blocks = _left_singular(phi)[:, :rank].reshape(samples, each, rank)
+    top = torch.linalg.eigvalsh(blocks @ blocks.mT)[:, -1] * copies[kind]
+    first = torch.full((len(copies),), samples).scatter_reduce(0, kind, torch.arange(samples), "amin")
+    living = first[one[first].any(1)]
+    return int((top[living] > 1 - _ALONE).sum()), len(living)
+
+
+def _copies(one: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Which rows are the same up to rounding, by three projections of each on a grid of √ε: numbers ``[n]``, counts."""
+    draw = torch.Generator().manual_seed(0)
+    unit = unit_of(one)
+    marks = torch.stack([one @ (torch.randn(one.shape[1], generator=draw, dtype=one.dtype) / unit) for _ in range(3)])
+    grid = (marks / (unit_of(marks) * eps**0.5)).round()
+    _, kind, counts = torch.unique(grid, dim=1, return_inverse=True, return_counts=True)
+    return kind, counts
+
+
+def _left_singular(phi: Tensor) -> Tensor:
+    """Left singular vectors ``[rows, min(rows, P)]``, from a triangle as in :func:`_right_singular`."""
+    if phi.shape[1] > len(phi):
+        return torch.linalg.svd(torch.linalg.qr(phi.T, mode="r")[1].T)[0]
+    Q, R = torch.linalg.qr(phi)
+    return Q @ torch.linalg.svd(R)[0]
 
 
 def _basis(Vh: Tensor, Q: Tensor | None, count: int) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from genkernel.errors import InputError
+from genkernel.spectra.arrays import unit_of
 from genkernel.spectra.effective_gram import EffectiveGram
 
 
@@ -86,8 +87,8 @@ def residual_alignment(
     noise = torch.randn(draws, m, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).square()
     shares = noise[:, :lower].sum(1) / noise.sum(1)
     low, high = torch.quantile(shares, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    carried = values * energy
-    noise_carried = values * noise
+    sizes = values / unit_of(values)
+    carried, noise_carried = sizes * energy, sizes * noise
     return ResidualAlignment(
         eigenvalues=values,
         energy=energy,
@@ -99,7 +100,7 @@ def residual_alignment(
         top_share=float(energy[:top].sum()),
         top_gap_share=float(carried[:top].sum() / carried.sum()),
         random_top_gap_share=float((noise_carried[:, :top].sum(1) / noise_carried.sum(1)).mean()),
-        gap_ratio=float(carried.sum() / values.mean()),
+        gap_ratio=float(carried.sum() / sizes.mean()),
     )
 
 
@@ -112,7 +113,7 @@ def _spectrum(gram: EffectiveGram, step: int | None) -> tuple[Tensor, Tensor]:
     if basis is not None:
         K, r = basis.T @ K @ basis, basis.T @ r
     values, vectors = torch.linalg.eigh(K)
-    energy = (vectors.T @ r).square()
+    energy = (vectors.T @ (r / unit_of(r))).square()
     return values.flip(0), (energy / energy.sum()).flip(0)
 
 

@@ -13,6 +13,8 @@ from genkernel.spectra.spectrum import Spectrum
 
 SCHEMA_VERSION = 1
 
+UNSOLVED = 0.1  # relative residual up to which a regression counts as solved: at most 1 % of the square is unexplained
+
 Array = NDArray[np.float64]
 
 
@@ -39,7 +41,7 @@ class ResidualSpectra:
         unsolved: relative residual at which their iteration was stopped, the largest of a level ``[L]``.
         evaluated: images behind each kernel.
         rows: outputs behind each kernel.
-        steps: Lanczos steps.
+        steps: of Lanczos for the energies, and of conjugate gradients for the regressions.
     """
 
     timesteps: Array
@@ -64,6 +66,12 @@ class ResidualSpectra:
     evaluated: int
     rows: int
     steps: int
+
+    @property
+    def converged(self) -> NDArray[np.bool_]:
+        """At which levels the regressions were solved, to a relative residual of ``UNSOLVED`` ``[L]``."""
+        found: NDArray[np.bool_] = self.unsolved <= UNSOLVED
+        return found
 
 
 @dataclass
@@ -107,7 +115,9 @@ class SpectrumResult:
             "groups": None if one.groups is None else {"of": self.of, **vars(one.groups)},
             "levels": None if self.timesteps is None else {"timesteps": self.timesteps, "log_snr": self.log_snr},
             "targets": None if one.targets is None else vars(one.targets),
-            "residual": None if self.residual is None else vars(self.residual),
+            "residual": None
+            if self.residual is None
+            else {**vars(self.residual), "converged": self.residual.converged},
         }
         ready: dict[str, Any] = json_ready(summary)
         return ready

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from genkernel.errors import InputError
 from genkernel.spectra.alignment import class_numbers, gram
+from genkernel.spectra.arrays import whole_number
 from genkernel.tangent import Kernel
 
 PENALTIES = (1e-1, 1.0, 1e1, 1e2, 1e3)
@@ -70,21 +72,22 @@ def tangent_linear_separability(
 
     Raises:
         InputError: kernel or labels as for :func:`genkernel.spectra.alignment.gram`; a class with fewer samples than
-            folds (inner folds need one more); C not positive.
+            folds, or too few for inner folds where there are several C; C not positive.
     """
     from sklearn.model_selection import StratifiedKFold
 
     K = gram(kernel).numpy()
     y = class_numbers(labels, len(K)).numpy()
-    penalties = tuple(sorted({float(c) for c in ([C] if isinstance(C, (int, float)) else C)}))
-    if not penalties or not all(0 < c < float("inf") for c in penalties):
-        raise InputError(f"C is positive, or a list of positive numbers, not {C}")
-    least = int(np.bincount(y).min())
-    if folds < 2 or least * (folds - 1) // folds < (folds if len(penalties) > 1 else 1):
+    penalties = _penalties(C)
+    folds, least = whole_number(folds, "folds"), int(np.bincount(y).min())
+    if folds < 2:
+        raise InputError(f"cross-validation has at least 2 folds, not {folds}")
+    if least < folds:
+        raise InputError(f"{folds} folds need as many samples of every class, not the {least} of the smallest")
+    if len(penalties) > 1 and least * (folds - 1) // folds < folds:  # left for the inner folds
         raise InputError(
-            f"{folds} folds within {folds} folds need more samples of every class than the {least} of the smallest"
-            if folds >= 2
-            else f"cross-validation has at least 2 folds, not {folds}"
+            f"{folds} folds within {folds} folds, to choose C, need more samples of every class than the {least} of "
+            "the smallest: take fewer folds, or one C"
         )
     trace = float(K.trace()) / len(K)
     if trace <= 0:
@@ -136,6 +139,15 @@ def without_layers(kernel: Kernel, *layers: str) -> Kernel:
         norms = norms.diagonal(dim1=1, dim2=2)
     meta = {**kernel.meta, "without_layers": list(layers)}
     return Kernel(values, norms, norms, layers=kept, symmetric=True, meta=meta)
+
+
+def _penalties(C: Any) -> tuple[float, ...]:
+    """Different penalties, rising."""
+    given = [C] if np.ndim(C) == 0 else list(C)
+    found = {float(c) for c in given if isinstance(c, Real)}
+    if not given or not all(isinstance(c, Real) for c in given) or not all(0 < c < float("inf") for c in found):
+        raise InputError(f"C is positive, or a list of positive numbers, not {C!r}")
+    return tuple(sorted(found))
 
 
 def _fitted(K: np.ndarray, y: np.ndarray, penalties: Sequence[float], folds: int, seed: int) -> tuple[Any, float]:

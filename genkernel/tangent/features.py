@@ -30,6 +30,7 @@ from genkernel.tangent.side import prove
 _ENTRIES = 2**24  # numbers of features that are taken together
 
 
+@torch.inference_mode(False)
 def tangent_features(
     model: TangentModel | nn.Module | Any,
     x: Any,

@@ -9,6 +9,7 @@ Nothing larger than the activations of one batch and a few copies of the paramet
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -137,6 +138,14 @@ class TangentOperator:
         return self if self.symmetric else TangentOperator(self._right, self._left, self._precondition)
 
     @property
+    def sums_outputs(self) -> bool:
+        """An entry is a sum over several outputs (a trace, or random probes of it): vᵀKv is no ‖Jᵀv‖²."""
+        cotangents, shape = self._left.cotangents, self._left.proof.shape
+        if cotangents is None or math.prod(shape) == 1:
+            return False
+        return cotangents.random or cotangents.count(shape) > 1
+
+    @property
     def parameter_count(self) -> int:
         """P, the length of a flat vector in parameter space."""
         return self._left.numel
@@ -233,11 +242,13 @@ class TangentOperator:
     def eigsh(self, k: int = 6, *, tol: float | None = None, seed: int = 0) -> Eigenpairs:
         """The k largest eigenvalues with their eigenvectors, by Lanczos; residual norms are the errors.
 
+        Repeated eigenvalues come as often as they occur: those of a linear head do once for every output.
+
         Args:
             k: how many.
             tol: relative accuracy at which the iteration stops; by default what the dtype of the run
                 supports (1e-10 in float64, 1e-5 in float32).
-            seed: of the starting vector.
+            seed: of the starting vectors.
 
         Raises:
             InputError: the operator is not symmetric, or has fewer than k rows.
@@ -245,7 +256,10 @@ class TangentOperator:
         """
         self._require_symmetric("eigsh")
         stop = 1e-10 if self.dtype == torch.float64 else 1e-5
-        return spectral.eigenpairs(self._matrix, self.shape[0], k, seed=seed, tol=stop if tol is None else tol)
+        return spectral.eigenpairs(
+            self._matrix, self.shape[0], k, seed=seed, tol=stop if tol is None else tol,
+            precision=max(torch.finfo(self.dtype).eps, self.adjoint_error),
+        )  # fmt: skip
 
     @torch.inference_mode(False)
     def trace(self, probes: int = 30, *, method: str = "hutch++", seed: int = 0) -> Trace:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -51,6 +51,10 @@ class Proof:
     error: float
     bytes_per_sample: int
     weights: dict[str, tuple[int, int]]
+
+    def renewed(self, model: TangentModel) -> Proof:
+        """The same for the weights as they are now; only for a model of which nothing else has changed."""
+        return replace(self, weights=_weights(model))
 
 
 def prove(model: TangentModel, batch: Any, dtype: torch.dtype, method: str, cotangents: Cotangents | None) -> Proof:

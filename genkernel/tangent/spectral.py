@@ -9,17 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from genkernel.errors import ConvergenceError, InputError
 
+if TYPE_CHECKING:
+    import numpy as np
+
 Product = Callable[[Tensor], Tensor]  # [rows, c] → [rows, c]
 Forms = Callable[[Tensor], Tensor]  # Z [rows, c] → z_jᵀ K z_j, [c]
 
 _SMALL = 16  # operators up to this size are simply written out
 _STORED = 2**30  # bytes of Lanczos vectors kept at once
+_LONGEST = 512  # Lanczos vectors of a search for eigenvalues that were missed
+_LOOK = 4  # steps of it between looks at its Ritz values
+_UNSEEN = 1e-6  # probability with which it may end on one that it did not see
 
 
 @dataclass(frozen=True)
@@ -132,46 +139,158 @@ class Solution:
 # ---------------------------------------------------------------------------------- eigenpairs
 
 
-def eigenpairs(product: Product, rows: int, k: int, *, seed: int = 0, tol: float = 1e-8) -> Eigenpairs:
-    """The k largest eigenpairs of a symmetric operator by implicitly restarted Lanczos (ARPACK).
+def eigenpairs(
+    product: Product, rows: int, k: int, *, seed: int = 0, tol: float = 1e-8, precision: float = 2.0**-52
+) -> Eigenpairs:
+    """The k largest eigenpairs of a symmetric operator, each as often as it occurs.
+
+    Implicitly restarted Lanczos (ARPACK) sees one direction of every eigenspace, and copies of a repeated eigenvalue
+    only by what rounding adds: it may leave some out without a sign in its residuals. So what it found is projected
+    out, and a Lanczos run from a fresh start looks for eigenvalues above the smallest of them, until there are none.
 
     Args:
         product: the operator.
         rows: its size.
         k: how many.
-        seed: of the starting vector.
+        seed: of the starting vectors.
         tol: relative accuracy of the eigenvalues at which the iteration stops.
+        precision: relative rounding error of the products.
 
     Raises:
         InputError: k is not between 1 and ``rows``.
         ConvergenceError: the iteration did not converge.
     """
-    import numpy as np
-    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
-
     if not 1 <= k <= rows:
         raise InputError(f"k={k} eigenpairs do not exist: the operator has {rows} rows")
     if rows <= _SMALL or k >= rows - 1:
         whole = product(torch.eye(rows, dtype=torch.float64))
         values, vectors = torch.linalg.eigh((whole + whole.T) / 2)
-    else:
-        start = torch.randn(rows, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        values, vectors = values.flip(0)[:k].clone(), vectors.flip(1)[:, :k].clone()
+        return Eigenpairs(values, vectors, (product(vectors) - vectors * values).norm(dim=0))
+    draw = torch.Generator().manual_seed(seed)
+    values, vectors = _arpack(product, torch.randn(rows, generator=draw, dtype=torch.float64), k, tol)
+    found, basis = (values, vectors) if k == 1 else _with_copies(product, values, vectors, draw, tol, precision)
+    image = product(basis)
+    if basis is not vectors:  # what was found apart was orthogonal up to tol: once more, together
+        found, mix = torch.linalg.eigh((basis.T @ image + image.T @ basis) / 2)
+        found, mix = found.flip(0), mix.flip(1)
+        basis, image = basis @ mix, image @ mix
+    return Eigenpairs(found, basis, (image - basis * found).norm(dim=0))
 
-        def matvec(v: np.ndarray) -> np.ndarray:
-            return product(torch.from_numpy(np.ascontiguousarray(v, dtype=np.float64)).reshape(-1, 1))[:, 0].numpy()
 
-        operator = LinearOperator((rows, rows), matvec=matvec, dtype=np.float64)
-        try:
-            found, basis = eigsh(operator, k=k, which="LA", v0=start.numpy(), tol=tol)
-        except ArpackError as failure:
-            raise ConvergenceError(
-                f"the Lanczos iteration for {k} eigenpairs did not converge ({failure}): ask for fewer, or raise tol"
-            ) from failure
-        order = np.argsort(found)
-        values, vectors = torch.from_numpy(found[order]), torch.from_numpy(basis[:, order].copy())
-    values, vectors = values.flip(0)[:k].clone(), vectors.flip(1)[:, :k].clone()
-    residuals = (product(vectors) - vectors * values).norm(dim=0)
-    return Eigenpairs(values, vectors, residuals)
+def _arpack(product: Product, start: Tensor, k: int, tol: float) -> tuple[Tensor, Tensor]:
+    """The k largest eigenvalues, falling, and their vectors."""
+    import numpy as np
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
+
+    rows = len(start)
+
+    def matvec(v: np.ndarray) -> np.ndarray:
+        return product(torch.from_numpy(np.ascontiguousarray(v, dtype=np.float64)).reshape(-1, 1))[:, 0].numpy()
+
+    operator = LinearOperator((rows, rows), matvec=matvec, dtype=np.float64)
+    try:
+        found, basis = eigsh(operator, k=k, which="LA", v0=start.numpy(), tol=tol)
+    except ArpackError as failure:
+        raise ConvergenceError(
+            f"the Lanczos iteration for {k} eigenpairs did not converge ({failure}): ask for fewer, or raise tol"
+        ) from failure
+    order = np.argsort(found)[::-1].copy()
+    return torch.from_numpy(found[order]), torch.from_numpy(basis[:, order].copy())
+
+
+def _with_copies(
+    product: Product, values: Tensor, vectors: Tensor, draw: torch.Generator, tol: float, precision: float
+) -> tuple[Tensor, Tensor]:
+    """The k largest of these eigenpairs and those that were missed; what was given where none was.
+
+    Raises:
+        ConvergenceError: a search did not converge, or found ever more.
+    """
+    rows, k = vectors.shape
+    rounding = float(values.abs().max()) * precision
+    # every search finds at least the largest that is missing, so k of them find all
+    for _ in range(k + 1):
+        slack = max(tol * abs(float(values[-1])), rounding * rows**0.5)
+        missed, found = _above(product, vectors, float(values[-1]), draw, slack, 8 * rounding)
+        if not len(missed):
+            return values, vectors
+        both = torch.cat([values, missed])
+        order = both.argsort(descending=True, stable=True)[:k]
+        values, vectors = both[order], torch.cat([vectors, found], 1)[:, order]
+    raise ConvergenceError(
+        f"after {k + 1} searches there were still eigenvalues above the {k} largest that were found: the products are "
+        "not accurate enough to tell equal eigenvalues apart, raise tol"
+    )
+
+
+def _above(
+    product: Product, known: Tensor, least: float, draw: torch.Generator, slack: float, nothing: float
+) -> tuple[Tensor, Tensor]:
+    """Eigenpairs above the least of the known ones, of the operator outside of these.
+
+    Lanczos from one random unit vector v, reorthogonalised in full. After s steps with Ritz values θ_i and
+    off-diagonals β_i, ‖Π (K - θ_i) v‖ = Π β_i (Golub and Meurant, 2010): on an eigenvector with an eigenvalue above a
+    level that no θ_i reaches, v has a component of at most Π β_i / Π (level - θ_i). A random vector has one below c
+    with a probability of at most c √(2 rows / π): once that is below :data:`_UNSEEN`, there is none.
+
+    Args:
+        product: the operator.
+        known: orthonormal eigenvectors ``[rows, k]``.
+        least: the smallest of their eigenvalues.
+        draw: where the starting vector is from.
+        slack: by how much an eigenvalue has to exceed it, and what residuals may be.
+        nothing: norm up to which a vector is rounding.
+
+    Returns:
+        Eigenvalues ``[c]``, with the largest that was not known among them, and vectors ``[rows, c]``; c may be 0.
+    """
+    import numpy as np
+    from scipy.linalg import eigh_tridiagonal
+
+    rows, k = known.shape
+
+    def outside(w: Tensor, *others: Tensor) -> Tensor:
+        for _ in range(2):  # once leaves rounding of what was taken away
+            for basis in (known, *others):
+                w = w - basis @ (basis.T @ w)
+        return w
+
+    # no more vectors than the iteration with restarts held, or than the store has room for
+    limit = min(rows - k, max(20, 2 * k + 1, min(_LONGEST, _STORED // (8 * rows))))
+    start = outside(torch.randn(rows, generator=draw, dtype=torch.float64))
+    basis = torch.empty(limit, rows, dtype=torch.float64).T  # columns that are never written take no memory
+    basis[:, 0] = start / start.norm()
+    diagonal, side = np.zeros(limit), np.zeros(limit)
+    for step in range(limit):
+        s = step + 1
+        w = product(basis[:, step:s].contiguous())[:, 0]
+        diagonal[step] = float(basis[:, step] @ w)
+        w = outside(w, basis[:, :s])
+        side[step] = float(w.norm())
+        done = side[step] <= nothing or s == rows - k
+        if done or s == limit or s % _LOOK == 0:
+            ritz, mix = eigh_tridiagonal(diagonal[:s], side[:step])
+            high = ritz > least + slack
+            if not high.any():
+                if done or _component(ritz, side[:s], least + slack) * math.sqrt(2 * rows / math.pi) < _UNSEEN:
+                    return torch.zeros(0, dtype=torch.float64), known[:, :0]
+            elif done or bool((side[step] * abs(mix[-1, high]) <= slack).all()):
+                return torch.from_numpy(ritz[high]), basis[:, :s] @ torch.from_numpy(mix[:, high].copy())
+        if s < limit:
+            basis[:, s] = w / side[step]
+    # so dense a spectrum takes more vectors than are kept
+    value, vector = _arpack(lambda v: outside(product(outside(v))), start, 1, slack / max(abs(least), slack))
+    high = value > least + slack
+    return value[high], vector[:, high]
+
+
+def _component(ritz: np.ndarray, side: np.ndarray, level: float) -> float:
+    """Π β_i / Π (level - θ_i), of Ritz values below the level."""
+    import numpy as np
+
+    with np.errstate(divide="ignore"):  # a value on the level leaves everything open
+        return float(np.exp(min(0.0, np.log(side).sum() - np.log(level - ritz).sum())))
 
 
 # --------------------------------------------------------------------------------------- trace

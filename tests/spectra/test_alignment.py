@@ -78,3 +78,23 @@ def test_what_has_no_alignment_is_said() -> None:
     cross = gk.kernel(net, features(0, 4, 3), features(1, 4, 3), cotangents=gk.exact_trace())
     with pytest.raises(InputError, match="different samples"):
         cka(cross, K[:4, :4])
+
+
+@pytest.mark.parametrize("size", [1e-160, 1e-150, 1e-80, 1e80, 1e150, 1e160])
+def test_alignment_does_not_know_the_unit_of_the_kernels(size: float) -> None:
+    x, y = features(0, 20, 7), features(1, 20, 9)
+    K, L = x @ x.T, y @ y.T
+    for unbiased in (True, False):
+        plain = cka(K, L, unbiased=unbiased)
+        for one, other in ((size, size), (size, 1.0), (1.0, size)):
+            assert cka(one * K, other * L, unbiased=unbiased) == pytest.approx(plain)
+    assert kernel_target_alignment(size * K, size * L) == pytest.approx(kernel_target_alignment(K, L))
+    assert np.isnan(cka(size * K, torch.full((20, 20), size, dtype=torch.float64)))
+
+
+def test_kernels_of_any_layout_and_with_gradients() -> None:
+    x, label = features(0, 12, 4), torch.arange(12) % 3
+    K = x @ x.T
+    plain = cka(K, label)
+    assert cka(K.numpy()[::-1, ::-1], label.numpy()[::-1]) == pytest.approx(plain)
+    assert cka(K.clone().requires_grad_(), label) == pytest.approx(plain)

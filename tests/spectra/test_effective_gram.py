@@ -317,6 +317,14 @@ def test_noise_and_coupled_samples_are_refused() -> None:
         ({"contraction": [0.0, float("inf")]}, r"one finite number per step \[2\]"),
         ({"snapshots": [3]}, "snapshots are steps from 1 to 2"),
         ({"memory": "1KB"}, "an effective Gram matrix of 12 rows"),
+        ({"memory": "1KiB"}, "memory= allows 1 KiB"),
+        ({"lr": True}, "lr is a positive number"),
+        ({"lr": "0.1"}, "lr is a positive number"),
+        ({"steps": 2.0}, "steps is a whole number"),
+        ({"snapshots": [1.5]}, "whole number"),
+        ({"held_out": torch.zeros(2, 1)}, r"held_out is \(x, y\).*not Tensor"),
+        ({"held_out": {"x": torch.zeros(2, 1)}}, r"held_out is \(x, y\).*not dict"),
+        ({"held_out": (torch.zeros(2, 1),) * 3}, r"held_out is \(x, y\).*not 3 things"),
     ],
 )
 def test_what_makes_no_sense_is_refused(change: dict[str, Any], message: str) -> None:
@@ -324,6 +332,13 @@ def test_what_makes_no_sense_is_refused(change: dict[str, Any], message: str) ->
     given: dict[str, Any] = {"x": x, "y": y, "lr": 0.1, "steps": 2} | change
     with pytest.raises(InputError, match=message):
         effective_gram_matrix(net(), **given)
+
+
+def test_rates_and_steps_are_numbers_of_any_type() -> None:
+    x, y = sine(4)
+    plain = leave_one_out_gap(net(), x, y, lr=0.25, steps=2, held_out=(x, y))
+    other = leave_one_out_gap(net(), x, y, lr=np.float32(0.25), steps=np.int64(2), held_out=[x, y])  # type: ignore[arg-type]
+    assert torch.equal(plain.gap, other.gap) and other.test_losses is not None
 
 
 def test_weights_and_targets_that_are_no_numbers_or_fit_already() -> None:

@@ -93,3 +93,10 @@ def test_the_threshold_itself_is_refused() -> None:
         expected_risk([2.0, 1.0], [1.0, 1.0], 2, noise=0.1)
     with pytest.raises(InputError, match="per eigenvalue"):
         expected_risk([2.0, 1.0], [1.0], 1)
+
+
+def test_coefficients_whose_squares_are_no_floats() -> None:
+    plain = expected_risk([3.0, 1.0], [1.0, 2.0], 1)
+    for size in (1e-170, 1e170):
+        assert expected_risk([3.0, 1.0], [size, 2 * size], 1).learnability == pytest.approx(plain.learnability)
+    assert expected_risk([3.0, 1.0], [1e60, 2e60], 1).test_mse == pytest.approx(1e120 * plain.test_mse)

@@ -9,6 +9,7 @@ import torch
 import genkernel as gk
 from genkernel.errors import InputError
 from genkernel.spectra.groups import group_spectra
+from genkernel.tangent import Kernel
 
 
 def features(seed: int, n: int, columns: slice, dims: int = 40) -> torch.Tensor:
@@ -109,3 +110,38 @@ def test_labels_that_do_not_fit_are_refused():
         group_spectra(K, [0, 1, 2, 0, 1, 2], names=["a", "b"])
     found = group_spectra(K, [0, 0, 0, 0, 1, -1])
     assert np.isnan(found.effective_rank[1]) and found.sizes.tolist() == [4, 1]
+
+
+def test_random_deals_are_treated_as_the_data_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of larger groups as many parts are averaged: means over fewer would spread more, and p be too large."""
+    from genkernel.spectra import groups
+
+    monkeypatch.setattr(groups, "SHUFFLES", 5)
+    counted, plain = [], groups._eigenvalues
+
+    def counting(K: torch.Tensor, rows: np.ndarray) -> np.ndarray:
+        counted.append(len(rows))
+        return plain(K, rows)
+
+    monkeypatch.setattr(groups, "_eigenvalues", counting)
+    phi = features(0, 40, slice(0, 30))
+    group_spectra(phi @ phi.T, np.repeat([0, 1, 2], [8, 16, 16]))
+    assert counted.count(8) == 1 + (5 + 1) * (1 + 2 * groups.DRAWS)
+
+
+def test_directions_that_are_rounding_in_float32_are_none():
+    """Rank 2, so that the other two of four directions are rounding: of 1e-7, which is none in float64."""
+    phi = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+    K = phi @ phi.T
+    for kernel in (K, Kernel(K.double(), K.diagonal(), K.diagonal(), symmetric=True, meta={"dtype": "float32"})):
+        found = group_spectra(kernel, np.repeat([0, 1], 32))
+        assert found.directions == 4 and np.isnan(found.overlap).all()
+
+
+def test_labels_and_kernels_of_any_layout_and_with_gradients():
+    phi = features(0, 20, slice(0, 30))
+    K, labels = phi @ phi.T, np.arange(20) % 2
+    plain = group_spectra(K, labels)
+    turned = group_spectra(K.numpy()[::-1, ::-1], labels[::-1])
+    assert np.allclose(turned.trace, plain.trace)
+    assert np.allclose(group_spectra(K.clone().requires_grad_(), labels).effective_rank, plain.effective_rank)

@@ -163,3 +163,12 @@ def test_what_makes_no_sense_is_said(options: dict[str, Any], words: str) -> Non
 def test_sizes_of_networks_are_positive() -> None:
     with pytest.raises(InputError, match="width has to be"):
         ntk_mlp(3, 0, depth=1)
+
+
+def test_series_are_taken_in_inference_mode() -> None:
+    x = points()
+    for call in (infinite_width_ntk, infinite_width_nngp):
+        expected = call(x, depth=2, activation="tanh")
+        with torch.inference_mode():
+            found = call(x * 1, depth=2, activation="tanh")
+        assert torch.equal(found, expected) and not found.is_inference()

@@ -65,6 +65,25 @@ def test_null_directions_stay_where_they_were() -> None:
         torch.testing.assert_close(found, torch.tensor([0.25, 0.75]).double())
 
 
+def test_regression_leaves_out_what_is_rounding_in_the_kernel() -> None:
+    """Eigenvalues of 1e-17 are positive or negative by chance, and targets outside of the span are divided by them."""
+    J, other = features(30)[:, 0], features(4, seed=1)[:, 0]
+    y = torch.randn(30, generator=torch.Generator().manual_seed(1)).double()
+    frozen = FrozenKernel(J @ J.T, y)
+    assert float(frozen._values[7:].max()) > 0  # there is something to leave out
+    expected = torch.linalg.pinv(J) @ y
+    torch.testing.assert_close(frozen.at(math.inf, cross=other @ J.T), other @ expected)
+    torch.testing.assert_close(frozen.at(math.inf), J @ expected)
+
+
+@pytest.mark.parametrize("size", [1e-160, 1e160])
+def test_drift_has_no_unit(size: float) -> None:
+    K, L = features(5)[:, 0], features(5, seed=1)[:, 0]
+    assert kernel_drift(size * K, size * L) == pytest.approx(kernel_drift(K, L))
+    turned = kernel_drift(K.numpy()[::-1], L.numpy()[::-1])
+    assert turned == pytest.approx(kernel_drift(K, L))
+
+
 def test_drift_is_relative_to_the_first_kernel() -> None:
     K = torch.eye(3)
     assert kernel_drift(K, 1.5 * K) == pytest.approx(0.5) and kernel_drift(1.5 * K, K) == pytest.approx(1 / 3)

@@ -102,3 +102,70 @@ def test_what_is_no_kernel_is_refused():
         with pytest.raises(InputError):
             call()
     assert np.isclose(mercer_decomposition(torch.outer(torch.ones(4), torch.ones(4)).double()).effective_rank, 1)
+
+
+def test_floors_of_matrices_and_of_operators():
+    """rows · ε · λ_1 and √rows · ε · λ_1, whatever n is."""
+    model, x = net(), points(30)
+    for dtype, eps in (("float64", 2.0**-52), ("float32", 2.0**-23)):
+        matrix = mercer_decomposition(gk.kernel(model, x, cotangents=gk.blocks(), dtype=dtype), 3)
+        operator = mercer_decomposition(gk.operator(model, x, dtype=dtype), 3)
+        assert matrix.floor == pytest.approx(60 * eps * float(matrix.values[0]), rel=1e-12)
+        assert operator.floor == pytest.approx(60**0.5 * eps * float(operator.values[0]), rel=1e-12)
+        assert float(operator.values[0]) == pytest.approx(float(matrix.values[0]), rel=1e-5)
+
+
+def test_standard_errors_are_those_of_the_mean_over_probes():
+    K = gk.kernel(net(12), points(20), cotangents=gk.probes(3, seed=1))
+    m = mercer_decomposition(K, 2)
+    assert K.per_probe is not None and m.stderr is not None
+    forms = torch.stack([(m.vectors * (one @ m.vectors)).sum(0) / 20 for one in K.per_probe])
+    assert torch.allclose(forms.mean(0), m.values)
+    assert torch.allclose(m.stderr, forms.std(0, unbiased=True) / 3**0.5)
+
+
+def test_arrays_in_low_precision_are_judged_by_it():
+    phi = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.float32, torch.bfloat16):
+        K = (phi @ phi.T).to(dtype)
+        m = mercer_decomposition(K)
+        assert m.floor == pytest.approx(40 * torch.finfo(dtype).eps * float(m.values[0]))
+        assert m.rank <= 5
+    assert mercer_decomposition((phi @ phi.T).numpy()).floor == mercer_decomposition(phi @ phi.T).floor
+    with pytest.raises(InputError, match="positive semi-definite"):
+        mercer_decomposition((phi @ phi.T).double())  # what was cast before passes for better than it is
+    double = phi.double()
+    assert mercer_decomposition((double @ double.T).numpy()).rank == 5
+    whole = torch.tensor([[2, 1], [1, 2]])
+    assert mercer_decomposition(whole).floor == pytest.approx(2 * 2.0**-52 * 1.5)
+    assert mercer_decomposition([[2.0, 1.0], [1.0, 2.0]]).values.tolist() == pytest.approx([1.5, 0.5])  # type: ignore[arg-type]
+
+
+def test_operators_of_few_rows_have_all_their_modes():
+    model = net(1)
+    for n, expected in ((3, 3), (16, 16), (20, 16)):
+        assert len(mercer_decomposition(gk.operator(model, points(n))).values) == expected
+
+
+def test_modes_of_a_linear_head_come_once_for_every_output():
+    model = gk.TangentModel(net(10), params=["2.weight", "2.bias"])
+    x = points(30)
+    whole = mercer_decomposition(gk.kernel(model, x, cotangents=gk.blocks()), 16)
+    for seed in range(3):
+        assert torch.allclose(mercer_decomposition(gk.operator(model, x), 16, seed=seed).values, whole.values)
+
+
+def test_it_is_known_of_which_kernels_no_residual_is():
+    model, x = net(), points(6)
+    for kernel, words in (
+        (gk.kernel(model, x, cotangents=gk.blocks()), None),
+        (gk.kernel(model, x, cotangents=gk.output(1)), None),
+        (gk.kernel(net(1), x, cotangents=gk.exact_trace()), None),
+        (gk.operator(model, x), None),
+        (gk.kernel(model, x, cotangents=gk.exact_trace()), "sum over the outputs"),
+        (gk.kernel(model, x, cotangents=gk.probes(6)), "sum over the outputs"),
+        (gk.operator(model, x, cotangents=gk.exact_trace()), "sum over the outputs"),
+        (gk.kernel(net(1), x, cotangents=gk.total()).normalized(), "cosines"),
+    ):
+        said = mercer_decomposition(kernel).mixed
+        assert said is None if words is None else words in (said or "")

@@ -98,3 +98,20 @@ def test_kernels_are_taken_as_they_come() -> None:
 def test_bad_input_is_said(kernel: Tensor, labels: Tensor, k: int, points: Tensor, words: str) -> None:
     with pytest.raises(InputError, match=words):
         knn_label_agreement(kernel, labels, k, points=points)
+
+
+@pytest.mark.parametrize("size", [1e-160, 1e160])
+def test_neighbours_do_not_hang_on_units(size: float) -> None:
+    K, labels = gram_of(3), torch.arange(40) % 3
+    points = torch.randn(40, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    plain, scaled = (knn_label_agreement(c * K, labels, 5, points=c * points) for c in (1.0, size))
+    assert torch.equal(scaled.kernel.per_sample, plain.kernel.per_sample)
+    assert torch.equal(scaled.euclidean.per_sample, plain.euclidean.per_sample)
+
+
+def test_numbers_of_neighbours_are_whole_and_arrays_of_any_layout() -> None:
+    K, labels = gram_of(3), torch.arange(40) % 3
+    with pytest.raises(InputError, match="k is a whole number"):
+        knn_label_agreement(K, labels, 2.5)
+    turned = knn_label_agreement(K.numpy()[::-1, ::-1], labels.numpy()[::-1], 5).kernel
+    assert turned.value == pytest.approx(knn_label_agreement(K, labels, 5).kernel.value)

@@ -232,3 +232,78 @@ def test_the_interval_covers_the_truth(known: int, new: int, spread: float, area
 def test_areas_of_what_is_no_score_are_refused(scores: tuple) -> None:
     with pytest.raises(InputError, match="finite scores"):
         auroc(*scores)
+
+
+# ----------------------------------------------------------------------- rounding and extremes
+
+
+def graded(decades: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Features ``[60, 200]`` with singular values 1 … 10^-decades, and their right singular vectors ``[60, 200]``."""
+    left, right = torch.linalg.qr(features(60, 60, seed=seed))[0], torch.linalg.qr(features(200, 60, seed=seed + 1))[0]
+    phi = left @ torch.diag(torch.logspace(0, -decades, 60, dtype=torch.float64)) @ right.T
+    return phi, torch.linalg.svd(phi, full_matrices=False)[2]
+
+
+def test_samples_in_badly_known_directions_are_no_mismatch() -> None:
+    """Eigenvalues near the floor have errors of their own size, and k K⁺ k of what lies there exceeds k(x, x)."""
+    hangs = 0
+    for seed in range(5):
+        phi, V = graded(9, seed)
+        for j in range(0, 60, 5):
+            found = from_features(phi, V[j : j + 1])
+            hangs += any("hang on directions" in note for note in found.notes)
+            assert j > 20 or (float(found.projection_distance) < 1e-2 and not found.notes)
+    assert 5 <= hangs <= 50
+
+
+def test_a_mismatch_of_one_small_sample_is_seen_beside_large_ones() -> None:
+    phi, star = features(20, 50), features(3, 50, seed=1)
+    star[1] *= 1e-5
+    own = star.square().sum(1)
+    novelty(phi @ phi.T, star @ phi.T, own)
+    own[1] *= 0.01
+    with pytest.raises(InputError, match="not of one kernel"):
+        novelty(phi @ phi.T, star @ phi.T, own)
+    own[1] = 0.0
+    with pytest.raises(InputError, match="not of one kernel"):
+        novelty(phi @ phi.T, star @ phi.T, own)
+
+
+@pytest.mark.parametrize("size", [1e-160, 1e-80, 1e80, 1e160])
+def test_scores_do_not_know_the_unit_of_the_kernel(size: float) -> None:
+    phi, star = features(12, 30), features(4, 30, seed=1)
+    star[2:] *= torch.tensor([[1e-3], [1e3]])
+    K, k, own = phi @ phi.T, star @ phi.T, star.square().sum(1)
+    plain, scaled = (novelty(c * K, c * k, c * own, ridge=0.3 * c) for c in (1.0, size))
+    torch.testing.assert_close(scaled.projection_distance, plain.projection_distance)
+    torch.testing.assert_close(scaled.variance / size, plain.variance)
+    torch.testing.assert_close(scaled.leverage, plain.leverage)
+    blocks = [
+        torch.einsum("nop,mqp->nmoq", a, b) for a, b in ((phi[:, None], phi[:, None]), (star[:, None], phi[:, None]))
+    ]
+    each = novelty(size * blocks[0], size * blocks[1], size * own[:, None], outputs="each")
+    torch.testing.assert_close(each.projection_distance[:, 0], plain.projection_distance)
+
+
+def test_the_coarser_of_two_kernels_decides_the_tolerance() -> None:
+    net = torch.nn.Linear(3, 1)
+    x = features(6, 3)
+    options = {"cotangents": gk.total(), "progress": False}
+    fine = {"dtype": "float64", **options}
+    K, cross = gk.kernel(net.double(), x, **fine), gk.kernel(net, x[:2], x, **fine)
+    assert novelty(K, cross).tolerance == pytest.approx(6 * 2**-52)
+    single = [gk.kernel(net.float(), *xs, **options) for xs in ((x.float(),), (x[:2].float(), x.float()))]
+    for pair in ((K, single[1]), (single[0], cross), tuple(single)):
+        assert novelty(*pair).tolerance == pytest.approx(6 * 2**-23)
+
+
+def test_scores_of_any_layout_and_with_gradients() -> None:
+    known, new = np.arange(6.0), np.arange(6.0) + 2.5
+    plain = auroc(known, new)
+    assert auroc(known[::-1], new[::-1]) == plain
+    assert auroc(torch.tensor(known, requires_grad=True), torch.tensor(new, requires_grad=True)) == plain
+    phi = features(6, 9)
+    K = phi @ phi.T
+    turned = novelty(K.numpy()[::-1, ::-1], K.numpy()[:2, ::-1], K.diagonal().numpy()[:2].copy()[::-1][::-1])
+    assert float(turned.projection_distance.max()) < 1e-6 and turned.rank == 6
+    novelty(K.clone().requires_grad_(), K[:2].clone().requires_grad_(), K.diagonal()[:2])

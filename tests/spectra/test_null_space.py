@@ -132,12 +132,14 @@ def test_bad_input_is_said() -> None:
     J = torch.eye(3, dtype=torch.float64)
     net, x = network(1), torch.ones(3, 1, dtype=torch.float64)
     operator = gk.operator(net, torch.linspace(0, 1, 3, dtype=torch.float64)[:, None])
+    modes = mercer_decomposition(J)
+    J = J[:, None]  # [3, 1, P]
     for residual, words in (
         (torch.zeros(3), "zero"),
         (torch.ones(4), "4 entries"),
         (torch.full((3,), math.nan), "NaN"),
     ):
-        for features in (J, mercer_decomposition(J), operator):
+        for features in (J, modes, operator):
             with pytest.raises(InputError, match=words):
                 null_space_energy(features, residual)
     for taus in ([2.0], [], [0.0], [math.nan]):
@@ -148,7 +150,7 @@ def test_bad_input_is_said() -> None:
     with pytest.raises(InputError, match="NaN"):
         null_space_energy(J * math.nan, torch.ones(3))
     with pytest.raises(InputError, match="all 3 modes"):
-        null_space_energy(mercer_decomposition(J, 2), torch.ones(3))
+        null_space_energy(mercer_decomposition(J[:, 0], 2), torch.ones(3))
     with pytest.raises(InputError, match="2 or more steps"):
         null_space_energy(operator, torch.ones(3), steps=1)
     with pytest.raises(InputError, match="x against x"):
@@ -156,19 +158,107 @@ def test_bad_input_is_said() -> None:
 
 
 def test_a_tie_at_the_largest_value_is_no_problem() -> None:
-    found: NullEnergy = null_space_energy(torch.eye(4, dtype=torch.float64), torch.ones(4), [0.5])
+    found: NullEnergy = null_space_energy(torch.eye(4, dtype=torch.float64)[:, None], torch.ones(4), [0.5])
     assert found.energy.tolist() == [0] and found.rayleigh == pytest.approx(1)
 
 
-def test_the_standard_error_of_the_baseline_falls_with_the_probes() -> None:
-    """The spread over directions does not."""
-    J, r = random(30, 9), random(30, seed=1)
-    operator = gk.operator(network(1, 9), random(30, 1, seed=2))
-    for probes in (4, 16):
-        found = null_space_energy(operator, r, [1e-3], steps=6, probes=probes)
-        assert float(found.random_spread) > 0
-        assert float(found.random_stderr) * probes**0.5 == pytest.approx(float(found.random_spread))
-    assert not null_space_energy(J, r, [1e-3]).random_stderr.any()
+def test_the_spread_over_directions_is_that_of_directions_and_no_matter_of_probes() -> None:
+    """Random signs do not see the diagonal of U Uᵀ: theirs is another spread, of which the baseline's error is."""
+    r, x = random(30, seed=1), random(30, 1, seed=2)
+    operator = gk.operator(network(1, 9), x)
+    exact = null_space_energy(gk.tangent_features(network(1, 9), x), r, [1e-3])
+    errors = []
+    for probes in (8, 64):
+        found = null_space_energy(operator, r, [1e-3], steps=20, probes=probes)
+        assert float(found.random_spread) == pytest.approx(float(exact.random_spread), rel=0.1)
+        errors.append(float(found.random_stderr))
+    assert 1.5 < errors[0] / errors[1] < 5  # √8
+    assert not exact.random_stderr.any()
+
+
+@pytest.mark.parametrize("rows", [3, 5])
+def test_the_spread_of_few_rows_is_that_of_a_beta_distribution(rows: int) -> None:
+    J = random(rows, 2)
+    p = 1 - 2 / rows
+    found = null_space_energy(J, random(rows, seed=1), [1e-9])
+    assert float(found.random_spread) == pytest.approx((2 * p * (1 - p) / (rows + 2)) ** 0.5)
+    z = random(rows, 20_000, seed=5)
+    U = torch.linalg.qr(J)[0]
+    outside = 1 - (U.T @ (z / z.norm(dim=0))).square().sum(0)
+    assert float(found.random_spread) == pytest.approx(float(outside.std()), rel=0.03)
+
+
+# --------------------------------------------------------------------- what fits what, and how large
+
+
+def test_floors_are_roots_of_the_eigenvalues_floors() -> None:
+    net, x = network(1), torch.linspace(-2, 2, 40, dtype=torch.float64)[:, None]
+    r, eps = random(40, seed=3), 2.0**-52
+    K = gk.kernel(net, x, dtype="float64", progress=False)
+    assert null_space_energy(K, r).floor == pytest.approx((40 * eps) ** 0.5)
+    assert null_space_energy(mercer_decomposition(K), r).floor == pytest.approx((40 * eps) ** 0.5)
+    assert null_space_energy(gk.operator(net, x), r).floor == pytest.approx((40**0.5 * eps) ** 0.5, rel=1e-3)
+    assert null_space_energy(gk.tangent_features(net, x), r).floor == pytest.approx(40 * eps)
+
+
+@pytest.mark.parametrize("scale", [1e155, 1e-155, 1e300])
+def test_residuals_of_any_size_have_a_direction(scale: float) -> None:
+    net, x = network(1), torch.linspace(-2, 2, 20, dtype=torch.float64)[:, None]
+    r = random(20, seed=3)
+    K = gk.kernel(net, x, dtype="float64", progress=False)
+    for source in (gk.tangent_features(net, x), K, gk.operator(net, x)):
+        plain, found = null_space_energy(source, r, TAUS), null_space_energy(source, scale * r, TAUS)
+        torch.testing.assert_close(found.energy, plain.energy, atol=1e-4, rtol=0)
+        assert found.norm == pytest.approx(scale * plain.norm) and found.rayleigh == pytest.approx(plain.rayleigh)
+
+
+def test_kernels_that_no_residual_belongs_to_are_refused() -> None:
+    net, x, r = network(3), torch.linspace(-2, 2, 8, dtype=torch.float64)[:, None], torch.ones(8)
+    trace = gk.kernel(net, x, cotangents=gk.exact_trace(), dtype="float64", progress=False)
+    for kernel in (
+        trace,
+        mercer_decomposition(trace),
+        gk.kernel(net, x, cotangents=gk.probes(4), progress=False),
+        gk.operator(net, x, cotangents=gk.exact_trace()),
+        gk.operator(net, x, cotangents=gk.probes(1)),
+    ):
+        with pytest.raises(InputError, match=r"sum over the outputs .* gk\.blocks\(\)"):
+            null_space_energy(kernel, r)
+    with pytest.raises(InputError, match="normalised"):
+        null_space_energy(gk.kernel(net, x, cotangents=gk.output(1), progress=False).normalized(), r)
+    # of one output, a trace is the kernel; and one output's kernel has that output's residual
+    one = network(1)
+    expected = null_space_energy(gk.tangent_features(one, x), r, [1e-2])
+    for cotangents in (gk.exact_trace(), gk.probes(2), gk.total()):
+        K = gk.kernel(one, x, cotangents=cotangents, dtype="float64", progress=False)
+        torch.testing.assert_close(null_space_energy(K, r, [1e-2]).energy, expected.energy)
+        operator = gk.operator(one, x, cotangents=cotangents)
+        torch.testing.assert_close(null_space_energy(operator, r, [1e-2]).energy, expected.energy)
+    K = gk.kernel(net, x, cotangents=gk.output(1), dtype="float64", progress=False)
+    expected = null_space_energy(gk.tangent_features(net, x)[:, 1], r, [1e-2])
+    torch.testing.assert_close(null_space_energy(K, r, [1e-2]).energy, expected.energy)
+
+
+def test_a_residual_has_a_row_for_every_sample_or_is_flat() -> None:
+    net, x = network(3), torch.linspace(-2, 2, 8, dtype=torch.float64)[:, None]
+    r = random(8, 3, seed=2)
+    J, K = gk.tangent_features(net, x), gk.kernel(net, x, cotangents=gk.blocks(), dtype="float64", progress=False)
+    for source in (J, K, mercer_decomposition(K), gk.operator(net, x)):
+        expected = null_space_energy(source, r, [1e-2])
+        for same in (r.reshape(-1), r.reshape(8, 1, 3), r.numpy()):
+            torch.testing.assert_close(null_space_energy(source, same, [1e-2]).energy, expected.energy)
+        for wrong in (r.T, r[:, 0], r.reshape(4, 6), r.reshape(1, 24)):
+            with pytest.raises(InputError, match=r"give \[8, 3\], or flat \[24\]"):
+                null_space_energy(source, wrong, [1e-2])
+
+
+def test_a_matrix_of_a_kernel_is_not_taken_for_features() -> None:
+    J, r = random(6, 9), random(6, seed=1)
+    for K in (J @ J.T, (J @ J.T).float()):
+        with pytest.raises(InputError, match=r"mercer_decomposition\(K\)"):
+            null_space_energy(K, r)
+    null_space_energy((J @ J.T)[:, None], r)
+    null_space_energy(random(6, 6), r)
 
 
 def test_features_beyond_the_memory_are_refused_by_size() -> None:

@@ -403,3 +403,101 @@ def test_the_mean_over_data_sets_is_the_prediction() -> None:
 def test_what_makes_no_sense_is_said(call: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         call(torch.eye(10).double() + 1, torch.arange(10.0))
+
+
+# ----------------------------------------------------------------------- rounding and extremes
+
+
+def smooth(points: Tensor) -> Tensor:
+    return torch.exp(-torch.cdist(points, points).square() / 2)
+
+
+def test_training_points_that_coincide_are_found_in_smooth_kernels_too() -> None:
+    """Modes near the floor tell them apart, so that the leverages of all modes would sum to their number."""
+    x = normal(60, 2)
+    x[1] = x[0]
+    K = smooth(x)
+    assert float(dataset_learnabilities(K, [0, 2, 3, 4]).sum()) == pytest.approx(4, abs=1e-6)
+    with pytest.raises(InputError, match="points coincide or nearly so"):
+        dataset_learnabilities(K, [0, 1, 2, 3])
+    assert 2.5 < float(dataset_learnabilities(K, [0, 1, 2, 3], ridge=1e-3).sum()) < 3
+    x[1, 0] += 1e-5  # λ_min of 1e-10: distinct in float64
+    near = smooth(x)
+    assert float(dataset_learnabilities(near, [0, 1, 2, 3]).sum()) == pytest.approx(4, abs=1e-4)
+    blocks = K[:, :, None, None] * torch.eye(2, dtype=torch.float64)
+    with pytest.raises(InputError, match="points coincide or nearly so"):
+        dataset_learnabilities(blocks, [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("reference", ["domain", "sample"])
+@pytest.mark.parametrize("size", [1e-160, 1e-80, 1e150, 1e160])
+def test_the_unit_of_the_kernel_does_not_matter(size: float, reference: Any) -> None:
+    K, y, _ = gaussian(40, 0)
+    for kernel in (K, K + 0.3 * np.eye(40)):
+        plain, scaled = (
+            predict_risk(c * kernel, y, [5, 20], ridge=0.1 * c, noise=0.1, reference=reference) for c in (1.0, size)
+        )
+        for name in ("test_mse", "train_mse", "learnability", "overfitting", "stderr", "learnabilities"):
+            np.testing.assert_allclose(getattr(scaled, name), getattr(plain, name), rtol=1e-9, err_msg=name)
+        np.testing.assert_allclose(scaled.kappa, size * plain.kappa, rtol=1e-9)
+
+
+@pytest.mark.parametrize("reference", ["domain", "sample"])
+@pytest.mark.parametrize("rank", [40, 4])
+def test_the_unit_of_the_targets_does_not_matter(rank: int, reference: Any) -> None:
+    J, y = normal(40, rank), normal(40, seed=1)
+    plain = predict_risk(J @ J.T, y, 20, reference=reference)
+    for size in (1e-160, 1e-60, 1e60):
+        found = predict_risk(J @ J.T, size * y, 20, reference=reference)
+        assert found.learnability == pytest.approx(plain.learnability)
+        if size > 1e-100:
+            assert found.test_mse / size**2 == pytest.approx(plain.test_mse)
+            assert found.rest / size**2 == pytest.approx(plain.rest, abs=1e-12)
+            if reference == "sample":
+                assert found.stderr / size**2 == pytest.approx(plain.stderr)
+    f, guess = normal(9), normal(9, seed=2)
+    for size in (1e-170, 1e170):
+        assert measured_learnability(size * f, size * guess) == pytest.approx(measured_learnability(f, guess))
+
+
+def test_one_reference_sample_shows_no_spread() -> None:
+    one = predict_risk(torch.ones(1, 1).double(), torch.ones(1), 1, ridge=0.1, reference="sample")
+    assert math.isnan(one.stderr) and one.test_mse > 0
+    wide = torch.ones(1, 1, 2, 2).double()  # one mode, two equations
+    assert math.isnan(predict_risk(wide, torch.ones(1, 2), 1, reference="sample").stderr)
+
+
+def test_standard_errors_of_blocks_where_all_modes_are_learned() -> None:
+    """As for one kernel per output: the error is summed over outputs, and so is its standard error."""
+    J, y = normal(40, 3), normal(40, 2, seed=1)
+    k = J @ J.T
+    one, two = (
+        predict_risk(K, y, 12, reference="sample") for K in (k, k[:, :, None, None] * torch.eye(2, dtype=torch.float64))
+    )
+    assert one.kappa == two.kappa == 0
+    assert two.test_mse == pytest.approx(one.test_mse) and two.stderr == pytest.approx(one.stderr)
+
+
+def test_arrays_keep_the_precision_of_their_dtype() -> None:
+    """A kernel of rank 6 with the rounding of float32: what is above 1e-16 of it is no mode."""
+    J = normal(40, 6)
+    single = (J @ J.T).numpy().astype(np.float32)
+    single = (single + single.T) / 2
+    y = normal(40, seed=1)
+    found = {
+        kind: predict_risk(K, y, 20).learnabilities for kind, K in (("numpy", single), ("torch", torch.tensor(single)))
+    }
+    assert len(found["numpy"]) == len(found["torch"]) == 6
+    assert predict_risk(np.eye(5, dtype=int), np.arange(5), 2, ridge=0.1).samples == 2
+
+
+def test_arrays_of_any_layout_and_with_gradients() -> None:
+    K, y = smooth(normal(20, 3)), normal(20, seed=1)
+    plain = predict_risk(K, y, 5, ridge=0.1).test_mse
+    turned = predict_risk(K.numpy()[::-1, ::-1], y.numpy()[::-1], 5, ridge=0.1).test_mse
+    assert turned == pytest.approx(plain)
+    learned = predict_risk(K.clone().requires_grad_(), y.clone().requires_grad_(), 5, ridge=0.1)
+    assert learned.test_mse == pytest.approx(plain)
+    assert dataset_learnabilities(K, np.array([3, 2, 1])[::-1]).shape == (20,)
+    with pytest.raises(InputError, match="targets is an array of numbers"):
+        predict_risk(K, ["a"] * 20, 5)

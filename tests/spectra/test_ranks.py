@@ -166,6 +166,65 @@ def test_with_more_parameters_than_rows_a_gap_is_vacuous() -> None:
     assert repeated.gap == 0 and not repeated.vacuous
 
 
+def padded(kind: str, J: Tensor) -> Tensor:
+    more = {
+        "plain": J[:0],
+        "copy": J[:1],
+        "copies": J,
+        "copies to rounding": J * (1 + 1e-15),
+        "multiple": 2 * J[:1],
+        "no gradient": 0 * J[:1],
+        "mostly without gradient": 0 * J.repeat(3, 1),
+    }[kind]
+    return torch.cat([J, more])
+
+
+KINDS = ["plain", "copy", "copies", "copies to rounding", "multiple", "no gradient", "mostly without gradient"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_copies_and_dead_samples_do_not_make_a_finding_of_a_vacuous_gap(kind: str) -> None:
+    gap = tangent_rank_gap(padded(kind, random(30, 200)), random(5, 200, seed=2))
+    assert gap.gap == 5 and gap.vacuous and gap.directions is None and gap.alone > 0.9
+    assert "vacuous" in gap.notes[-1] and ("29 of 31" if kind == "multiple" else "30 of 30") in gap.notes[-1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("parameters", [200, 20])  # fewer rows than parameters, and more
+def test_a_span_that_training_samples_fill_several_times_over_is_no_vacuous_one(kind: str, parameters: int) -> None:
+    low = random(40, 8) @ random(8, parameters, seed=1)
+    gap = tangent_rank_gap(padded(kind, low), random(5, parameters, seed=2))
+    assert (gap.gap, gap.trained.value, gap.vacuous, gap.alone) == (5, 8, False, 0)
+    assert gap.directions is not None and not any("vacuous" in note for note in gap.notes)
+
+
+@pytest.mark.parametrize("parameters", [200, 20])
+def test_some_samples_outside_of_the_others_are_counted_and_said(parameters: int) -> None:
+    trained = torch.cat([random(40, 8) @ random(8, parameters, seed=1), random(4, parameters, seed=3)])
+    gap = tangent_rank_gap(trained, random(5, parameters, seed=2))
+    assert gap.gap == 5 and not gap.vacuous and gap.alone == pytest.approx(4 / 44)
+    assert "4 of 44 training samples" in gap.notes[-1] and "9%" in gap.notes[-1]
+    assert math.isnan(tangent_rank_gap(trained, trained[:2]).alone)
+
+
+def test_samples_are_left_out_with_all_of_their_outputs() -> None:
+    """Rows that sum to zero over outputs: every row is made up by its sample's others, and no sample by others."""
+    J = random(10, 3, 200)
+    J = J - J.mean(1, keepdim=True)
+    for trained in (J, torch.cat([J, J[:2]])):
+        gap = tangent_rank_gap(trained, random(2, 3, 200, seed=1))
+        assert gap.trained.value == 20 and gap.vacuous and gap.alone == 1
+
+
+def test_new_directions_are_outside_of_the_span_to_rounding_where_little_of_the_new_is() -> None:
+    """One projection leaves rounding of the whole row in a rest that is 1e-9 of it."""
+    turn = torch.linalg.qr(random(30, 30))[0]
+    trained = random(20, 12) @ turn[:12]
+    gap = tangent_rank_gap(trained, random(3, 12, seed=1) @ turn[:12] + 1e-9 * random(3, 2, seed=2) @ turn[12:14])
+    assert gap.gap == 2 and gap.directions is not None
+    assert float((gap.directions @ turn[:12].T).abs().max()) < 1e-12
+
+
 def test_outputs_stacked_and_one_by_one() -> None:
     trained, new = torch.zeros(8, 2, 6, dtype=torch.float64), torch.zeros(5, 2, 6, dtype=torch.float64)
     trained[:, 0, :2], trained[:, 1, 2:4] = random(8, 2), random(8, 2, seed=1)
@@ -233,6 +292,17 @@ def test_projection_distances_from_features_and_from_kernels() -> None:
     assert abs(float(lost.projection_distance) - 1e-9) > 1e-10 and float(lost.projection_distance) < lost.tolerance**0.5
 
 
+@pytest.mark.parametrize("size", [1e-170, 1e-155, 1e155, 1e170])
+def test_projection_distances_and_gaps_have_no_unit(size: float) -> None:
+    trained, new = random(5, 30), random(4, 30, seed=1)
+    new[3] = trained[0]
+    plain = projection_distance(trained, new)
+    assert float(plain[:3].min()) > 0.5 and float(plain[3]) == 0
+    for one, other in ((size, size), (size, 1.0), (1.0, size)):
+        torch.testing.assert_close(projection_distance(one * trained, other * new), plain, atol=1e-12, rtol=0)
+    assert tangent_rank_gap(size * trained, size * new).gap == 3
+
+
 # -------------------------------------------------------------------------------- sketches
 
 
@@ -241,6 +311,11 @@ def test_ranks_near_the_size_of_a_sketch_are_refused() -> None:
     with pytest.raises(InputError, match="may be the sketch's"):
         numerical_rank(phi, cap=20)
     assert numerical_rank(phi[:10], cap=20).value == 10
+    with pytest.raises(InputError, match="a rank of 9 is within 10 %"):  # at the boundary
+        numerical_rank(phi[:9], cap=10)
+    assert numerical_rank(phi[:8], cap=10).value == 8 and numerical_rank(phi[:17], cap=20).value == 17
+    with pytest.raises(InputError, match="a rank of 18 is within 10 %"):
+        numerical_rank(phi[:18], cap=20)
 
 
 def test_sketches_know_their_cap() -> None:
@@ -297,3 +372,10 @@ def test_nothing_is_copied_that_is_float64_already() -> None:
     tangent_rank_gap(features, features[:1] + 1)
     projection_distance(features, features)
     assert torch.equal(features, before)
+
+
+def test_features_of_any_layout_and_with_gradients() -> None:
+    phi = random(6, 9)
+    for given in (phi.numpy()[::-1], phi.numpy()[:, ::-1], phi.clone().requires_grad_()):
+        assert numerical_rank(given).value == 6 and tangent_rank_gap(given, given).gap == 0
+        assert float(projection_distance(given, given).max()) == 0

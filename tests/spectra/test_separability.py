@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -56,6 +57,30 @@ def test_the_size_of_the_kernel_and_the_names_of_classes_do_not_matter() -> None
     assert fixed.chosen == (10.0,) * 5 and fixed.in_sample == fixed.in_sample_hard
 
 
+def test_folds_that_choose_the_penalty_are_shuffled() -> None:
+    """In the order of places, a fold of neighbours asks for what no other sample has, and chooses another penalty."""
+    from sklearn.model_selection import GridSearchCV, StratifiedKFold
+    from sklearn.svm import SVC
+
+    x = torch.arange(120).double()[:, None] / 4
+    labels = (torch.arange(120) // 6) % 2  # stripes
+    K = torch.exp(-torch.cdist(x, x).square())
+    values, y = (K / (K.trace() / 120)).numpy(), labels.numpy()
+    outer = list(StratifiedKFold(5, shuffle=True, random_state=0).split(values, y))
+
+    def chosen(inner: StratifiedKFold) -> list[float]:
+        grid = {"C": [0.1, 1.0, 10.0, 100.0, 1000.0]}
+        searches = [GridSearchCV(SVC(kernel="precomputed"), grid, cv=inner) for _ in outer]
+        return [
+            search.fit(values[rest][:, rest], y[rest]).best_params_["C"]
+            for search, (rest, _) in zip(searches, outer, strict=True)
+        ]
+
+    shuffled = chosen(StratifiedKFold(5, shuffle=True, random_state=0))
+    assert chosen(StratifiedKFold(5)) != shuffled
+    assert list(tangent_linear_separability(K, labels).chosen) == shuffled
+
+
 def test_more_than_two_classes() -> None:
     draw = torch.Generator().manual_seed(1)
     labels = torch.arange(60) % 3
@@ -89,7 +114,12 @@ def test_a_layer_can_be_taken_away() -> None:
     [
         (torch.eye(20) * torch.nan, torch.arange(20) % 2, {}, "NaN"),
         (torch.eye(20), torch.arange(20) % 10, {}, "of the smallest"),
+        (torch.eye(20), torch.arange(20) % 10, {"C": 1.0}, "5 folds need as many samples of every class"),
+        (torch.eye(20), torch.tensor([0] * 14 + [1] * 6), {}, "to choose C"),
+        (torch.eye(20), torch.arange(20) % 2, {"C": "1"}, "C is positive"),
+        (torch.eye(20), torch.arange(20) % 2, {"C": [1.0, None]}, "C is positive"),
         (torch.eye(20), torch.arange(20) % 2, {"folds": 1}, "at least 2"),
+        (torch.eye(20), torch.arange(20) % 2, {"folds": 2.5}, "whole number"),
         (torch.eye(20), torch.arange(20) % 2, {"C": 0.0}, "C is positive"),
         (torch.eye(20), torch.arange(20) % 2, {"C": ()}, "C is positive"),
         (torch.eye(20), torch.arange(20) % 2, {"C": float("nan")}, "C is positive"),
@@ -101,3 +131,9 @@ def test_a_layer_can_be_taken_away() -> None:
 def test_bad_input_is_said(kernel: Tensor, labels: Tensor, options: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
         tangent_linear_separability(kernel, labels, **options)
+
+
+def test_penalties_are_numbers_of_any_type_and_as_many_samples_as_folds_suffice_for_one() -> None:
+    x, labels = clouds(20)
+    one = tangent_linear_separability(x @ x.T, labels, C=np.float32(1), folds=10)
+    assert one == tangent_linear_separability(x @ x.T, labels, C=[1], folds=10) and one.chosen == (1.0,) * 10

@@ -52,6 +52,30 @@ def test_errors_of_the_cosine_kernels_eigenvalues_are_those_of_repetition():
     assert np.mean([one.effective_rank_stderr for one in found]) == pytest.approx(np.std(ranks, ddof=1), rel=0.4)
 
 
+def test_errors_of_cosines_are_of_pseudo_values_not_of_each_probes_cosines():
+    q = 4
+    K = gk.kernel(net(), X, cotangents=gk.probes(q, seed=2))
+    assert K.per_probe is not None
+    parts = list(K.per_probe)
+
+    def cosine(values: torch.Tensor) -> torch.Tensor:
+        size = values.diagonal().sqrt()
+        return values / size[:, None] / size
+
+    whole = cosine(torch.stack(parts).mean(0))
+    values, vectors = (part.flip(-1) for part in torch.linalg.eigh(whole / 20))
+
+    def errors(matrices: list[torch.Tensor]) -> torch.Tensor:
+        forms = torch.stack([(vectors * (one @ vectors)).sum(0) / 20 for one in matrices])
+        return (forms.std(0, unbiased=True) / q**0.5)[:4]
+
+    pseudo = [q * whole - (q - 1) * cosine((q * K.values - one) / (q - 1)) for one in parts]
+    found = analyze(K)
+    assert np.allclose(found.eigenvalues, values) and found.stderr is not None
+    assert np.allclose(found.stderr[:4], errors(pseudo))
+    assert not np.allclose(found.stderr[:4], errors([cosine(one) for one in parts]), rtol=0.1)
+
+
 def test_errors_are_relative_to_the_variance_of_the_targets():
     K = gk.kernel(net(), X, cotangents=gk.exact_trace())
     y = X[:, 0] * X[:, 1]

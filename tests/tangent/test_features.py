@@ -44,6 +44,17 @@ def test_a_float32_network_has_features_in_float64():
         assert p.dtype == torch.float32 and torch.equal(p, before[name]) and p.grad is None
 
 
+def test_inside_of_gradient_guards():
+    model, x = net(), torch.randn(5, 4)
+    for cotangents in (None, gk.probes(2)):
+        expected = gk.tangent_features(model, x, cotangents=cotangents)
+        for guard in (torch.no_grad, torch.inference_mode):
+            with guard():
+                for given in (x, x * 1):
+                    found = gk.tangent_features(model, given, cotangents=cotangents)
+                    assert torch.equal(found, expected) and not found.is_inference()
+
+
 def test_what_cannot_be_is_refused():
     with pytest.raises(InputError, match="GiB"):
         gk.tangent_features(net(), torch.randn(5, 4), memory=1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 from pathlib import Path
@@ -60,6 +61,91 @@ def test_a_kernel_and_its_file_take_groups_and_targets(tmp_path: Path, no_figure
     assert gk.spectrum(K).summary()["groups"] is None
 
 
+def linear_kernel(n: int = 24) -> gk.Kernel:
+    x = torch.randn(n, 30, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return gk.kernel(torch.nn.Linear(30, 2).double(), x, cotangents=gk.exact_trace())
+
+
+def test_groups_may_be_names(tmp_path: Path) -> None:
+    K, names = linear_kernel(), ["b", "a", "c"] * 8
+    expected = gk.spectrum(K, groups=[1, 0, 2] * 8, names=["a", "b", "c"]).summary()["groups"]
+    np.save(tmp_path / "names.npy", np.array(names))
+    for given in (names, np.array(names), np.array(names, dtype=object), tmp_path / "names.npy"):
+        assert gk.spectrum(K, groups=given).summary()["groups"] == expected
+    np.save(tmp_path / "objects.npy", np.array(names, dtype=object))
+    np.savez(tmp_path / "objects.npz", groups=np.array(names, dtype=object))
+    for name in ("objects.npy", "objects.npz"):
+        with pytest.raises(InputError, match="dtype=str"):
+            gk.spectrum(K, groups=tmp_path / name)
+    with pytest.raises(InputError, match="leave names= out"):
+        gk.spectrum(K, groups=names, names=["x", "y", "z"])
+    with pytest.raises(InputError, match="there are 2 names, and numbers of groups go up to 2"):
+        gk.spectrum(K, groups=[0, 1, 2] * 8, names=["a", "b"])
+    with pytest.raises(InputError, match="groups="):
+        gk.spectrum(K, names=["a", "b"])
+    with pytest.raises(InputError, match="one number or name"):
+        gk.spectrum(K, groups=[[0], [1, 2]])
+
+
+def test_names_of_a_runs_groups_can_be_given(locality: Path) -> None:
+    assert gk.spectrum(locality, names=list("abcd")).summary()["groups"]["names"] == list("abcd")
+    with pytest.raises(InputError, match="there are 2 names"):
+        gk.spectrum(locality, names=["a", "b"])
+
+
+def test_whole_numbers_that_look_like_values_are_doubted() -> None:
+    K = linear_kernel()
+
+    def said(targets: object) -> str:
+        return " ".join(gk.spectrum(K, targets=targets, ridge=0.1).summary()["reading"])
+
+    assert "24 classes for 24 samples: whole numbers are taken for classes, give values as floats" in said(
+        np.arange(24)
+    )
+    assert "13 classes for 24 samples: whole" in said(torch.arange(24).clamp(max=12))
+    assert "classes for" not in said(torch.arange(24).clamp(max=11))  # half as many classes as samples
+    assert "classes for" not in said(np.arange(24.0)) and "classes for" not in said(np.arange(24) % 3)
+    assert "24 classes for 24 samples." in said([f"n{i:02}" for i in range(24)])  # names are no values
+
+
+def test_the_files_of_groups_and_targets_are_on_the_page(tmp_path: Path, no_figures: None) -> None:
+    np.save(tmp_path / "labels.npy", np.arange(24) % 3)
+    np.save(tmp_path / "parts.npy", np.arange(24) % 2)
+    given = {"groups": tmp_path / "parts.npy", "targets": tmp_path / "labels.npy"}
+    report = gk.spectrum(linear_kernel(), groups=given["groups"], targets=given["targets"], out=tmp_path / "out")
+    page = (tmp_path / "out" / "index.html").read_text()
+    for name, path in given.items():
+        assert report.provenance.arguments[f"{name}_file"] == path.name
+        assert f"{name}_file={path.name}" in page and hashlib.sha256(path.read_bytes()).hexdigest() in page
+
+
+def test_a_finished_report_is_replaced_whole_and_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from genkernel.plots.spectrum import targets
+
+    monkeypatch.setattr(
+        "genkernel.plots.spectrum.spectrum_figures",
+        lambda result: {"targets": lambda: targets(result)} if result.spectrum.targets is not None else {},
+    )
+    said: list[str] = []
+    out = tmp_path / "out"
+    gk.spectrum(linear_kernel(), targets=np.arange(24) % 3, out=out, say=said.append)
+    assert (out / "figures" / "targets.png").is_file() and not said
+    (out / "mine.txt").write_text("kept")
+    gk.spectrum(linear_kernel(), out=out, say=said.append)
+    assert not (out / "figures" / "targets.png").exists() and not (out / "figures" / "targets.svg").exists()
+    assert (out / "mine.txt").is_file() and json.loads((out / "summary.json").read_text())["targets"] is None
+    assert said == [f"replaces the finished report in {out}"]
+
+
+def test_a_report_of_a_spectrum_names_the_kernel_in_it(tmp_path: Path, no_figures: None) -> None:
+    gk.spectrum(linear_kernel(), out=tmp_path / "out")
+    with pytest.raises(
+        InputError, match=r"report of a spectrum.*give the kernel in it \(.*kernel.npz\), or the folder"
+    ):
+        gk.spectrum(tmp_path / "out")
+    assert gk.spectrum(tmp_path / "out" / "kernel.npz").summary()["samples"] == 24
+
+
 def test_bad_sources_are_refused_in_words(tmp_path: Path, locality: Path) -> None:
     with pytest.raises(MissingError, match="no file or folder"):
         gk.spectrum(tmp_path / "nowhere")
@@ -105,4 +191,12 @@ def test_the_command(
     assert genkernel(["spectrum", str(locality), "--targets", "y.npy", "--raw", "--json", "--out", "two"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["targets"]["outputs"] == 4 and not summary["normalized"]
+    assert len(summary["eigenvalues"]) == 12 and summary["modes"] == {"shown": 12, "of": 32}
+    whole = json.loads(Path("two/summary.json").read_text())
+    assert len(whole["eigenvalues"]) == 32 and whole["eigenvalues"][:12] == summary["eigenvalues"]
+    assert len(summary["targets"]["power"]) == 12 and whole["groups"]["overlap"] == summary["groups"]["overlap"]
+    assert genkernel(["spectrum", str(locality), "--data", "x"]) == 2
+    complaint = capsys.readouterr().err
+    assert "give --denoiser" in complaint and "denoiser=" not in complaint
+    assert genkernel(["spectrum", str(locality), "--denoiser", "x"]) == 2 and "give --data" in capsys.readouterr().err
     assert genkernel(["spectrum", "nothing"]) == 2 and "no file or folder" in capsys.readouterr().err
