@@ -58,6 +58,8 @@ _HOMES = {
     "PathReport": "genkernel.workflows",
     "spectrum": "genkernel.workflows.spectrum",  # genkernel.workflows.spectrum is a module
     "SpectrumReport": "genkernel.workflows",
+    "monitor_report": "genkernel.workflows.monitor_report",  # genkernel.workflows.monitor_report is a module
+    "MonitorReport": "genkernel.workflows",
     "open_run": "genkernel.workflows",
     "GenkernelError": "genkernel.errors",
 }
@@ -95,7 +97,19 @@ if TYPE_CHECKING:
         total,
     )
     from genkernel.tangent.forecast import plan
-    from genkernel.workflows import GanReport, PathReport, Report, collapse, doctor, load, locality, open_run, wrap
+    from genkernel.workflows import (
+        GanReport,
+        MonitorReport,
+        PathReport,
+        Report,
+        collapse,
+        doctor,
+        load,
+        locality,
+        open_run,
+        wrap,
+    )
+    from genkernel.workflows.monitor_report import monitor_report
     from genkernel.workflows.path_report import path_report
     from genkernel.workflows.spectrum import SpectrumReport, spectrum
 

@@ -133,7 +133,7 @@ print("MODULES", *modules)
 """
     run = subprocess.run([sys.executable, "-c", probe, *rooms], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[-1] == "MODULES"
+    assert run.stdout.splitlines()[-1] == "MODULES sinks"  # a namespace on purpose: gk.sinks.jsonl(path)
 
 
 def test_unknown_name() -> None:

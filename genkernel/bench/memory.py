@@ -50,6 +50,11 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
             found.host = max(0, (top or before) - before)
 
 
+def resident() -> int | None:
+    """Bytes that the process holds; None where the platform does not say."""
+    return _resident("VmRSS")
+
+
 def _reset_mark() -> bool:
     """Set the high-water mark to what is resident now (5: see proc(5), clear_refs)."""
     try:

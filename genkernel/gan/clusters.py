@@ -132,7 +132,7 @@ def k_means(
     if features is None and points.shape[1] > 50 and n > 50:
         reduce = PCA(50, random_state=seed % 2**32).fit(points).transform
     points = reduce(points)
-    spread = float(points.std())
+    spread = float(points.std(0).max())
     if not spread > 1e-7 * (1 + float(np.abs(points).max())):
         raise OneClusterError(
             "all samples are the same, so there is one cluster only: the generator ignores its latent"

@@ -45,6 +45,7 @@ class Cadence:
         self._last: int | None = None
         self._recent: deque[float] = deque(maxlen=_REMEMBERED)
         self._owed = 0.0
+        self._taken = 0
 
     @property
     def elapsed(self) -> float:
@@ -80,6 +81,9 @@ class Cadence:
             self.longest_wait = max(self.longest_wait, step - self._last)
         self._last = step
         self.spent += seconds
+        self._taken += 1
+        if self._taken == 2:  # the first prepares what the others use, and says little about them
+            self._recent.clear()
         self._recent.append(seconds)
 
     def rewind(self, step: int) -> None:

@@ -38,7 +38,7 @@ from genkernel.tangent.coverage import Coverage
 
 RATIOS = (0.01, 0.1, 0.25, 0.5, 0.8, 1.0, 1.25, 2.0, 4.0)  # told time over true time
 CLEAR = 0.02  # share of the loss that another told time has to save to be called better
-SCANNED = 2  # images at which told times are tried
+SCANNED = 4  # images at which told times are tried
 
 
 class DenoiserWatch:
@@ -108,6 +108,7 @@ class DenoiserWatch:
             "kernel/level": ["level", "level"],
             "time/ratio": ["level"],
             "time/gain": ["level"],
+            "time/cost": ["level"],
             **{name: ["parameter"] for name in WeightProbe.ARRAYS},
         }
         if self._ema is not None:
@@ -219,7 +220,12 @@ class DenoiserWatch:
         return {"kernel/level": levels, "kernel/locality": index}
 
     def _told(self) -> Values:
-        """Told time over true time at which the loss is smallest, by level; 1 where the network is told the truth."""
+        """What other told times do to the loss, by level.
+
+        ``time/ratio``: told time over true time at which the loss is smallest, 1 where no time is clearly better than
+        the true one; ``time/gain``: share of the loss that it saves; ``time/cost``: what the worst one adds, as a
+        share, which is about 0 for a network that does not look at the time.
+        """
         few, schedule = self._scan, self.denoiser.schedule
         first, last = schedule.time_range
         target = self.denoiser.target(few.x0, few.noise, few.t).double()
@@ -236,7 +242,7 @@ class DenoiserWatch:
         gain = 1 - table.min(0) / np.where(truth > 0, truth, np.inf)
         # where the curve is flat no time is better than the true one
         ratios = np.where(gain > CLEAR, np.array(RATIOS)[table.argmin(0)], 1.0)
-        return {"time/ratio": ratios, "time/gain": gain}
+        return {"time/ratio": ratios, "time/gain": gain, "time/cost": table.max(0) / np.maximum(truth, 1e-300) - 1}
 
     def _run(self, name: str, batch: Any, cotangents: Any, normalized: bool = False) -> Array:
         found = kernel(

@@ -10,12 +10,14 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from genkernel.errors import InputError, MissingError, OutputError
 from genkernel.monitor.trace import SCHEMA_VERSION, Alert, Header, Reading, Trace
 from genkernel.runs.atomic import explain
 from genkernel.runs.codec import unpack
+
+T = TypeVar("T")
 
 HEADER, READING, ALERT, REWIND = "header", "reading", "alert", "rewind"
 LONGEST = 2**26  # characters of a first line that is looked at: a checkpoint has no line ends
@@ -109,18 +111,18 @@ def read_log(path: str | Path) -> Trace:
         if kind not in entry:
             raise InputError(f"{path}: line {number} is not of a monitor")
         if kind == HEADER:
-            header = _header(entry[HEADER], path)
+            header = _header(entry[HEADER], path, number)
             if trace is not None and not _same_run(header, trace.header):
                 raise InputError(f"{path} holds two runs that watched different things, from line {number} on")
             trace = Trace(header) if trace is None else trace
         elif trace is None:
             raise InputError(f"{path}: line {number} comes before the header")
         elif kind == READING:
-            reading = unpack(Reading, entry[READING])
+            reading = _unpacked(Reading, entry[READING], path, number)
             trace.rewind(reading.step)  # a run that was continued reads steps again
             trace.readings.append(reading)
         elif kind == ALERT:
-            trace.alerts.append(unpack(Alert, entry[ALERT]))
+            trace.alerts.append(_unpacked(Alert, entry[ALERT], path, number))
         elif kind == REWIND and isinstance(entry[REWIND], int):
             trace.rewind(entry[REWIND])
         else:
@@ -134,13 +136,20 @@ def _same_run(one: Header, other: Header) -> bool:
     return one.kind == other.kind and one.axes == other.axes
 
 
-def _header(content: Any, path: Path) -> Header:
+def _header(content: Any, path: Path, number: int) -> Header:
     version = content.get("schema_version") if isinstance(content, dict) else None
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise InputError(
             f"{path} is a log of schema version {version}, this genkernel reads up to {SCHEMA_VERSION}: use a newer one"
         )
-    return unpack(Header, content)
+    return _unpacked(Header, content, path, number)
+
+
+def _unpacked(kind: type[T], content: Any, path: Path, number: int) -> T:
+    try:
+        return unpack(kind, content)
+    except InputError as error:
+        raise InputError(f"{path}: line {number}: {error}") from error
 
 
 def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

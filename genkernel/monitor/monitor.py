@@ -49,6 +49,7 @@ class Monitor:
         seed: of the probes.
         memory: bound on what a reading holds beside the model (``"512MiB"``, bytes); by default what the training
             has held and freed, and at least 128 MiB.
+        clock: seconds; one that stands still during validation keeps that out of the training's time.
         options: those of the kind's watch (:class:`~genkernel.monitor.denoiser_watch.DenoiserWatch`,
             :class:`~genkernel.monitor.gan_watch.GanWatch`,
             :class:`~genkernel.monitor.classifier_watch.ClassifierWatch`) and of its wrapper.
@@ -82,12 +83,13 @@ class Monitor:
         rules: Iterable[Rule] | None = None,
         seed: int = 0,
         memory: str | int | None = None,
+        clock: Callable[[], float] = time.perf_counter,
         **options: Any,
     ):
-        self.cadence = Cadence(every, max_overhead)
+        self.cadence = Cadence(every, max_overhead, clock)
         started = time.perf_counter()
         self.watch: Watch = watch_of(model, discriminator, seed=seed, memory=memory, options=options)
-        self._sinks: list[Sink] = as_sinks(sink)
+        self._sinks: list[Sink] = as_sinks(sink) if rank() == 0 else []  # on other ranks nothing is read
         self._judge = Judge(default_rules(self.watch.kind) if rules is None else rules)
         settings = {
             "every": every, "max_overhead": max_overhead, "seed": seed, "memory": memory,
@@ -186,11 +188,18 @@ class Monitor:
         seconds = time.perf_counter() - started
         reading = Reading(step, self.cadence.elapsed, seconds, scalars, arrays, problems)
         self.trace.readings.append(reading)
-        alerts = self._judge.judge(self.trace)
+        alerts = self._judged()
         self.trace.alerts += alerts
         self._tell(reading, alerts)
         self.cadence.took(step, time.perf_counter() - started)
         return min(alerts, key=lambda alert: alert.severity != "failure", default=None)
+
+    def _judged(self) -> list[Alert]:
+        try:
+            return self._judge.judge(self.trace)
+        except Exception as error:  # a rule of the user's own may fail
+            self._say_once("rules", error)
+            return []
 
     def _open(self) -> None:
         """Sinks learn what is coming: one that holds another run is an error of the call, a full disk is not."""

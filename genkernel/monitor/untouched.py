@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from genkernel.monitor.unwrapped import plain
+from genkernel.monitor.unwrapped import run_plainly
 from genkernel.tangent.restore import random_state_kept, restored
 
 
@@ -18,7 +18,7 @@ def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
 
     Autocast is off meanwhile, gradients can be taken even where the caller is in ``no_grad`` or inference mode, and
     modules are in the mode they are in; what reads them puts them into evaluation mode for as long as it runs them.
-    They run the functions they were written with (:func:`~genkernel.monitor.unwrapped.plain`).
+    They run the functions they were written with (:func:`~genkernel.monitor.unwrapped.run_plainly`).
     """
     modules = list(modules)
     kinds = {parameter.device.type for module in modules for parameter in module.parameters()} | {"cpu"}
@@ -26,7 +26,7 @@ def untouched(modules: Iterable[nn.Module]) -> Iterator[None]:
     with ExitStack() as stack:
         for module in modules:
             stack.enter_context(restored(module))
-        stack.enter_context(plain(modules))
+        run_plainly(modules)
         stack.enter_context(torch.random.fork_rng(devices=devices))
         stack.enter_context(random_state_kept())
         stack.enter_context(torch.inference_mode(False))

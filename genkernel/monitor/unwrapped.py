@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -51,9 +49,8 @@ def innermost(module: Any) -> nn.Module:
         module = inner
 
 
-@contextmanager
-def plain(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Modules run the functions they were written with: not compiled, and without the autocast that Accelerate adds.
+def run_plainly(modules: Iterable[nn.Module]) -> None:
+    """Modules run the functions they were written with, without the autocast that Accelerate adds.
 
     Under mixed precision ``Accelerator.prepare`` puts a ``forward`` on the module that casts, and keeps the one it
     replaced. Readings are differences between weights, so that they are taken in the precision of the weights. What is
@@ -63,11 +60,6 @@ def plain(modules: Iterable[nn.Module]) -> Iterator[None]:
         own = vars(part)
         if "_original_forward" in own:
             own["forward"] = own["_original_forward"]
-        if own.get("_compiled_call_impl") is not None:  # module.compile()
-            own["_compiled_call_impl"] = None
-    compiling = "torch._dynamo" in sys.modules  # what is compiled below is run as it is
-    with torch.compiler.set_stance("force_eager") if compiling else nullcontext():
-        yield
 
 
 def is_sharded(module: nn.Module) -> bool:

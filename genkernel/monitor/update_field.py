@@ -76,7 +76,7 @@ class UpdateField:
         n, members = len(drive), np.flatnonzero(clusters.sizes)
         few = batches.take(batch, slice(0, self._receivers))
         received = Side(model, few, None, model.dtype, proof, None, memory, False)
-        parts = torch.zeros(clusters.count, received.n, received.outputs)
+        parts = torch.zeros(clusters.count, received.n, received.outputs, dtype=received.summed)
         for first in range(0, len(members), received.together):
             some = members[first : first + received.together]
             along = [self._direction(batch, drive / n, np.flatnonzero(clusters.labels == c), memory) for c in some]
@@ -94,9 +94,7 @@ class UpdateField:
         """Σ Jᵀδ over the latents of one cluster, which alone are run."""
         assert self._proof is not None
         mine = torch.from_numpy(rows)
-        side = Side(
-            self._model, batches.take(batch, mine), None, self._model.dtype, self._proof, None, memory, False
-        )
+        side = Side(self._model, batches.take(batch, mine), None, self._model.dtype, self._proof, None, memory, False)
         return side.vjp(drive[mine.to(drive.device)])
 
     def _fastest(self, batch: Any, along: list[Vector]) -> Proof:

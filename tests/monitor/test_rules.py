@@ -165,3 +165,21 @@ def test_a_trace_gives_missing_numbers_as_nan() -> None:
         made.array("nothing")
     with pytest.raises(InputError, match="no reading"):
         _ = Trace(made.header).last
+
+
+def test_a_rule_that_fails_does_not_stop_the_training() -> None:
+    import torch
+
+    from genkernel.monitor import Monitor
+
+    class Broken:
+        name = "broken"
+
+        def check(self, seen: Trace) -> list[Alert]:
+            raise KeyError("no such thing")
+
+    net = torch.nn.Linear(4, 3)
+    x, y = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+    mon = Monitor(net, data=x, targets=y, every=1, max_overhead=None, rules=[Broken()])
+    assert mon.step(0) is None
+    assert mon.latest is not None and mon.latest.step == 0

@@ -139,8 +139,8 @@ class ChangePoint:
             return None
         start = int(began[-1])
         before = float(values[start - 1])
-        moved = abs(float(course[-1] - course[start - 1]))
-        if moved < self.floor:
+        moved = self.direction * float(course[-1] - course[start - 1])
+        if not moved > self.floor:  # nor where it came back meanwhile
             return None
         steps = trace.steps
         since, now = int(steps[start]), float(values[-1])

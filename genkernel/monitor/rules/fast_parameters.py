@@ -11,6 +11,7 @@ from genkernel.monitor.trace import Alert, Trace
 
 HISTORY = 4  # readings with a pace, before the first that is judged
 NOISE = 6.0  # robust standard deviations of a parameter's own pace that are no change
+FEWEST = 2  # parameters that have to: a bias without influence wanders by itself under Adam
 
 
 class FastParameters:
@@ -47,7 +48,7 @@ class FastParameters:
         noise[known] = 1.4826 * np.nanmedian(np.abs(before[:, known] - usual[known]), axis=0)
         excess = np.where(known, np.nan_to_num(now).min(0) - usual, -np.inf)
         found = np.flatnonzero((excess > math.log(self.factor)) & (excess > NOISE * noise))
-        if not len(found):
+        if len(found) < FEWEST:
             return []
         labels = trace.header.axes["parameter"].labels
         where = [labels[j] for j in found]
@@ -58,9 +59,9 @@ class FastParameters:
             Alert(
                 rule=self.name,
                 message=(
-                    f"step {step}: {listed(grouped(where, labels))} {'move' if len(found) > 1 else 'moves'} "
-                    f"{times:.0f} times as fast as before, compared with all other parameters, since step {since}: is "
-                    "the learning rate of that group too high, or has clipping or weight decay changed there?"
+                    f"step {step}: {listed(grouped(where, labels))} move {times:.0f} times as fast as before, compared "
+                    f"with all other parameters, since step {since}: is the learning rate of that group too high, or "
+                    "has clipping or weight decay changed there?"
                 ),
                 step=step,
                 since=since,

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 from genkernel.errors import InputError
 from genkernel.monitor.trace import Alert, Trace
 
+EVERYWHERE = ""
 QUIET = 3  # readings without it, after which the same finding is news again
 
 
@@ -19,7 +20,8 @@ class Rule(Protocol):
         name: ``"loss/spike"``, …; alerts carry it.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def check(self, trace: Trace) -> list[Alert]:
         """What the last reading shows, in the light of those before it; the same for the same trace."""
@@ -29,7 +31,7 @@ class Rule(Protocol):
 class Judge:
     """Asks rules after every reading, and passes on what is new.
 
-    A finding is not repeated while its rule keeps finding it at one of the same places (or anywhere, for findings
+    A finding is not repeated while its rule keeps finding it at one of the same places, or everywhere (findings
     without places), up to :data:`QUIET` readings apart.
 
     Raises:
@@ -52,9 +54,9 @@ class Judge:
         news = []
         for rule in self.rules:
             for alert in rule.check(trace):
-                places = alert.where or [""]
+                places = alert.where or [EVERYWHERE]
                 known = self._known.setdefault(rule.name, {})
-                if not any(reading - known.get(place, -QUIET - 1) <= QUIET for place in places):
+                if not any(reading - known.get(place, -QUIET - 1) <= QUIET for place in (*places, EVERYWHERE)):
                     news.append(alert)
                 known.update(dict.fromkeys(places, reading))
         return news

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 def listed(names: Sequence[str], most: int = 4) -> str:
     """``a, b and c``; ``a, b, c, d and 12 others``."""
-    if len(names) > most:
+    if len(names) > most + 1:  # no "and 1 others"
         return f"{', '.join(names[:most])} and {len(names) - most} others"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"
 

@@ -1,0 +1,196 @@
+"""Logs of monitors: what a killed, a continued or a damaged run leaves behind, read back."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import genkernel as gk
+from genkernel.errors import InputError, MissingError, OutputError
+from genkernel.monitor import read_log, sinks
+from genkernel.monitor.log import LogWriter
+from tests.monitor.toy import ToyWatch, alert, header, reading
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "monitor.jsonl"
+
+
+def write(path: Path, *steps: int, **kind: Any) -> None:
+    sink = sinks.jsonl(path)
+    sink.open(header(**kind))
+    for step in steps:
+        sink.reading(reading(step, loss=float(step), problem=step == 20))
+
+
+def test_everything_comes_back(path: Path) -> None:
+    sink = sinks.jsonl(path)
+    sink.open(header())
+    sink.reading(reading(10, problem=True))
+    sink.alert(alert(10))
+    trace = read_log(path)
+    assert (trace.header, trace.alerts) == (header(), [alert(10)])
+    (found,) = trace.readings
+    assert (found.step, found.seconds, found.problems) == (10, 0.01, reading(10, problem=True).problems)
+    assert found.scalars["gradient/total"] == math.inf and math.isnan(found.scalars["kernel/drift"])
+    for name, values in reading(10).arrays.items():  # NaN and infinities among them
+        np.testing.assert_array_equal(found.arrays[name], values)
+
+
+def test_lines_are_there_at_once(path: Path) -> None:
+    write(path, 0, 10)
+    assert [json.loads(line)["type"] for line in path.read_text().splitlines()] == ["header", "reading", "reading"]
+
+
+@pytest.mark.parametrize("lost", [1, 5, 200])
+def test_a_killed_run_loses_at_most_the_line_it_was_writing(path: Path, lost: int) -> None:
+    write(path, 0, 10, 20)
+    path.write_bytes(path.read_bytes()[:-lost])
+    assert read_log(path).steps.tolist() == ([0, 10, 20] if lost == 1 else [0, 10])
+
+
+@pytest.mark.parametrize("lost", [0, 1, 60])
+def test_a_run_is_continued(path: Path, lost: int) -> None:
+    write(path, 0, 10, 20)
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) - lost])
+    write(path, 10, 30)  # from the checkpoint at 5
+    trace = read_log(path)
+    assert trace.steps.tolist() == [0, 10, 30]
+    assert path.read_text().count('"type": "header"') == 2
+
+
+def test_a_step_back(path: Path) -> None:
+    sink = sinks.jsonl(path)
+    sink.open(header())
+    for step in (0, 10, 20):
+        sink.reading(reading(step))
+        sink.alert(alert(step))
+    sink.rewind(10)
+    trace = read_log(path)
+    assert trace.steps.tolist() == [0] and [a.step for a in trace.alerts] == [0]
+
+
+def test_another_run_is_not_mixed_in(path: Path) -> None:
+    write(path, 0, 10)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="is the log of another denoiser"):
+        sinks.jsonl(path).open(header(kind="gan"))
+    watch = ToyWatch()
+    watch.axes = {}
+    with pytest.raises(InputError, match="choose another name"):  # said when the monitor is made
+        gk.Monitor(watch, sink=path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"step,loss\n0,1\n", b"{}\n", b"[1]\n", b"\x80\x02weights" * 100, b"null"])
+def test_a_file_that_is_no_log(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="no monitor's log"):
+        read_log(path)
+    with pytest.raises(InputError, match="choose another name"):
+        sinks.jsonl(path)
+    assert path.read_bytes() == content
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="there is no log"):
+        read_log(tmp_path / "none.jsonl")
+    with pytest.raises(MissingError, match="folder of the log"):
+        sinks.jsonl(tmp_path / "none" / "monitor.jsonl")
+
+
+def test_a_folder_with_one_log(path: Path) -> None:
+    (path.parent / "other.jsonl").write_text('{"loss": 1}\n')
+    with pytest.raises(InputError, match="holds 0 monitors' logs"):
+        read_log(path.parent)
+    write(path, 0)
+    assert len(read_log(path.parent)) == 1
+    write(path.parent / "second.jsonl", 0)
+    with pytest.raises(InputError, match=r"monitor.jsonl, second.jsonl\): name one"):
+        read_log(path.parent)
+
+
+def test_a_newer_schema(path: Path) -> None:
+    write(path, 0)
+    path.write_text(path.read_text().replace('"schema_version": 1', '"schema_version": 99'))
+    with pytest.raises(InputError, match="schema version 99, this genkernel reads up to 1: use a newer one"):
+        read_log(path)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"type": "reading", "read', '{"type": "reading"}', '{"type": "reading", "reading": {"step": 1}}', "[]", "7",
+        '{"type": "rewind", "rewind": "soon"}', '{"type": "song", "song": 1}', '{"type": "header", "header": 3}',
+    ],
+)  # fmt: skip
+def test_damage_in_the_midst_is_named(path: Path, line: str) -> None:
+    write(path, 0, 10, 20)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], line, *lines[2:]]) + "\n")
+    with pytest.raises(InputError) as failure:
+        read_log(path)
+    assert str(failure.value).startswith(str(path))
+    assert "line 3" in str(failure.value) or "schema" in str(failure.value)
+
+
+def test_half_a_line_is_taken_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that was full for a while leaves a log that can be read."""
+    write(path, 0)
+    writer = LogWriter(path)
+    whole = Path.open
+
+    class Full:
+        def __init__(self, stream: Any):
+            self.stream = stream
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.stream, name)
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.stream.close()
+
+        def write(self, line: bytes) -> None:
+            self.stream.write(line[: len(line) // 2])
+            self.stream.flush()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "open", lambda self, mode, **rest: Full(whole(self, mode, **rest)))
+    with pytest.raises(OutputError, match="the disk is full"):
+        writer.write("rewind", 0)
+    monkeypatch.undo()
+    write(path, 10)
+    assert read_log(path).steps.tolist() == [0, 10]
+
+
+def test_a_disk_that_cannot_be_written_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="genkernel"):
+        mon = gk.Monitor(ToyWatch(), every=1, max_overhead=None, sink="/dev/full", rules=[])
+        for step in range(4):
+            mon.step(step)
+    assert len(mon.trace) == 4  # the training and the readings went on
+    assert [record.getMessage().count("the disk is full") for record in caplog.records] == [1]
+
+
+def test_a_log_that_could_be_opened_late_has_its_header(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: LogWriter, kind: str, content: Any) -> None:
+        raise OutputError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LogWriter, "write", full)
+        mon = gk.Monitor(ToyWatch(), every=1, max_overhead=None, sink=path, rules=[])
+        mon.step(0)
+    mon.step(1)
+    assert read_log(path).steps.tolist() == [1]
