@@ -6,8 +6,10 @@ from typing import Literal
 
 from genkernel.errors import InputError
 from genkernel.monitor.rules.change_point import ChangePoint, Transform
+from genkernel.monitor.rules.class_left_behind import ClassLeftBehind
 from genkernel.monitor.rules.facts import NonFinite, StillAverage
 from genkernel.monitor.rules.fast_parameters import FastParameters
+from genkernel.monitor.rules.label_noise import LabelNoise
 from genkernel.monitor.rules.lagging_level import LaggingLevel
 from genkernel.monitor.rules.lost_region import LostRegion
 from genkernel.monitor.rules.rule import Rule
@@ -102,4 +104,25 @@ _OF_GANS: list[tuple[str, str, Literal[-1, 1], Transform, str, str]] = [
 
 
 def _classifier() -> list[Rule]:
-    return []
+    rises = "step {{step}}: the loss on {0} rises, from {{before:.3g}} to {{now:.3g}} since step {{since}}. {1}"
+    return [
+        ClassLeftBehind(),
+        LabelNoise(),
+        ChangePoint("loss rises", "loss/mean", 1, rises.format("the probes", ""), transform="log", floor=LEAST),
+        ChangePoint(
+            "held-out loss rises",
+            "loss/holdout",
+            1,
+            rises.format("held-out samples", "The network begins to learn its training samples by heart."),
+            transform="log",
+            floor=LEAST,
+        ),
+        ChangePoint(
+            "labels fade from the kernel",
+            "kernel/label_alignment",
+            -1,
+            "step {step}: the alignment (CKA) of the kernel with the labels falls, from {before:.3g} to {now:.3g} "
+            "since step {since}.",
+            floor=0.02,
+        ),
+    ]
