@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from genkernel import __version__
-from genkernel.cli import bench, compare, demo, diffusion, doctor, experiment, gan, path, spectrum
+from genkernel.cli import bench, compare, demo, diffusion, doctor, experiment, gan, monitor, path, spectrum
 from genkernel.cli.console import Interrupted, complain, note
 from genkernel.cli.hints import hint
 from genkernel.cli.ranks import Ranks, alone
@@ -76,6 +76,7 @@ app.command("diffusion", no_args_is_help=True)(diffusion.diffusion)
 app.command("gan", no_args_is_help=True)(gan.gan)
 app.command("path", no_args_is_help=True)(path.path)
 app.command("spectrum", no_args_is_help=True)(spectrum.spectrum)
+app.command("monitor", no_args_is_help=True)(monitor.monitor)
 app.command("doctor", no_args_is_help=True)(doctor.doctor)
 app.command("compare", no_args_is_help=True)(compare.compare)
 app.command("experiment", no_args_is_help=True)(experiment.experiment)

@@ -142,6 +142,7 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
     "effective-gram": ("effective_gram", "test losses predicted by the effective Gram matrix, and what they are"),
     "out-of-distribution": ("out_of_distribution", "do tangent scores see unseen, printed and foreign images"),
     "alignment": ("alignment", "what training does to the alignment of the kernel with the labels"),
+    "monitors": ("monitors", "do monitors find planted faults, how soon, where, and how often do they cry wolf"),
     "path-costs": ("path_costs", "memory and time of recording, taping and replaying"),
 }
 

@@ -38,7 +38,8 @@ from genkernel.gan.latent_jacobian import summarise as spectra_of
 from genkernel.gan.latent_kernel import EXACT_UP_TO as TRACED_UP_TO
 from genkernel.gan.latent_kernel import read as read_kernel
 from genkernel.gan.latents import is_whole
-from genkernel.gan.losses import Loss, logit_gradient, loss_of
+from genkernel.gan.game import DISCRIMINATOR_LOSSES
+from genkernel.gan.losses import Loss, generator_losses, logit_gradient, loss_of
 from genkernel.gan.stages import Real, labels_for, real_samples
 from genkernel.monitor.average import Average
 from genkernel.monitor.drift import drift
@@ -115,6 +116,7 @@ class GanWatch:
         self.modules: list[nn.Module] = [generator.module]
         self._n, self._counted = latents, samples
         self._loss = loss_of(loss)
+        self._sides = DISCRIMINATOR_LOSSES.get(loss) if isinstance(loss, str) else None  # what it usually goes with
         self._jacobians, self._probes, self._seed = min(jacobians, latents), probes, seed
         self._headroom = Headroom(memory)
         self._z = generator.prior.draw(max(latents, samples), seed)
@@ -262,6 +264,7 @@ class GanWatch:
         fake = now.logits
         size, unsaturated = _norms(drive), _norms(slope)
         found: dict[str, float | Array] = {
+            "loss/generator": float(generator_losses(self._loss, now.answers).mean()),
             "drive/coherence": measures.signed_coherence(-drive),
             "drive/norm": float(size.mean()),
             "drive/saturated": float((size < SATURATED * unsaturated).mean()),
@@ -271,13 +274,20 @@ class GanWatch:
         if self._real is not None:
             from sklearn.metrics import roc_auc_score
 
-            true = now.real_logits
+            true = _per_sample(now.real_answers)
             is_real = np.repeat([0, 1], [len(fake), len(true)])
             found |= {
                 "discriminator/real_logit": float(true.mean()),
                 "discriminator/gap": float(true.mean() - fake.mean()),
                 "discriminator/separation": float(roc_auc_score(is_real, np.concatenate([fake, true]))),
             }
+            if self._sides is not None:
+                real_loss, fake_loss = self._sides
+                both = (
+                    generator_losses(real_loss, now.real_answers).mean(),
+                    generator_losses(fake_loss, now.answers).mean(),
+                )
+                found["loss/discriminator"] = float(sum(both))
         return found
 
     def _transport(self, now: _Moment) -> Values:
@@ -439,28 +449,28 @@ class _Moment:
         return self._judging("generated", self.x, labels_for(self.discriminator, self.batch))
 
     @cached_property
-    def _answers(self) -> Tensor:
+    def answers(self) -> Tensor:
         """Logits of the n samples ``[n, patches]``."""
         return self._judge.outputs()
 
     @cached_property
     def logits(self) -> Array:
         """Of the n samples; a map of logits counts as its mean."""
-        return _per_sample(self._answers)
+        return _per_sample(self.answers)
 
     @cached_property
-    def real_logits(self) -> Array:
-        """Of as many real samples."""
+    def real_answers(self) -> Tensor:
+        """Logits of as many real samples ``[n, patches]``."""
         real = self._watch._real
         assert real is not None
         few = replace(real, samples=real.samples[: self._watch._n])
         labels = None if self.discriminator.classes is None or real.labels is None else real.labels[: self._watch._n]
-        return _per_sample(self._judging("real", few.samples, labels).outputs())
+        return self._judging("real", few.samples, labels).outputs()
 
     @cached_property
     def drives(self) -> tuple[Tensor, Tensor]:
         """δ of the loss, and of −l, which never saturates ``[n, *sample]``."""
-        loss, found = self._watch._loss, self._answers
+        loss, found = self._watch._loss, self.answers
         if found.shape[1] == 1 and not self.discriminator.mixes:  # then δ = ℓ′(l) ∇l
             slope = self._judge.vjp(_unsaturated)
             weight = logit_gradient(loss, found).to(slope)

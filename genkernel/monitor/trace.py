@@ -182,6 +182,8 @@ class Trace:
 
     def rewind(self, step: int) -> None:
         """Forget what was read at this step and later: the training went back to before it."""
+        if not self.readings or self.readings[-1].step < step:
+            return
         self.readings = [reading for reading in self.readings if reading.step < step]
         self.alerts = [alert for alert in self.alerts if alert.step < step]
 

@@ -26,11 +26,14 @@ _HOMES = {
     "PathReport": "path_report",
     "spectrum": "spectrum",
     "SpectrumReport": "spectrum",
+    "monitor_report": "monitor_report",
+    "MonitorReport": "monitor_report",
 }
 
 __all__ = [
     "DoctorReport",
     "GanReport",
+    "MonitorReport",
     "PathReport",
     "Report",
     "SpectrumReport",
@@ -38,6 +41,7 @@ __all__ = [
     "doctor",
     "load",
     "locality",
+    "monitor_report",
     "open_run",
     "path_report",
     "spectrum",
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
     from genkernel.workflows.doctor import DoctorReport, doctor
     from genkernel.workflows.load import load
     from genkernel.workflows.locality import locality
+    from genkernel.workflows.monitor_report import MonitorReport, monitor_report
     from genkernel.workflows.path_report import PathReport, path_report
     from genkernel.workflows.report import GanReport, Report, open_run
     from genkernel.workflows.spectrum import SpectrumReport, spectrum

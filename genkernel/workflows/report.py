@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from genkernel.gan.results import GanResult
     from genkernel.gan.verdict import Evidence
     from genkernel.tangent import Kernel
+    from genkernel.workflows.monitor_report import MonitorReport
     from genkernel.workflows.path_report import PathReport
     from genkernel.workflows.spectrum import SpectrumReport
 
@@ -282,10 +283,11 @@ class GanReport(BaseReport["GanResult"]):
 
 def families() -> dict[str, type[BaseReport[Any]]]:
     """Kind → the class of its reports."""
+    from genkernel.workflows.monitor_report import MonitorReport
     from genkernel.workflows.path_report import PathReport
     from genkernel.workflows.spectrum import SpectrumReport
 
-    return {report.kind: report for report in (Report, GanReport, PathReport, SpectrumReport)}
+    return {report.kind: report for report in (Report, GanReport, PathReport, SpectrumReport, MonitorReport)}
 
 
 @overload
@@ -305,17 +307,23 @@ def open_run(path: str | Path, kind: Literal["spectrum"]) -> SpectrumReport: ...
 
 
 @overload
-def open_run(path: str | Path, kind: None = None) -> Report | GanReport | PathReport | SpectrumReport: ...
+def open_run(path: str | Path, kind: Literal["monitor"]) -> MonitorReport: ...
+
+
+@overload
+def open_run(
+    path: str | Path, kind: None = None
+) -> Report | GanReport | PathReport | SpectrumReport | MonitorReport: ...
 
 
 def open_run(path: str | Path, kind: str | None = None) -> Any:
     """Read a run folder back.
 
     Args:
-        kind: ``"diffusion"``, ``"gan"``, ``"path"`` or ``"spectrum"`` where no other kind will do.
+        kind: ``"diffusion"``, ``"gan"``, ``"path"``, ``"spectrum"`` or ``"monitor"`` where no other kind will do.
 
     Returns:
-        Report, GanReport, PathReport or SpectrumReport: by what the run is of.
+        Report, GanReport, PathReport, SpectrumReport or MonitorReport: by what the run is of.
 
     Raises:
         MissingError: the folder or one of its files is not there, or the run was never finished.

@@ -70,6 +70,7 @@ _LOSING = "Modes are being lost."
 _STRONG = (
     "The discriminator is becoming too strong: lower its learning rate or the number of its steps, or penalise it."
 )
+_WEAK = "The discriminator is falling behind: the generator changes faster than it can follow."
 _OF_GANS: list[tuple[str, str, Literal[-1, 1], Transform, str, str]] = [
     ("regions fall away", "samples/effective_clusters", -1, "log", "samples reach fewer regions effectively", _LOSING),
     ("samples draw together", "samples/relative_diversity", -1, "log", "samples lie closer to each other", _LOSING),
@@ -98,6 +99,10 @@ _OF_GANS: list[tuple[str, str, Literal[-1, 1], Transform, str, str]] = [
         "the gradient that the discriminator sends fades",
         "The generator learns less and less: the discriminator is saturated, flat, or fooled.",
     ),
+    ("generator loss rises", "loss/generator", 1, "as it is", "the generator's loss rises", _STRONG),
+    ("generator loss falls", "loss/generator", -1, "as it is", "the generator's loss falls", _WEAK),
+    ("discriminator loss falls", "loss/discriminator", -1, "as it is", "the discriminator's loss falls", _STRONG),
+    ("discriminator loss rises", "loss/discriminator", 1, "as it is", "the discriminator's loss rises", _WEAK),
     ("logits drift apart", "discriminator/gap", 1, "as it is", "logits of real and generated drift apart", _STRONG),
     ("told apart", "discriminator/separation", 1, "as it is", "the discriminator tells more samples apart", _STRONG),
 ]
