@@ -32,13 +32,13 @@ from genkernel.gan import Discriminator, Generator, measures
 from genkernel.gan.answers import Features, answers
 from genkernel.gan.clusters import Clusters, OneClusterError, by_label, k_means
 from genkernel.gan.coverage import diversity
+from genkernel.gan.game import DISCRIMINATOR_LOSSES
 from genkernel.gan.latent_jacobian import EXACT_UP_TO as SINGULAR_UP_TO
 from genkernel.gan.latent_jacobian import LatentSpectra, latent_spectra
 from genkernel.gan.latent_jacobian import summarise as spectra_of
 from genkernel.gan.latent_kernel import EXACT_UP_TO as TRACED_UP_TO
 from genkernel.gan.latent_kernel import read as read_kernel
 from genkernel.gan.latents import is_whole
-from genkernel.gan.game import DISCRIMINATOR_LOSSES
 from genkernel.gan.losses import Loss, generator_losses, logit_gradient, loss_of
 from genkernel.gan.stages import Real, labels_for, real_samples
 from genkernel.monitor.average import Average
