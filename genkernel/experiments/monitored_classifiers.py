@@ -119,7 +119,7 @@ def train(run: ClassifierRun, images: Tensor, labels: Tensor, log: str | Path, *
         loss.backward()
         optimizer.step()
         course.append(float(loss.detach()))
-        monitor.step(step)
+        monitor.step(step, loss=course[-1])
     write_atomic(losses_file, json.dumps({"run": asdict(run), "losses": course}))
     return log
 

@@ -156,7 +156,7 @@ def train(run: DenoiserRun, images: Tensor, labels: Tensor, log: str | Path, *, 
                 for mean, now in zip(average.parameters(), net.parameters(), strict=True):
                     mean.lerp_(now, 1 - run.ema)
         course.append(float(loss.detach()))
-        monitor.step(step)
+        monitor.step(step, loss=course[-1])
     write_atomic(losses_file, json.dumps({"run": asdict(run), "losses": course}))
     return log
 

@@ -112,7 +112,7 @@ def train(run: GanRun, images: Tensor | None, log: str | Path, *, progress: bool
         except NonFiniteError:
             ended = f"diverged in step {step}"
             break
-        monitor.step(step)
+        monitor.step(step, loss=dict(zip(("discriminator", "generator"), course[-1], strict=True)))
     write_atomic(losses_file, json.dumps({"run": asdict(run), "losses": course, "ended": ended}))
     return log
 

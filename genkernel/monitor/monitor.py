@@ -13,6 +13,7 @@ from torch import nn
 
 from genkernel.errors import GenkernelError, InputError
 from genkernel.monitor.cadence import Cadence
+from genkernel.monitor.losses import Losses, RunningLosses
 from genkernel.monitor.rules import Judge, Rule, default_rules
 from genkernel.monitor.sinks import Sink, as_sinks
 from genkernel.monitor.trace import Alert, Array, Header, Problem, Reading, Trace
@@ -97,6 +98,7 @@ class Monitor:
         }  # fmt: skip
         about = {"versions": versions(), "machine": machine(), "setup_seconds": time.perf_counter() - started}
         self.trace = Trace(Header(self.watch.kind, self.watch.axes, self.watch.arrays, json_ready(settings), about))
+        self._losses = RunningLosses()
         self._calls = 0
         self._said: set[str] = set()
         if rank() == 0:
@@ -120,23 +122,31 @@ class Monitor:
 
     # ------------------------------------------------------------------------ in the loop
 
-    def step(self, step: int | None = None) -> Alert | None:
+    def step(self, step: int | None = None, loss: Losses | None = None) -> Alert | None:
         """Call this after every step of the training.
 
         Args:
             step: its number; by default the calls are counted, from 1 on. One that is smaller than an earlier one means
                 that the training went back to a checkpoint: readings from there on are forgotten.
+            loss: of this step, a number or several by name, such as ``{"generator": …, "discriminator": …}``. Their
+                means between readings are recorded and judged; tensors are not waited for.
 
         Returns:
             Alert: the gravest that this reading raised; None between readings, and where nothing was found. All are
             in :attr:`alerts`. With ``torch.distributed`` only rank 0 reads, and all others get None.
 
         Raises:
-            InputError: the step is no whole number.
+            InputError: the step is no whole number, or the loss none.
         """
         self._calls += 1
         number = self._calls if step is None else _whole(step)
+        if loss is not None and rank() == 0:
+            self.report(loss)
         return self._read(number) if rank() == 0 and self.due(number) else None
+
+    def report(self, loss: Losses) -> None:
+        """Losses of a training step, for the mean until the next reading; what ``step(loss=…)`` does with them."""
+        self._losses.add(loss)
 
     def due(self, step: int) -> bool:
         """Whether :meth:`step` would take a reading at this step; where the training went back, that is taken note of.
@@ -178,6 +188,7 @@ class Monitor:
                 else:
                     scalars[key] = float(value)
 
+        take("training losses", self._losses.read)
         with untouched(self.watch.modules):
             for name, part in self.watch.parts().items():
                 take(name, part)
@@ -223,6 +234,7 @@ class Monitor:
     def _rewind(self, step: int) -> None:
         self.trace.rewind(step)
         self._judge.forget()
+        self._losses.forget()
         self.cadence.rewind(step)
         forget = getattr(self.watch, "forget", None)
         if callable(forget):

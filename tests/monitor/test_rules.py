@@ -183,3 +183,26 @@ def test_a_rule_that_fails_does_not_stop_the_training() -> None:
     mon = Monitor(net, data=x, targets=y, every=1, max_overhead=None, rules=[Broken()])
     assert mon.step(0) is None
     assert mon.latest is not None and mon.latest.step == 0
+
+
+def test_losses_of_the_training_are_averaged_between_readings_and_judged() -> None:
+    import torch
+
+    from genkernel.monitor import Monitor
+
+    net = torch.nn.Linear(4, 3)
+    x, y = torch.randn(12, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+    mon = Monitor(net, data=x, targets=y, every=3, max_overhead=None)
+    draw = np.random.default_rng(0)
+    for step in range(90):
+        mon.step(step, loss={"a": torch.tensor(float(step)), "b": 1.0 + 0.01 * draw.normal() + 5.0 * (step >= 60)})
+    assert [r.scalars["train/a"] for r in mon.trace.readings[:3]] == [0.0, 2.0, 5.0]
+    assert "loss/generator" not in mon.trace.names
+    [first, *_] = [alert for alert in mon.alerts if alert.rule == "training loss"]
+    assert "the loss 'b' of the training rises" in first.message and 60 <= first.step <= 66
+    mon.step(10)  # back to a checkpoint
+    assert mon.latest is not None and mon.latest.step < 10
+    with pytest.raises(InputError, match="take its mean"):
+        mon.step(11, loss=torch.ones(3))
+    with pytest.raises(InputError, match="a number or a tensor of one, not list"):
+        mon.step(12, loss=[1.0])  # type: ignore[arg-type]

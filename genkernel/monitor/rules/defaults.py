@@ -14,6 +14,7 @@ from genkernel.monitor.rules.lagging_level import LaggingLevel
 from genkernel.monitor.rules.lost_region import LostRegion
 from genkernel.monitor.rules.rule import Rule
 from genkernel.monitor.rules.told_time import TimeIgnored, ToldTime
+from genkernel.monitor.rules.training_loss import TrainingLoss
 from genkernel.monitor.rules.unlearned_class import UnlearnedClass
 
 LEAST = 0.2  # of a logarithm: a smaller change of a loss is not worth a message
@@ -27,7 +28,7 @@ def default_rules(kind: str) -> list[Rule]:
     """
     if kind not in ("denoiser", "gan", "classifier"):
         raise InputError(f"there are rules for a denoiser, a gan and a classifier, not for {kind!r}")
-    common: list[Rule] = [NonFinite(), FastParameters(), StillAverage()]
+    common: list[Rule] = [NonFinite(), FastParameters(), StillAverage(), TrainingLoss(both=kind == "gan")]
     own = {"denoiser": _denoiser, "gan": _gan, "classifier": _classifier}
     return common + own[kind]()
 

@@ -1,0 +1,34 @@
+"""Training losses that leave their course."""
+
+from __future__ import annotations
+
+from genkernel.monitor.rules.change_point import ChangePoint, Transform
+from genkernel.monitor.trace import Alert, Trace
+
+
+class TrainingLoss:
+    """Change points of whatever losses the training reports (``mon.step(step, loss=…)``).
+
+    Args:
+        both: also where they fall: a game has no bad direction.
+        rate: of false alarms in a hundred readings, shared out over losses and directions.
+    """
+
+    name = "training loss"
+
+    def __init__(self, both: bool = False, rate: float = 0.01):
+        self.both, self.rate = both, rate
+
+    def check(self, trace: Trace) -> list[Alert]:
+        names = [name for name in trace.names if name.startswith("train/")]
+        ways = (1, -1) if self.both else (1,)
+        transform: Transform = "as it is" if self.both else "log"
+        share = max(self.rate / max(1, len(names) * len(ways)), 0.001)
+        found = []
+        for name in names:
+            for way in ways:
+                says = f"step {{step}}: the loss {name.removeprefix('train/')!r} of the training "
+                says += f"{'rises' if way > 0 else 'falls'}, from {{before:.3g}} to {{now:.3g}} since step {{since}}."
+                rule = ChangePoint(self.name, name, way, says, transform=transform, rate=share)
+                found += rule.check(trace)
+        return found
