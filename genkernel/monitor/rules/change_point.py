@@ -24,6 +24,7 @@ from genkernel.monitor.trace import Alert, Array, Trace
 WINDOW = 8  # readings that a forecast is made from
 FEWEST = 8  # readings before the first that is judged
 SLACK = 0.5  # standard deviations per reading that are no change
+MOVED = 2.0  # sizes of errors that a value has to have moved by since its sum began
 CLIP = 6.0  # largest contribution of one reading
 DEGREES = 5  # of freedom of the errors that the level is found for
 HORIZON = 100  # readings that the rate of false alarms is stated for
@@ -66,13 +67,19 @@ def cusum(errors: Array, direction: int, floor: float = 0.0) -> tuple[Array, Arr
         past = errors[:k]
         past = past[np.isfinite(past)]
         if k >= FEWEST and len(past) >= 4 and math.isfinite(error):
-            size = max(1.4826 * float(np.median(np.abs(past))), floor)
+            size = max(_size(past), floor)
             step = direction * error / size if size > 0 else math.copysign(CLIP, direction * error) if error else 0.0
             if total == 0:
                 start = k
             total = max(0.0, total + min(step, CLIP) - SLACK)
         sums[k], began[k] = total, start if total > 0 else k
     return sums, began
+
+
+def _size(errors: Array) -> float:
+    """Robust standard deviation of errors around 0; 0 where there are none."""
+    known = errors[np.isfinite(errors)]
+    return 1.4826 * float(np.median(np.abs(known))) if len(known) else 0.0
 
 
 def simulated_level(rate: float, series: int = 2000, seed: int = 0) -> float:
@@ -134,13 +141,15 @@ class ChangePoint:
         with np.errstate(divide="ignore", invalid="ignore"):
             course = np.log(values) if self.transform == "log" else values
         course = np.where(np.isfinite(course), course, math.nan)
-        sums, began = cusum(forecast_errors(course), self.direction)
+        errors = forecast_errors(course)
+        sums, began = cusum(errors, self.direction)
         if not sums[-1] > level or not math.isfinite(values[-1]):
             return None
         start = int(began[-1])
         before = float(values[start - 1])
         moved = self.direction * float(course[-1] - course[start - 1])
-        if not moved > self.floor:  # nor where it came back meanwhile
+        # errors of one sign add up too where a course only bends back from a change the other way
+        if not moved > max(self.floor, MOVED * _size(errors[:start])):
             return None
         steps = trace.steps
         since, now = int(steps[start]), float(values[-1])
