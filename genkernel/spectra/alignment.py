@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from genkernel.errors import InputError
-from genkernel.spectra.arrays import as_tensor, unit_of
+from genkernel.spectra.arrays import as_labels, unit_of
 from genkernel.tangent import Kernel
 
 
@@ -24,8 +24,9 @@ def gram(given: Any, name: str = "kernel") -> Tensor:
     """A Gram matrix ``[n, n]`` in float64: of a :class:`Kernel`, a matrix, or labels.
 
     Args:
-        given: a symmetric kernel or matrix ``[n, n]``; class labels ``[n]`` (integers: 1 where two samples share
-            theirs); real targets ``[n]`` or ``[n, d]`` with d ≠ n (their inner products).
+        given: a symmetric kernel or matrix ``[n, n]``; class labels ``[n]`` or ``[n, 1]`` (whole numbers, booleans or
+            names: 1 where two samples share theirs); real targets ``[n]`` or ``[n, d]`` with d ≠ n (their inner
+            products).
 
     Raises:
         InputError: it is none of these, not symmetric, or not finite.
@@ -37,9 +38,16 @@ def gram(given: Any, name: str = "kernel") -> Tensor:
         if not given.symmetric:
             raise InputError(f"{name} is between different samples on its two sides: alignment needs the same")
     else:
-        t = as_tensor(given, name)
+        t = as_labels(given, name)
+        if not t.dim() or not t.numel():
+            raise InputError(f"{name} is a Gram matrix, labels or targets of n samples, not of shape {tuple(t.shape)}")
         if t.dim() == 1 and not t.is_floating_point():
             return (t[:, None] == t[None, :]).double()
+        if t.dim() == 4 and t.shape[0] == t.shape[1] and t.shape[2] == t.shape[3]:
+            raise InputError(
+                f"{name} has one number per pair of samples, not blocks {tuple(t.shape)}; features of this shape are "
+                "flattened first: .flatten(1)"
+            )
         if t.dim() == 1:
             t = t[:, None]
         t = t.double()
@@ -54,15 +62,15 @@ def gram(given: Any, name: str = "kernel") -> Tensor:
 
 
 def class_numbers(labels: Any, samples: int) -> Tensor:
-    """Classes 0 … C - 1 ``[n]`` of labels of any whole numbers.
+    """Classes 0 … C - 1 ``[n]`` of labels of any whole numbers, or of names.
 
     Raises:
-        InputError: not one whole number per sample, or all samples are of one class.
+        InputError: not one whole number or name per sample, or all samples are of one class.
     """
-    t = as_tensor(labels, "labels")
+    t = as_labels(labels, "labels")
     if tuple(t.shape) != (samples,):
         raise InputError(f"labels are one per sample, [{samples}], not {tuple(t.shape)}")
-    if t.is_complex() or (t.is_floating_point() and not bool((t == t.round()).all())):
+    if t.is_floating_point() and not bool((t == t.round()).all()):
         raise InputError("labels are whole numbers, one for each class")
     classes, found = torch.unique(t, return_inverse=True)
     if len(classes) < 2:

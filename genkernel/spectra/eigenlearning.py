@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genkernel.errors import InputError
+from genkernel.spectra.arrays import as_tensor, real_number
 
 Array = NDArray[np.float64]
 
@@ -84,7 +85,7 @@ def solve_kappa(eigenvalues: ArrayLike, samples: float, ridge: float = 0.0) -> f
         InputError: eigenvalues are negative or not finite, all zero without a ridge, or numbers make no sense.
     """
     lam = _eigenvalues(eigenvalues)
-    _check(samples, ridge)
+    samples, ridge = _checked(samples, ridge)
     positive = lam[lam > 0]
     if not len(positive) and not ridge:
         raise InputError("all eigenvalues are zero: there is nothing to learn")
@@ -144,13 +145,11 @@ def expected_risk(
         InputError: as for :func:`solve_kappa`; shapes differ, or variances are negative.
     """
     lam = _eigenvalues(eigenvalues)
-    v = np.asarray(coefficients, dtype=np.float64)
+    v = as_tensor(coefficients, "coefficients").double().numpy()
     if v.shape[:1] != lam.shape or not np.isfinite(v).all():
         raise InputError(f"coefficients are finite, one (or one row) per eigenvalue [{len(lam)}], not {v.shape}")
-    for name, value in (("noise", noise), ("missing_trace", missing_trace)):
-        if not 0 <= value < math.inf:
-            raise InputError(f"{name} is finite and not negative, not {value}")
-    n = float(samples)
+    noise, missing_trace = not_negative(noise, "noise"), not_negative(missing_trace, "missing_trace")
+    n, ridge = _checked(samples, ridge)
     kappa = solve_kappa(lam, n, ridge + missing_trace)
     L = _learned(lam, kappa)
     filled = float((L**2).sum())
@@ -191,7 +190,7 @@ def measured_learnability(targets: ArrayLike, predictions: ArrayLike) -> float:
     Raises:
         InputError: shapes differ, something is not finite, or the target is zero.
     """
-    f, found = np.asarray(targets, dtype=np.float64), np.asarray(predictions, dtype=np.float64)
+    f, found = (as_tensor(t, n).double().numpy() for t, n in ((targets, "targets"), (predictions, "predictions")))
     if f.shape != found.shape:
         raise InputError(f"targets {f.shape} and predictions {found.shape} differ in shape")
     if not (np.isfinite(f).all() and np.isfinite(found).all()):
@@ -212,7 +211,7 @@ def _learned(lam: Array, kappa: float) -> Array:
 
 
 def _eigenvalues(values: ArrayLike) -> Array:
-    lam = np.asarray(values, dtype=np.float64)
+    lam = as_tensor(values, "eigenvalues").double().numpy()
     if lam.ndim != 1 or not len(lam):
         raise InputError(f"eigenvalues are a list [r], not an array of shape {lam.shape}")
     if not np.isfinite(lam).all():
@@ -223,8 +222,20 @@ def _eigenvalues(values: ArrayLike) -> Array:
     return np.maximum(lam, 0.0)
 
 
-def _check(samples: Any, ridge: Any) -> None:
-    if not 0 < samples < math.inf:
-        raise InputError(f"samples is a positive number, not {samples}")
-    if not 0 <= ridge < math.inf:
-        raise InputError(f"ridge is finite and not negative, not {ridge}")
+def not_negative(given: Any, name: str) -> float:
+    """A finite number that is not negative: a ridge, a variance, a trace.
+
+    Raises:
+        InputError: it is none.
+    """
+    found = real_number(given, name)
+    if not 0 <= found < math.inf:
+        raise InputError(f"{name} is finite and not negative, not {found}")
+    return found
+
+
+def _checked(samples: Any, ridge: Any) -> tuple[float, float]:
+    n = real_number(samples, "samples")
+    if not 0 < n < math.inf:
+        raise InputError(f"samples is a positive number, not {n}")
+    return n, not_negative(ridge, "ridge")

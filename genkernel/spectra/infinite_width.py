@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.errors import InputError
+from genkernel.spectra.arrays import as_tensor, real_number, whole_number
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -158,11 +159,12 @@ def ntk_mlp(
     Raises:
         InputError: sizes are not positive, or options make no sense.
     """
-    _check(depth, weight_variance, bias_variance)
+    depth, weight_variance, bias_variance = _checked(depth, weight_variance, bias_variance)
     for name, value in (("inputs", inputs), ("width", width), ("outputs", outputs)):
-        if value < 1:
+        if whole_number(value, name) < 1:
             raise InputError(f"{name} has to be at least 1, not {value}")
     function = _function(activation)
+    _try(function, torch.float32)
     generator = torch.Generator().manual_seed(seed)
     sizes = [inputs, *[width] * depth, outputs]
     layers: list[nn.Module] = [nn.Flatten()]
@@ -180,7 +182,7 @@ def _kernels(
     x: Tensor, y: Tensor | None, depth: int, activation: str | Activation, weight_variance: float, bias_variance: float
 ) -> tuple[Tensor, Tensor]:
     """NNGP and NTK ``[n, m]`` each."""
-    _check(depth, weight_variance, bias_variance)
+    depth, weight_variance, bias_variance = _checked(depth, weight_variance, bias_variance)
     a = _samples(x, "x")
     b = a if y is None else _samples(y, "y")
     if a.shape[1] != b.shape[1]:
@@ -218,7 +220,9 @@ def _duals(activation: str | Activation) -> _Duals:
         return _ReLU()
     if activation == "erf":
         return _Erf()
-    return _Series(_function(activation))
+    function = _function(activation)
+    _try(function, torch.float64)
+    return _Series(function)
 
 
 class _ReLU:
@@ -318,24 +322,52 @@ def _horner(rho: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _function(activation: str | Activation) -> Activation:
+    if isinstance(activation, type):
+        raise InputError(f"activation is a function of a tensor, not a class: {activation.__name__}() may be one")
     if callable(activation):
         return activation
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         raise InputError(f"activation is one of {', '.join(ACTIVATIONS)}, or a function, not {activation!r}")
     return ACTIVATIONS[activation]
 
 
-def _check(depth: int, weight_variance: float, bias_variance: float) -> None:
+@torch.inference_mode(False)
+def _try(function: Activation, dtype: torch.dtype) -> None:
+    """Refuse what does not take tensors that require gradients to tensors of their shape (NumPy's functions).
+
+    Raises:
+        InputError: it does not.
+    """
+    x = torch.linspace(-1, 1, 6, dtype=dtype).reshape(2, 3).requires_grad_()
+    try:
+        with torch.enable_grad():
+            found = function(x)
+        fits = isinstance(found, Tensor) and found.shape == x.shape and found.requires_grad
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"activation is a function of a tensor, entry by entry, with a derivative (torch.tanh, not numpy.tanh): "
+            f"this one fails with {error}"
+        ) from error
+    if not fits:
+        raise InputError(
+            "activation is a function of a tensor, entry by entry, with a derivative (torch.tanh, not numpy.tanh): "
+            "this one returns something else"
+        )
+
+
+def _checked(depth: int, weight_variance: float, bias_variance: float) -> tuple[int, float, float]:
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 0:
         raise InputError(f"depth is the number of hidden layers, a whole number from 0, not {depth!r}")
-    if not 0 < weight_variance < math.inf:
-        raise InputError(f"weight_variance is finite and positive, not {weight_variance}")
-    if not 0 <= bias_variance < math.inf:
-        raise InputError(f"bias_variance is finite and not negative, not {bias_variance}")
+    weights, biases = real_number(weight_variance, "weight_variance"), real_number(bias_variance, "bias_variance")
+    if not 0 < weights < math.inf:
+        raise InputError(f"weight_variance is finite and positive, not {weights}")
+    if not 0 <= biases < math.inf:
+        raise InputError(f"bias_variance is finite and not negative, not {biases}")
+    return depth, weights, biases
 
 
 def _samples(x: Tensor | Sequence[Sequence[float]], name: str) -> Tensor:
-    found = torch.as_tensor(x).detach().double().cpu()
+    found = as_tensor(x, name).double()
     if found.dim() < 2 or not found.numel():
         raise InputError(f"{name} has shape [samples, ...], not {tuple(found.shape)}")
     if not torch.isfinite(found).all():

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from genkernel.errors import InputError
-from genkernel.spectra.arrays import as_tensor
+from genkernel.spectra.arrays import as_tensor, as_values, whole_number
 from genkernel.spectra.effective_number import entropy_number
 from genkernel.tangent import Kernel, TangentOperator, exact_trace
 
@@ -76,7 +77,7 @@ class Mercer:
         """The part of the trace that is in no mode found here."""
         return max(0.0, self.trace - float(self.values.clamp_min(0).sum()))
 
-    def coefficients(self, targets: Tensor) -> Tensor:
+    def coefficients(self, targets: Tensor | ArrayLike) -> Tensor:
         """v̂_j = ψ̂_jᵀ y / n of targets.
 
         Args:
@@ -87,9 +88,10 @@ class Mercer:
             ``[r]``, or ``[r, d]`` where every column is a target of its own.
 
         Raises:
-            InputError: the number of samples or outputs differs.
+            InputError: the number of samples or outputs differs, targets are names of classes, or something is not
+                finite.
         """
-        y = torch.as_tensor(targets, dtype=torch.float64)
+        y = as_values(targets, "targets")
         if len(y) != self.samples:
             raise InputError(f"targets are of {len(y)} samples and the kernel is of {self.samples}")
         if self.outputs > 1:
@@ -110,7 +112,7 @@ class Mercer:
         Raises:
             InputError: the samples' side does not fit.
         """
-        K = cross.values if isinstance(cross, Kernel) else torch.as_tensor(cross)
+        K = cross.values if isinstance(cross, Kernel) else as_tensor(cross, "the kernel")
         flat, outputs = as_matrix(K)
         if flat.shape[1] != len(self.vectors) or outputs != self.outputs:
             raise InputError(
@@ -134,9 +136,11 @@ def mercer_decomposition(
         seed: of the iteration's starting vector.
 
     Raises:
-        InputError: not symmetric, not finite, not positive semi-definite beyond rounding, or too many modes.
+        InputError: empty, complex, not symmetric, not finite, not positive semi-definite beyond rounding, or too many
+            modes.
         ConvergenceError: the iteration for an operator did not converge.
     """
+    modes = None if modes is None else whole_number(modes, "modes")
     if isinstance(kernel, TangentOperator):
         return _of_operator(kernel, min(LEADING, kernel.shape[0]) if modes is None else modes, seed)
     if isinstance(kernel, Kernel) and not kernel.symmetric:
@@ -146,6 +150,8 @@ def mercer_decomposition(
     rows = len(K)
     if K.shape[0] != K.shape[1]:
         raise InputError(f"a spectrum is of a square matrix, not {tuple(K.shape)}")
+    if not rows:
+        raise InputError("the kernel is of no samples: it has no spectrum")
     if not torch.isfinite(K).all():
         raise InputError("the kernel has NaN or infinite entries")
     size = float(K.abs().max())
@@ -210,9 +216,9 @@ def as_matrix(values: Tensor) -> tuple[Tensor, int]:
     """A kernel as float64 matrix, rows (sample, output), and the number of outputs per sample.
 
     Raises:
-        InputError: neither ``[n, m]`` nor ``[n, m, O, O]``.
+        InputError: neither ``[n, m]`` nor ``[n, m, O, O]``, or complex.
     """
-    v = values.detach().double().cpu()
+    v = as_tensor(values, "a kernel").double()
     if v.dim() == 2:
         return v, 1
     if v.dim() == 4 and v.shape[2] == v.shape[3]:

@@ -78,7 +78,7 @@ def knn_label_agreement(kernel: Any, labels: Any, k: int = 10, *, points: Any = 
     Args:
         kernel: symmetric :class:`Kernel`, or Gram matrix ``[n, n]``; it is normalised here. None for points alone. A
             sample without gradient is equally far from all others.
-        labels: classes ``[n]``, whole numbers.
+        labels: classes ``[n]``, whole numbers or names.
         k: neighbours, at most n - 1.
         points: inputs ``[n, ...]`` for Euclidean neighbours beside it.
 

@@ -28,15 +28,21 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from genkernel.errors import InputError
-from genkernel.spectra.arrays import as_tensor, unit_of
-from genkernel.spectra.eigenlearning import InfiniteRisk, Risk, expected_risk
+from genkernel.spectra.arrays import as_tensor, as_values, unit_of
+from genkernel.spectra.eigenlearning import InfiniteRisk, Risk, expected_risk, not_negative
 from genkernel.spectra.finite_reference import SampledReference
-from genkernel.spectra.mercer import Mercer, as_matrix, mercer_decomposition, precision_of
+from genkernel.spectra.mercer import LEADING, Mercer, as_matrix, mercer_decomposition, precision_of
 from genkernel.tangent import Kernel, TangentOperator
 
 Array = NDArray[np.float64]
 
 _UNEVEN = 0.25  # of the mean: beyond it outputs are not exchangeable
+_OPEN = 0.1  # of the error: by how much modes that were not asked for may change it unsaid
+_EACH = 2  # modes per equation, by default: on networks' kernels what is beyond changes the error by some percent
+_WRITTEN = 2048  # rows up to which an operator's matrix is written out where that is cheaper
+_CHEAPER = 4  # the matrix takes one product per row, all at once; the iteration some three per mode, one by one
+_MODES = 512  # most that an iteration is asked for by default
+_HELD = 2**24  # numbers in the modes that it is asked for by default (it holds some three times as many)
 
 
 @dataclass(frozen=True)
@@ -155,15 +161,18 @@ def predict_risk(
         kernel: of m reference samples: a :class:`Kernel` (one number per pair, or full blocks), a matrix ``[m, m]``,
             blocks ``[m, m, O, O]``, an operator (:func:`genkernel.operator`), or the :class:`Mercer` of one.
         targets: at the reference samples: ``[m]``, ``[m, d]`` with d targets that one kernel of one number per pair
-            regresses on (one-hot labels), or ``[m, O]`` for a kernel of O outputs.
+            regresses on (one-hot labels), or ``[m, O]`` for a kernel of O outputs. They are values: whole numbers
+            ``[m]`` are regressed on as such, which the notes say, and for classes give one-hot rows.
         samples: n, or several; by default powers of two up to m/2, less those at which the expected error is infinite
             (as many equations as modes, without a ridge). What is above m is refused.
         ridge: δ.
         noise: ε², variance of noise on top of the targets, summed over outputs. What of the targets is in no mode is
             added to it (``Risk.rest``). Noise that is in the targets already is found in modes that are hardly
             learned, and must not be given once more.
-        modes: how many of the largest eigenvalues; all for matrices and 16 for operators by default. The trace of the
-            others acts as a ridge, in κ alone.
+        modes: how many of the largest eigenvalues. The trace of the others acts as a ridge, in κ alone, and the notes
+            say where they might change the error by a tenth. By default all for matrices; for operators twice as many
+            as equations (2 n O of the largest n, 16 to 512, and fewer than 512 beyond 32,768 rows, for memory), or all
+            where writing the matrix out is cheaper: up to 2048 rows, no more than four times as many as these modes.
         seed: of the iteration for operators.
         reference: what the reference samples are. ``"domain"``: everything there is, or so many that they stand for
             it (their eigenvalues are taken as the density's, and errors come out too low where n/m is not small).
@@ -181,29 +190,35 @@ def predict_risk(
 
     Raises:
         InputError: the kernel is not symmetric positive semi-definite (a two-time kernel or one between different
-            samples has no eigenlearning), shapes do not fit, something is not finite, n is not between 0 and m, the
-            expected error is infinite at an n that was asked for, or ``reference`` is neither of the two.
+            samples has no eigenlearning), shapes do not fit, something is not finite, targets are names, n is not
+            between 0 and m, the expected error is infinite at an n that was asked for, or ``reference`` is neither of
+            the two.
 
     Example:
         >>> import torch
         >>> x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         >>> K = torch.exp(-torch.cdist(x, x).square() / 8)
         >>> curve = predict_risk(K, x[:, 0].sin(), [10, 40, 160], ridge=1e-3)
-        >>> bool((curve.test_mse[1:] < curve.test_mse[:-1]).all()), curve.learnabilities.shape
-        (True, (3, 400))
+        >>> bool((curve.test_mse[1:] < curve.test_mse[:-1]).all()), curve.samples.tolist()
+        (True, [10.0, 40.0, 160.0])
     """
     if reference not in ("domain", "sample"):
         raise InputError(
             f"reference is 'domain' (the samples are all there is) or 'sample' (draws from it), not {reference!r}"
         )
-    mercer = kernel if isinstance(kernel, Mercer) else mercer_decomposition(_given(kernel), modes, seed=seed)
-    if isinstance(kernel, Mercer) and modes is not None:
-        raise InputError("modes= chooses among those of a kernel; a Mercer decomposition has its own: leave it out")
-    y = as_tensor(targets, "targets").double()
-    if not torch.isfinite(y).all():
-        raise InputError("a target is NaN or infinite")
+    y = as_values(targets, "targets")
     if y.dim() not in (1, 2):
         raise InputError(f"targets have shape [m] or [m, outputs], not {tuple(y.shape)}")
+    ridge, noise = not_negative(ridge, "ridge"), not_negative(noise, "noise")
+    if isinstance(kernel, Mercer):
+        if modes is not None:
+            raise InputError("modes= chooses among those of a kernel; a Mercer decomposition has its own: leave it out")
+        mercer = kernel
+    else:
+        given = _given(kernel)
+        if isinstance(given, TangentOperator) and modes is None:
+            modes = _enough(given, samples)
+        mercer = mercer_decomposition(given, modes, seed=seed)
     m, outputs, r = mercer.samples, mercer.outputs, mercer.rank
     if not r:
         raise InputError("the kernel is zero: there is nothing to learn")
@@ -215,18 +230,14 @@ def predict_risk(
     if missing <= mercer.floor * m * outputs:  # rounding
         missing = 0.0
     several, sizes = _sizes(samples, m)
-    if not 0 <= ridge < math.inf:
-        raise InputError(f"ridge is finite and not negative, not {ridge}")
-    if not 0 <= noise < math.inf:
-        raise InputError(f"noise is a variance, finite and not negative, not {noise}")
-    general = _notes(kernel, mercer, missing, reference)
+    general = [*_notes(kernel, mercer, missing, reference), *_whole_numbers(targets, y)]
     sampled = SampledReference.of(mercer, y) if reference == "sample" else None
     risks: list[Risk] = []
     infinite: list[float] = []
     for n in sizes:
         try:
             if sampled is not None:
-                found = sampled.risk(n, ridge=float(ridge), noise=float(noise))
+                found = sampled.risk(n, ridge=ridge, noise=noise)
             else:
                 found = expected_risk(
                     lam, v, n * outputs, ridge=ridge * outputs, noise=noise + rest, missing_trace=missing
@@ -236,14 +247,12 @@ def predict_risk(
                 raise
             infinite.append(n)
             continue
-        few = sampled is not None and missing > 0 and n * outputs > r
         notes = [*general, *_notes_at(n, m, reference), *_uneven(mercer, found.learnabilities)]
-        if few:
-            notes.append(
-                f"n = {n:g} samples learn more than the {r} modes that were asked for, and the others are taken as "
-                "equal: ask for more modes"
+        if missing:
+            notes += _beyond(
+                mercer, lam, v, n, ridge=ridge, noise=noise, rest=rest, missing=missing, reference=reference
             )
-        risks.append(replace(found, samples=n, ridge=float(ridge), noise=float(noise), rest=rest, notes=tuple(notes)))
+        risks.append(replace(found, samples=n, ridge=ridge, noise=noise, rest=rest, notes=tuple(notes)))
     if infinite:
         left_out = (
             f"n = {', '.join(f'{n:g}' for n in infinite)} is left out: with as many equations as modes ({r}) and no "
@@ -278,8 +287,7 @@ def dataset_learnabilities(
         InputError: places repeat or are not there, the kernel of the training points is singular without a ridge, or
             the kernel is no kernel.
     """
-    if not 0 <= ridge < math.inf:
-        raise InputError(f"ridge is finite and not negative, not {ridge}")
+    ridge = not_negative(ridge, "ridge")
     given = _given(kernel)
     if isinstance(given, TangentOperator):
         raise InputError("learnabilities of one training set need all modes: give a kernel and not an operator")
@@ -328,8 +336,10 @@ def _sizes(samples: Any, m: int) -> tuple[bool, list[float]]:
         if m < 4:
             raise InputError(f"a learning curve from {m} reference samples says nothing: give more of them")
         return True, [float(2**k) for k in range(1 + int(math.log2(m / 2)))]
-    several = np.ndim(samples) > 0
-    sizes = [float(n) for n in np.atleast_1d(np.asarray(samples, dtype=np.float64))]
+    asked = as_tensor(samples, "samples").double()
+    if asked.dim() > 1:
+        raise InputError(f"samples is a number of training samples, or a list of several, not {tuple(asked.shape)}")
+    several, sizes = asked.dim() > 0, [float(n) for n in asked.reshape(-1)]
     if not sizes:
         raise InputError("samples is a number of training samples, or several, not an empty list")
     for n in sizes:
@@ -347,8 +357,8 @@ def _notes(kernel: Any, mercer: Mercer, missing: float, reference: str) -> list[
     if mercer.stderr is not None:
         worst = float((mercer.stderr / mercer.values.clamp_min(mercer.floor))[: mercer.rank].max())
         notes.append(
-            f"the kernel is estimated with random probes: single eigenvalues have standard errors of up to {worst:.0%} "
-            "and small ones are too large"
+            f"the kernel is estimated with random probes: single eigenvalues have standard errors of "
+            f"{'less than 1%' if worst < 0.01 else f'up to {worst:.0%}'} and small ones are too large"
         )
     if missing > 0.5 * mercer.trace:
         notes.append(
@@ -358,6 +368,78 @@ def _notes(kernel: Any, mercer: Mercer, missing: float, reference: str) -> list[
     if missing > 0 and mercer.trace_stderr > 0.1 * missing:
         notes.append(f"the trace of the modes that were not asked for is known to {mercer.trace_stderr / missing:.0%}")
     return notes
+
+
+def _enough(operator: TangentOperator, samples: Any) -> int | None:
+    """How many modes of an operator tell what the most samples that are asked for learn, as far as they are affordable.
+
+    None (so many as :func:`mercer_decomposition` takes) where it is not symmetric, which is refused there.
+    """
+    if not operator.symmetric:
+        return None
+    rows, outputs = operator.shape[0], operator.rows_per_sample
+    most = max(_sizes(samples, rows // outputs)[1])
+    wanted = max(LEADING, math.ceil(_EACH * most * outputs))
+    if rows <= min(_WRITTEN, _CHEAPER * wanted):
+        return rows
+    return min(wanted, rows, max(LEADING, min(_MODES, _HELD // rows)))
+
+
+def _whole_numbers(targets: Any, y: Tensor) -> list[str]:
+    """Whether targets may be numbers of classes, which other functions take them for."""
+    if as_tensor(targets, "targets").is_floating_point() or y[0].numel() > 1:
+        return []
+    return [
+        "the targets are whole numbers, and are regressed on as values (cka, kernel_target_alignment and gk.spectrum "
+        "take them as classes): for classes give one-hot rows [m, classes]"
+    ]
+
+
+def _beyond(
+    mercer: Mercer,
+    lam: Array,
+    v: Array,
+    n: float,
+    *,
+    ridge: float,
+    noise: float,
+    rest: float,
+    missing: float,
+    reference: str,
+) -> list[str]:
+    """Whether the modes that were not asked for could change the error.
+
+    Of these the trace is known, and that none exceeds the smallest that was found. They hardly learn, and are a ridge,
+    where they are many and small. They learn most where they are as large as they can be and hold what is left of the
+    targets. The truth is in between.
+    """
+    outputs, r, least = mercer.outputs, len(lam), float(lam[-1])
+    equations = n * outputs
+    count = min(int(missing / least), len(mercer.vectors) - r)
+    largest = np.full(count + 1, least)
+    largest[-1] = min(least, max(0.0, missing - count * least))
+    held = np.zeros((count + 1, *v.shape[1:]))
+    held.reshape(count + 1, -1)[0, 0] = math.sqrt(rest)
+    small = expected_risk(lam, v, equations, ridge=ridge * outputs, noise=noise + rest, missing_trace=missing).test_mse
+    try:
+        large = expected_risk(
+            np.concatenate([lam, largest]), np.concatenate([v, held]), equations, ridge=ridge * outputs, noise=noise
+        ).test_mse
+    except InfiniteRisk:
+        large = math.inf
+    if reference == "sample":
+        if equations <= r and abs(large - small) <= _OPEN * small:
+            return []
+        return [
+            f"n = {n:g} samples learn more than the {r} modes that were asked for show, and the others are taken as "
+            "equal: ask for more modes"
+        ]
+    if abs(large - small) <= _OPEN * small:
+        return []
+    return [
+        f"n = {n:g} samples learn more than the {r} modes show: the others are taken as a ridge, and depending on what "
+        f"they are the error is between {min(small, large):.3g} and {max(small, large):.3g}: ask for more modes"
+    ]
 
 
 def _notes_at(n: float, m: int, reference: str) -> list[str]:

@@ -415,7 +415,8 @@ def _rank(values: Tensor, absolute: float, floor: float, eps: float, cap: int | 
         counted = int(((values > absolute) & (values <= floor)).sum())
         notes.append(
             f"the tolerance, {absolute / top:.0e} of the largest singular value, is below the noise floor, "
-            f"{floor / top:.0e}: {counted} singular values between them count and are rounding"
+            f"{floor / top:.0e}"
+            + (f": {counted} singular values between them count and are rounding" if counted else "")
         )
     left = int(((values <= absolute) & (values > floor)).sum())
     if left:

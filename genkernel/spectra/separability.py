@@ -64,7 +64,7 @@ def tangent_linear_separability(
     Args:
         kernel: symmetric :class:`Kernel` or Gram matrix ``[n, n]`` (of the inputs, for a linear classifier on these).
             It is divided by tr K / n, so that C means the same for every network.
-        labels: classes ``[n]``, whole numbers.
+        labels: classes ``[n]``, whole numbers or names.
         folds: of the outer cross-validation (stratified, shuffled); the inner one that chooses C has as many, within
             the training part alone.
         C: penalty, or those to choose from.
@@ -129,7 +129,10 @@ def without_layers(kernel: Kernel, *layers: str) -> Kernel:
         raise InputError("the norms without a layer are known for kernels of x against x only")
     unknown = [name for name in layers if name not in kernel.layers]
     if unknown:
-        raise InputError(f"the kernel has no layer {unknown[0]!r}; it has {', '.join(kernel.layers) or 'none'}")
+        raise InputError(
+            f"the kernel has no layer {unknown[0]!r}; it has {', '.join(kernel.layers) or 'none'} (weights that layers "
+            "share count once, under the first of them)"
+        )
     kept = {name: values for name, values in kernel.layers.items() if name not in layers}
     if not kept:
         raise InputError("no layer is left: name those to take away")

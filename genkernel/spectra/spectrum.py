@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from genkernel.errors import InputError
 from genkernel.spectra.alignment import cka, kernel_target_alignment
+from genkernel.spectra.arrays import as_labels
 from genkernel.spectra.groups import GroupSpectra, effective_rank_error, group_spectra
 from genkernel.spectra.mercer import Mercer, mercer_decomposition
 from genkernel.spectra.predicted_risk import predict_risk
@@ -110,7 +111,7 @@ def analyze(
         kernel: of samples with themselves.
         groups: number of the group of every sample ``[n]``, from 0; -1 for none.
         names: of the groups.
-        targets: classes ``[n]`` (whole numbers) or values ``[n]``, ``[n, d]``.
+        targets: classes ``[n]`` or ``[n, 1]`` (whole numbers or names) or values ``[n]``, ``[n, d]``.
         normalize: bring entries to cosines first. Not for full blocks.
         ridge: δ of the regression on targets, in units of the entries.
 
@@ -157,7 +158,7 @@ def target_spectrum(kernel: Kernel, whole: Mercer, targets: Any, *, ridge: float
     Raises:
         InputError: targets do not fit, are not finite, or are all the same.
     """
-    given = _numbers(targets)
+    given = as_labels(targets, "targets")
     if whole.outputs != 1:
         raise InputError("targets are compared with kernels of one number per pair: not with full blocks")
     if not given.dim() or len(given) != whole.samples:
@@ -201,22 +202,6 @@ def target_spectrum(kernel: Kernel, whole: Mercer, targets: Any, *, ridge: float
         kappa=curve.kappa,
         notes=list(curve.notes),
     )
-
-
-def _numbers(targets: Any) -> torch.Tensor:
-    """Targets as a tensor; names of classes as their numbers.
-
-    Raises:
-        InputError: neither numbers nor names.
-    """
-    if isinstance(targets, torch.Tensor):
-        return targets.detach().cpu()
-    array = np.asarray(targets)
-    if array.dtype.kind in "US" and array.ndim == 1:
-        array = np.unique(array, return_inverse=True)[1]
-    if array.dtype.kind not in "iufb":
-        raise InputError(f"targets are classes [n] or values [n, d], not {array.dtype} of shape {array.shape}")
-    return torch.from_numpy(np.ascontiguousarray(array if array.dtype.kind != "b" else array.astype(np.int64)))
 
 
 def _sizes(n: int) -> list[int]:

@@ -8,7 +8,7 @@ import torch
 
 import genkernel as gk
 from genkernel.errors import InputError
-from genkernel.spectra import cka, kernel_target_alignment
+from genkernel.spectra import cka, kernel_target_alignment, knn_label_agreement, tangent_linear_separability
 
 
 def features(seed: int, n: int = 60, d: int = 300) -> torch.Tensor:
@@ -98,3 +98,35 @@ def test_kernels_of_any_layout_and_with_gradients() -> None:
     plain = cka(K, label)
     assert cka(K.numpy()[::-1, ::-1], label.numpy()[::-1]) == pytest.approx(plain)
     assert cka(K.clone().requires_grad_(), label) == pytest.approx(plain)
+
+
+def test_labels_are_classes_whatever_they_are_called() -> None:
+    x = features(0, 40, 4)
+    K, label = x @ x.T, (x[:, 0] > 0).long() + 2 * (x[:, 1] > 0.5).long()
+    names = np.array(["a", "b", "c", "d"])[label.numpy()]
+    columns = (label[:, None], names.tolist(), names, names.astype(object), names[:, None], label.int().numpy())
+    near, apart = knn_label_agreement(K, label, 5), tangent_linear_separability(K, label, folds=2, C=1.0)
+    for given in columns:
+        assert cka(K, given) == cka(K, label) and kernel_target_alignment(K, given) == kernel_target_alignment(K, label)
+        assert knn_label_agreement(K, given, 5).kernel.value == near.kernel.value  # type: ignore[union-attr]
+        assert tangent_linear_separability(K, given, folds=2, C=1.0) == apart
+    assert cka(K, label.double()) == cka(K, label.double()[:, None]) != cka(K, label)  # values
+    with pytest.raises(InputError, match="one per sample"):
+        cka(K, np.stack([names, names], 1))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (torch.randn(20, 20, 2, 2, generator=torch.Generator().manual_seed(0)), "blocks"),
+        (torch.eye(20) + 0j, "complex"),
+        (torch.tensor(3.0), "n samples"),
+        (torch.zeros(0, 0), "n samples"),
+        (None, "array of numbers"),
+    ],
+)
+def test_what_is_no_gram_matrix_is_refused(given: object, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        cka(given, torch.arange(20) % 2)
+    with pytest.raises(InputError, match=words):
+        cka(torch.arange(20) % 2, given)

@@ -284,15 +284,18 @@ def test_frozen_parameters_stay_where_they_are() -> None:
 
 def test_noise_and_coupled_samples_are_refused() -> None:
     x, y = sine(5)
-    dropping = nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.1), nn.Linear(4, 1)).double()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        dropping = nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.1), nn.Linear(4, 1)).double()
+        normed = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double()
     with pytest.raises(InputError, match="'1' has dropout in training mode"):
         leave_one_out_gap(dropping, x, y, lr=0.1, steps=2)
-    normed = nn.Sequential(nn.Linear(1, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double()
     with pytest.raises(InputError, match="'1' is a batch norm in training mode"):
         effective_gram_matrix(normed, x, y, lr=0.1, steps=2)
     with pytest.raises(BatchCouplingError):
         leave_one_out_gap(TangentModel(normed, batch_norm="train"), x, y, lr=0.1, steps=2)
-    leave_one_out_gap(TangentModel(normed, batch_norm="frozen", reference=x), x, y, lr=0.1, steps=2)
+    # small weights come out of a batch norm large: a step of .1 diverges
+    leave_one_out_gap(TangentModel(normed, batch_norm="frozen", reference=x), x, y, lr=1e-3, steps=2)
     with pytest.raises(RandomOutputError):
         noisy = TangentModel(net(), call=lambda m, batch: m(batch) + torch.rand(len(batch), 1))
         leave_one_out_gap(noisy, x, y, lr=0.1, steps=2)

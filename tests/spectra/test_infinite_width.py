@@ -172,3 +172,26 @@ def test_series_are_taken_in_inference_mode() -> None:
         with torch.inference_mode():
             found = call(x * 1, depth=2, activation="tanh")
         assert torch.equal(found, expected) and not found.is_inference()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"width": 10.5}, "width is a whole number"),
+        ({"width": 0}, "at least 1"),
+        ({"activation": torch.nn.Tanh}, r"Tanh\(\) may be one"),
+        ({"activation": np.tanh}, "not numpy.tanh"),
+        ({"activation": lambda x: x.sum()}, "returns something else"),
+        ({"activation": ["relu"]}, "activation is one of"),
+        ({"weight_variance": "a"}, "weight_variance is one number"),
+    ],
+)
+def test_sizes_and_activations_that_are_none_are_refused(options: dict[str, Any], words: str) -> None:
+    given = {"width": 4, "depth": 1, **options}
+    with pytest.raises(InputError, match=words):
+        ntk_mlp(7, **given)
+    del given["width"]
+    if "width" not in options:
+        with pytest.raises(InputError, match=words):
+            infinite_width_ntk(torch.eye(3), **given)
+    assert ntk_mlp(3, 4, depth=1, activation=torch.nn.Tanh())(torch.eye(3)).shape == (3, 1)

@@ -169,3 +169,23 @@ def test_it_is_known_of_which_kernels_no_residual_is():
     ):
         said = mercer_decomposition(kernel).mixed
         assert said is None if words is None else words in (said or "")
+
+
+def test_kernels_modes_and_targets_that_make_no_sense_are_refused_in_words():
+    eye = torch.eye(5, dtype=torch.float64)
+    m = mercer_decomposition(eye)
+    for call, words in (
+        (lambda: mercer_decomposition(torch.zeros(0, 0)), "no samples"),
+        (lambda: mercer_decomposition(eye, 2.5), "modes is a whole number"),
+        (lambda: mercer_decomposition(None), "array of numbers"),
+        (lambda: mercer_decomposition(eye + 1j * torch.zeros(5, 5)), "complex"),
+        (lambda: m.extend(eye + 0j), "complex"),
+        (lambda: m.coefficients(3.0), "not one number"),
+        (lambda: m.coefficients(torch.full((5,), math.nan)), "NaN"),
+        (lambda: m.coefficients(["a"] * 5), "one-hot rows"),
+        (lambda: m.coefficients(torch.ones(5) + 0j), "complex"),
+    ):
+        with pytest.raises(InputError, match=words):
+            call()
+    assert not m.coefficients(torch.ones(5, requires_grad=True)).requires_grad
+    assert m.coefficients([0.1] * 5).tolist() == m.coefficients(np.full(5, 0.1)).tolist()

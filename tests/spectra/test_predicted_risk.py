@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from genkernel.spectra import (
     measured_learnability,
     mercer_decomposition,
     predict_risk,
+    solve_kappa,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -501,3 +503,93 @@ def test_arrays_of_any_layout_and_with_gradients() -> None:
     assert dataset_learnabilities(K, np.array([3, 2, 1])[::-1]).shape == (20,)
     with pytest.raises(InputError, match="targets is an array of numbers"):
         predict_risk(K, ["a"] * 20, 5)
+
+
+def tanh_net(outputs: int = 1) -> torch.nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Linear(6, 100), torch.nn.Tanh(), torch.nn.Linear(100, outputs))
+
+
+def test_operators_are_asked_for_as_many_modes_as_the_samples_can_learn() -> None:
+    net, x = tanh_net().double(), normal(200, 6)
+    y = x[:, 0] * x[:, 1] + x[:, 2]
+    operator, K = gk.operator(net, x), gk.kernel(net, x, cotangents=gk.total(), progress=False)
+    for sizes, modes in (([10, 30], 200), ([4, 10], 20), ([2, 4], 16)):  # written out; 2 n O; the least
+        found, exact = (predict_risk(kernel, y, sizes, ridge=0.1) for kernel in (operator, K))
+        assert found.learnabilities.shape[1] == modes and not found.notes
+        np.testing.assert_allclose(found.test_mse, exact.test_mse, rtol=0.03)
+    two = predict_risk(gk.operator(tanh_net(2).double(), x), torch.stack([y, y], 1), 10, ridge=0.1)
+    assert len(two.learnabilities) == 40
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_what_modes_that_were_not_asked_for_can_change_is_said(outputs: int) -> None:
+    net, x = tanh_net(outputs), normal(120, 6).float()
+    y = torch.stack([x[:, 0] * x[:, 1], x[:, 2]], 1)[:, :outputs].double()
+    cotangents = gk.blocks() if outputs == 2 else gk.total()
+    K = gk.kernel(net, x, cotangents=cotangents, progress=False)
+    y = y if outputs == 2 else y[:, 0]
+    said = 0
+    for modes in (12 * outputs, 40 * outputs):
+        for n in (4, 20, 40):
+            short, whole = (predict_risk(K, y, n, ridge=0.1, modes=m) for m in (modes, None))
+            notes = [note for note in short.notes if "modes show" in note]
+            off = abs(short.test_mse / whole.test_mse - 1)
+            assert notes or off < 0.1
+            if notes:
+                low, high = (float(part) for part in notes[0].split("is between ")[1].split(":")[0].split(" and "))
+                assert low <= whole.test_mse * 1.01 and whole.test_mse <= high * 1.01 and low < 0.9 * high
+                said += 1
+            assert not any("modes show" in note for note in whole.notes)
+    assert 0 < said < 6
+    assert any("modes that were asked for" in n for n in predict_risk(K, y, 40, modes=12, reference="sample").notes)
+
+
+def test_whole_numbers_are_values_and_that_is_said() -> None:
+    K, labels = smooth(normal(20, 3)), torch.arange(20) % 3
+    plain = predict_risk(K, labels.double(), 5, ridge=0.1)
+    for given in (labels, labels.numpy(), labels.tolist(), labels[:, None]):
+        found = predict_risk(K, given, 5, ridge=0.1)
+        assert found.test_mse == pytest.approx(plain.test_mse)
+        assert any("one-hot" in note for note in found.notes)
+    onehot = torch.nn.functional.one_hot(labels)
+    assert not plain.notes and not predict_risk(K, onehot, 5, ridge=0.1).notes
+    for names in (["a"] * 20, np.array(["a", "b"] * 10), np.array(["a", "b"] * 10, dtype=object)):
+        with pytest.raises(InputError, match="one-hot rows"):
+            predict_risk(K, names, 5)
+
+
+def test_errors_below_a_percent_are_no_zero_percent() -> None:
+    modes = mercer_decomposition(torch.eye(10).double() + 1)
+    for share, words in ((1e-4, "less than 1%"), (0.2, "up to 20%")):
+        said = predict_risk(replace(modes, stderr=share * modes.values), torch.arange(10.0), 3, ridge=0.1).notes
+        assert any(words in note for note in said) and not any("up to 0%" in note for note in said)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda K, y: predict_risk(K, y, "3"), "samples is an array of numbers"),
+        (lambda K, y: predict_risk(K, y, [[3]]), "a list of several"),
+        (lambda K, y: predict_risk(K, y, 3, ridge=np.array([1.0, 2.0])), "ridge is one number"),
+        (lambda K, y: predict_risk(K, 3.0, 3), "not one number"),
+        (lambda K, y: predict_risk(K + 0j, y, 3), "complex"),
+        (lambda K, y: predict_risk(K, y + 0j, 3), "complex"),
+        (lambda K, y: solve_kappa([1.0, 0.5], np.array([10, 20])), "samples is one number"),
+        (lambda K, y: solve_kappa([1.0, 0.5], 1, ridge="a"), "ridge is one number"),
+        (lambda K, y: solve_kappa(None, 1), "eigenvalues is an array"),
+    ],
+)
+def test_numbers_are_numbers(call: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        call(torch.eye(10).double() + 1, torch.arange(10.0))
+
+
+def test_learnability_is_measured_on_tensors_with_gradients_and_on_lists() -> None:
+    f, g = normal(9), normal(9, seed=2)
+    plain = measured_learnability(f.numpy(), g.numpy())
+    assert measured_learnability(f.clone().requires_grad_(), g.clone().requires_grad_()) == plain
+    assert measured_learnability(f.tolist(), g.tolist()) == plain
+    lam = torch.tensor([1.0, 0.5]).requires_grad_()
+    assert solve_kappa(lam, torch.tensor(1)) == solve_kappa([1.0, 0.5], 1)

@@ -63,6 +63,10 @@ def test_tolerances_that_cannot_be_trusted_are_named() -> None:
     assert large.curve([0.5, 3e-3, 1e-9]).tolist() == [1, 3, 6]
     small = numerical_rank(phi @ torch.eye(6, 9, dtype=torch.float64), 1e-20)
     assert "below the noise floor" in small.notes[-1] and small.tolerance < small.floor
+    exact = numerical_rank(torch.diag(torch.tensor([1.0, 0.5, 1e-17], dtype=torch.float64)), 1e-16)
+    assert exact.value == 2 and exact.notes[-1].endswith("is below the noise floor, 7e-16")  # none between them
+    rounding = numerical_rank(torch.diag(torch.tensor([1.0, 0.5, 3e-16], dtype=torch.float64)), 1e-16)
+    assert rounding.value == 3 and "1 singular values between them count" in rounding.notes[-1]
     with pytest.raises(InputError, match="between 0 and 1"):
         numerical_rank(phi, 1.0)
     with pytest.raises(InputError, match="between 0 and 1"):
