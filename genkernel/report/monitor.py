@@ -133,7 +133,8 @@ def _sentence(alert: Alert) -> str:
     words = " ".join(alert.message.split()).rstrip(".")
     if not re.match(rf"step {alert.step}\b", words):
         words = f"step {alert.step}: {words}"
-    return f"{words[:1].upper()}{words[1:]}."
+    end = "" if words.endswith((".", "?", "!")) else "."
+    return f"{words[:1].upper()}{words[1:]}{end}"
 
 
 def _cost(trace: Trace) -> str | None:
