@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genkernel.errors import InputError
-from genkernel.runs import write_atomic
+from genkernel.experiments.monitored_run import begin, finish, two_groups
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -79,11 +78,9 @@ def train(run: ClassifierRun, images: Tensor, labels: Tensor, log: str | Path, *
 
     from genkernel.monitor import Monitor
 
-    log = Path(log)
-    losses_file = log.with_suffix(".losses.json")
-    if losses_file.is_file():
+    log, todo = begin(log)
+    if not todo:
         return log
-    log.unlink(missing_ok=True)
     draw = torch.Generator().manual_seed(run.seed)
     x, y = images[: run.samples], labels[: run.samples].clone()
     if run.fault == "label noise":
@@ -93,10 +90,7 @@ def train(run: ClassifierRun, images: Tensor, labels: Tensor, log: str | Path, *
     if run.fault == "rare class":
         weights[y == run.rare] = run.rarity
     net = network(run).train()
-    grouped = [(name.startswith(run.group), p) for name, p in net.named_parameters()]
-    optimizer = torch.optim.Adam(
-        [{"params": [p for mine, p in grouped if mine == which]} for which in (False, True)], lr=run.lr
-    )
+    optimizer = two_groups(net, run.group, run.lr)
     monitor = Monitor(
         net,
         data=x[:120],
@@ -120,8 +114,7 @@ def train(run: ClassifierRun, images: Tensor, labels: Tensor, log: str | Path, *
         optimizer.step()
         course.append(float(loss.detach()))
         monitor.step(step, loss=course[-1])
-    write_atomic(losses_file, json.dumps({"run": asdict(run), "losses": course}))
-    return log
+    return finish(log, run, course)
 
 
 def cases(seed: int) -> Iterator[ClassifierRun]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genkernel.errors import InputError
-from genkernel.runs import write_atomic
+from genkernel.experiments.monitored_run import begin, finish, two_groups
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -95,11 +94,9 @@ def train(run: DenoiserRun, images: Tensor, labels: Tensor, log: str | Path, *, 
 
     from genkernel.monitor import Monitor
 
-    log = Path(log)
-    losses_file = log.with_suffix(".losses.json")
-    if losses_file.is_file():
+    log, todo = begin(log)
+    if not todo:
         return log
-    log.unlink(missing_ok=True)
     net = network(run).train()
     average = copy.deepcopy(net).eval().requires_grad_(False)
     scheduler = DDPMScheduler(num_train_timesteps=1000)
@@ -109,10 +106,7 @@ def train(run: DenoiserRun, images: Tensor, labels: Tensor, log: str | Path, *, 
     pool, pool_labels = images[kept], labels[kept]
     weights = torch.ones(len(pool_labels), dtype=torch.float64)
     starving = run.fault == "starved class"
-    grouped = [(name.startswith(run.group), p) for name, p in net.named_parameters()]
-    optimizer = torch.optim.Adam(
-        [{"params": [p for mine, p in grouped if mine == which]} for which in (False, True)], lr=run.lr
-    )
+    optimizer = two_groups(net, run.group, run.lr)
     monitor = Monitor(
         net,
         scheduler=scheduler,
@@ -157,8 +151,7 @@ def train(run: DenoiserRun, images: Tensor, labels: Tensor, log: str | Path, *, 
                     mean.lerp_(now, 1 - run.ema)
         course.append(float(loss.detach()))
         monitor.step(step, loss=course[-1])
-    write_atomic(losses_file, json.dumps({"run": asdict(run), "losses": course}))
-    return log
+    return finish(log, run, course)
 
 
 def probe_images(labels: Tensor) -> Tensor:

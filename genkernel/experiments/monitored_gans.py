@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genkernel.errors import InputError, NonFiniteError
-from genkernel.runs import write_atomic
+from genkernel.experiments.monitored_run import begin, finish
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,11 +83,9 @@ def train(run: GanRun, images: Tensor | None, log: str | Path, *, progress: bool
     from genkernel.models.gan_training import gan_training
     from genkernel.monitor import Monitor
 
-    log = Path(log)
-    losses_file = log.with_suffix(".losses.json")
-    if losses_file.is_file():
+    log, todo = begin(log)
+    if not todo:
         return log
-    log.unlink(missing_ok=True)
     recipe = run.recipe()
     training = gan_training(recipe, images)
     real = training.source.draw(1024, torch.Generator().manual_seed(run.seed))
@@ -113,8 +110,7 @@ def train(run: GanRun, images: Tensor | None, log: str | Path, *, progress: bool
             ended = f"diverged in step {step}"
             break
         monitor.step(step, loss=dict(zip(("discriminator", "generator"), course[-1], strict=True)))
-    write_atomic(losses_file, json.dumps({"run": asdict(run), "losses": course, "ended": ended}))
-    return log
+    return finish(log, run, course, ended=ended)
 
 
 def cases(seed: int) -> Iterator[GanRun]:

@@ -66,7 +66,7 @@ def _trained(kind: str, seed: int, place: Path, data: str | Path | None, quick: 
     module = import_module(f"genkernel.experiments.monitored_{kind}s")
     for case in module.cases(seed):
         if quick:
-            short = {"steps": case.steps // 5, "every": case.every // 5, "onset": case.onset // 5}
+            short = {"steps": case.steps // 10, "every": case.every // 5, "onset": case.onset // 10}
             case = replace(case, **short)
         log = place / f"{kind[:3]}-{seed}-{case.fault.replace(' ', '-')}.jsonl"
         inputs = (None,) if kind == "gan" else _images(data, case.data)
