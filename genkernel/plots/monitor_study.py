@@ -31,7 +31,7 @@ def detection_times(found: Mapping[str, Found], length: Mapping[str, float], met
     never = 1.12
     looks = ((0.13, style.BLUE, "o", "monitor"), (-0.13, style.VERMILION, "s", "training loss alone"))
     for row, name in enumerate(names):
-        for which, (shift, colour, mark, label) in enumerate(looks):
+        for which, (shift, colour, mark, _) in enumerate(looks):
             times = [pair[which] for pair in found[name]]
             x = np.array([never if time is None else time for time in times])
             # marks that would cover each other are moved apart
@@ -41,15 +41,17 @@ def detection_times(found: Mapping[str, Found], length: Mapping[str, float], met
             y = row - shift + np.sign(-shift) * spread
             open_marks = [time is None for time in times]
             axes.scatter(
-                x, y, s=17, marker=mark, linewidths=0.9, edgecolors=colour, label=label if row == 0 else None,
+                x, y, s=17, marker=mark, linewidths=0.9, edgecolors=colour,
                 facecolors=["none" if missing else colour for missing in open_marks],
             )  # fmt: skip
+    for _, colour, mark, label in looks:
+        axes.scatter([], [], s=17, marker=mark, color=colour, label=label)
     axes.axvline(1.06, color=style.MUTED, linewidth=0.8)
     axes.set_yticks(range(len(names)), [f"{name}\n({length[name]:.0f} readings left)" for name in names], fontsize=7.5)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_xlim(-0.03, 1.2)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1, never], ["onset", "25 %", "50 %", "75 %", "end", "never"])
-    axes.set_xlabel("when it was found, as a share of the steps after the onset")
+    axes.set_xlabel("found, as a share of the steps after the onset")
     figure.legend(loc="outside upper center", ncols=2, fontsize=8.5)
     style.footer(figure, meta, "one mark per training")
     return figure
