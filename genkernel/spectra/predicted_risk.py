@@ -354,7 +354,7 @@ def _notes(kernel: Any, mercer: Mercer, missing: float, reference: str) -> list[
     notes = []
     if isinstance(kernel, Kernel) and kernel.is_normalized:
         notes.append("the kernel is normalised: this is for regression with cosines, and the ridge is in their units")
-    if mercer.stderr is not None:
+    if mercer.stderr is not None and bool(mercer.stderr.any()):  # probes of a single output are exact
         worst = float((mercer.stderr / mercer.values.clamp_min(mercer.floor))[: mercer.rank].max())
         notes.append(
             f"the kernel is estimated with random probes: single eigenvalues have standard errors of "

@@ -492,20 +492,26 @@ def _alone(phi: Tensor, each: int, rank: int, eps: float) -> tuple[int, int]:
     one = phi.reshape(samples, -1)
     kind, copies = _copies(one, eps)
     blocks = _left_singular(phi)[:, :rank].reshape(samples, each, rank)
-    top = torch.linalg.eigvalsh(blocks @ blocks.mT)[:, -1] * copies[kind]
-    first = torch.full((len(copies),), samples).scatter_reduce(0, kind, torch.arange(samples), "amin")
+    top = torch.linalg.eigvalsh(blocks @ blocks.mT)[:, -1]
+    top = torch.zeros(copies, dtype=top.dtype).scatter_add(0, kind, top)[kind]
+    first = torch.full((copies,), samples).scatter_reduce(0, kind, torch.arange(samples), "amin")
     living = first[one[first].any(1)]
     return int((top[living] > 1 - _ALONE).sum()), len(living)
 
 
-def _copies(one: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Which rows are the same up to rounding, by three projections of each on a grid of √ε: numbers ``[n]``, counts."""
+def _copies(one: Tensor, eps: float) -> tuple[Tensor, int]:
+    """Which rows are multiples of one another up to rounding: numbers ``[n]``, and how many different ones there are.
+
+    By the directions of three projections of each, on a grid of √ε.
+    """
     draw = torch.Generator().manual_seed(0)
     unit = unit_of(one)
     marks = torch.stack([one @ (torch.randn(one.shape[1], generator=draw, dtype=one.dtype) / unit) for _ in range(3)])
-    grid = (marks / (unit_of(marks) * eps**0.5)).round()
-    _, kind, counts = torch.unique(grid, dim=1, return_inverse=True, return_counts=True)
-    return kind, counts
+    marks = marks / torch.linalg.vector_norm(marks, dim=0).clamp_min(torch.finfo(marks.dtype).tiny)
+    leading = marks.gather(0, marks.abs().argmax(0, keepdim=True))
+    grid = (marks * torch.where(leading < 0, -1.0, 1.0) / eps**0.5).round()
+    found, kind = torch.unique(grid, dim=1, return_inverse=True)
+    return kind, found.shape[1]
 
 
 def _left_singular(phi: Tensor) -> Tensor:

@@ -131,7 +131,7 @@ def _targets(result: SpectrumResult) -> list[str]:
             "The samples are the same images at several noise levels: such predictions are of independent samples, and "
             "too good here."
         ]
-        if result.of == "noise level"
+        if result.of == "noise level" or "images" in result.meta  # also where other groups were given
         else []
     )
     return [

@@ -168,7 +168,14 @@ def eigenpairs(
         values, vectors = values.flip(0)[:k].clone(), vectors.flip(1)[:, :k].clone()
         return Eigenpairs(values, vectors, (product(vectors) - vectors * values).norm(dim=0))
     draw = torch.Generator().manual_seed(seed)
-    values, vectors = _arpack(product, torch.randn(rows, generator=draw, dtype=torch.float64), k, tol)
+    start = torch.randn(rows, generator=draw, dtype=torch.float64)
+    try:
+        values, vectors = _arpack(product, start, k, tol)
+    except ConvergenceError:
+        if product(start[:, None]).any():
+            raise
+        zero = torch.zeros(k, dtype=torch.float64)  # of an operator that is zero, every vector is an eigenvector
+        return Eigenpairs(zero, torch.eye(rows, k, dtype=torch.float64), zero.clone())
     found, basis = (values, vectors) if k == 1 else _with_copies(product, values, vectors, draw, tol, precision)
     image = product(basis)
     if basis is not vectors:  # what was found apart was orthogonal up to tol: once more, together

@@ -294,6 +294,8 @@ def _array(given: Any, name: str) -> Any:
         if not keys:
             raise InputError(f"{path} holds {', '.join(held) or 'no array'}, and none of {', '.join(known)}")
         return held[keys[0]]
+    except InputError:
+        raise
     except (ValueError, OSError, EOFError, BadZipFile) as error:
         if "Object arrays" in str(error):  # of Python's own strings, or of rows of different lengths
             raise InputError(

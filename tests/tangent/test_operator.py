@@ -776,3 +776,12 @@ def test_solutions_are_those_of_the_matrix():
         op.solve(Y, -1.0)
     with pytest.raises(InputError, match="symmetric"):
         operator(net, x, x[:4]).solve(Y)
+
+
+def test_an_operator_that_is_zero_has_eigenvalues_zero() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(5, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3, bias=False)).double()
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.zero_()
+    found = operator(net, torch.ones(40, 5, dtype=torch.float64), progress=False).eigsh(4)
+    assert not found.values.any() and torch.equal(found.vectors.T @ found.vectors, torch.eye(4, dtype=torch.float64))
