@@ -67,7 +67,8 @@ def monitor(
             raise InputError("--live shows the log in the terminal: leave out --json and --out, or make a report")
         _show(log.expanduser(), once)
         return
-    from genkernel.workflows.monitor_report import log_file, monitor_report
+    from genkernel.monitor.log import log_file
+    from genkernel.workflows.monitor_report import monitor_report
 
     file = log_file(log)
     place = out or Path(f"{options.default_out(str(_named(file)))}-monitor")
@@ -104,7 +105,7 @@ def _show(path: Path, once: bool) -> None:
     from genkernel.report.monitor_live import Follower, frame, watch
 
     if path.is_dir():
-        from genkernel.workflows.monitor_report import log_file
+        from genkernel.monitor.log import log_file
 
         path = log_file(path)
     if once:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from genkernel.errors import InputError
-from genkernel.monitor.trace import Axis
+from genkernel.monitor.trace import Array, Axis
 
 Labels = NDArray[np.int64]
 
@@ -44,3 +45,13 @@ def class_axis(labels: Labels, names: Sequence[str] | None) -> Axis:
     if len(names) < count:
         raise InputError(f"there are {count} classes among the labels and {len(names)} names")
     return Axis("class", [str(name) for name in names], [float(c) for c in range(len(names))], "class")
+
+
+def mean_by_class(values: Array, of: Labels, count: int) -> Array:
+    """Means over the samples of every class ``[count]``; NaN for a class without any.
+
+    Args:
+        values: of the samples ``[n]``.
+        of: their classes ``[n]``.
+    """
+    return np.array([values[of == c].mean() if (of == c).any() else math.nan for c in range(count)])

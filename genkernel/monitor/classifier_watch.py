@@ -23,7 +23,7 @@ from genkernel.errors import InputError, NonFiniteError
 from genkernel.gan.clusters import Clusters
 from genkernel.gan.latent_kernel import between_clusters
 from genkernel.monitor.average import Average
-from genkernel.monitor.classes import Labels, class_axis, class_indices
+from genkernel.monitor.classes import Labels, class_axis, class_indices, mean_by_class
 from genkernel.monitor.drift import drift
 from genkernel.monitor.finite import require_finite_weights
 from genkernel.monitor.headroom import Headroom
@@ -163,8 +163,8 @@ class ClassifierWatch:
         return {
             "loss/mean": float(losses.mean()),
             "accuracy/mean": float(right.mean()),
-            "loss/class": _by_class(losses, self._labels, count),
-            "accuracy/class": _by_class(right, self._labels, count),
+            "loss/class": mean_by_class(losses, self._labels, count),
+            "accuracy/class": mean_by_class(right, self._labels, count),
         }
 
     def _kernel(self) -> Values:
@@ -365,7 +365,3 @@ def _held_out(given: Any, data: Any, device: torch.device) -> tuple[Any, Labels 
     x, y = given if pair else (given, None)
     n = batches.size(x)
     return batches.copy(batches.move(x, device)), None if y is None else class_indices(y, n)
-
-
-def _by_class(values: Array, of: Labels, count: int) -> Array:
-    return np.array([values[of == c].mean() if (of == c).any() else math.nan for c in range(count)])

@@ -28,7 +28,8 @@ from genkernel.diffusion.pairs import Grid, grid
 from genkernel.diffusion.resampling import as_grid, level_means
 from genkernel.errors import InputError, NonFiniteError
 from genkernel.monitor.average import Average
-from genkernel.monitor.classes import Labels, class_axis, class_indices
+from genkernel.monitor.classes import Labels, class_axis, class_indices, mean_by_class
+from genkernel.monitor.drift import drifts
 from genkernel.monitor.headroom import Headroom
 from genkernel.monitor.trace import Array, Axis, Trace
 from genkernel.monitor.watch import Values
@@ -143,12 +144,7 @@ class DenoiserWatch:
 
     def derived(self, values: Values, before: Trace) -> Values:
         """How far the kernel between levels has moved since the first reading, and since the one before."""
-        found = {}
-        for name, places in (("kernel/drift", slice(0, None)), ("kernel/drift_last", slice(None, None, -1))):
-            earlier = [r.arrays["kernel/level"] for r in before.readings[places] if "kernel/level" in r.arrays]
-            if earlier and "kernel/level" in values:
-                found[name] = _distance(np.asarray(values["kernel/level"]), earlier[0])
-        return found
+        return drifts("kernel/level", values, before)
 
     # ------------------------------------------------------------------------ parts
 
@@ -156,7 +152,7 @@ class DenoiserWatch:
         losses = _losses(self.denoiser, self._all)  # [L, n]
         found: dict[str, float | Array] = {"loss/mean": float(losses.mean()), "loss/level": losses.mean(1)}
         if self._classes is not None:
-            found["loss/class"] = _by_class(losses.mean(0), self._classes, len(self.axes["class"]))
+            found["loss/class"] = mean_by_class(losses.mean(0), self._classes, len(self.axes["class"]))
         return found
 
     def _swapped(self) -> Values:
@@ -165,7 +161,7 @@ class DenoiserWatch:
         own = _losses(self.denoiser, self._all)
         other = _losses(self.denoiser, self._all, rows=torch.from_numpy(self._other_class))
         gain = (other.mean(0) - own.mean(0)) / own.mean(0)
-        return {"conditioning/gain": _by_class(gain, self._classes, len(self.axes["class"]))}
+        return {"conditioning/gain": mean_by_class(gain, self._classes, len(self.axes["class"]))}
 
     def _averaged(self) -> Values:
         assert self._ema is not None
@@ -292,14 +288,3 @@ def _of_another_class(labels: Labels) -> Labels:
         others = later[labels[later] != label]
         found[i] = others[0] if len(others) else i
     return found
-
-
-def _by_class(values: Array, of: Labels, count: int) -> Array:
-    return np.array([values[of == c].mean() if (of == c).any() else math.nan for c in range(count)])
-
-
-def _distance(a: Array, b: Array) -> float:
-    """1 − cosine of two kernels between levels, each less its mean: 0 for the same shape."""
-    a, b = a - a.mean(), b - b.mean()
-    size = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return 1 - float((a * b).sum()) / size if size > 0 else math.nan

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from genkernel.monitor.trace import Array
+from genkernel.monitor.trace import Array, Trace
+from genkernel.monitor.watch import Values
 
 
 def drift(one: Array, other: Array) -> float:
@@ -23,3 +24,18 @@ def drift(one: Array, other: Array) -> float:
     a, b = one[known] - one[known].mean(), other[known] - other[known].mean()
     size = float(np.linalg.norm(a) * np.linalg.norm(b))
     return 1 - float((a * b).sum()) / size if size > 0 else math.nan
+
+
+def drifts(name: str, values: Values, before: Trace) -> dict[str, float]:
+    """``kernel/drift`` and ``kernel/drift_last``: of the array ``name`` since the first reading, and since the last.
+
+    Args:
+        values: of this reading.
+        before: the readings before it; those without the array are passed over.
+    """
+    earlier = [reading.arrays[name] for reading in before.readings if name in reading.arrays]
+    if not earlier or name not in values:
+        return {}
+    now = np.asarray(values[name])
+    ends = {"kernel/drift": earlier[0], "kernel/drift_last": earlier[-1]}
+    return {key: drift(now, np.asarray(other)) for key, other in ends.items()}

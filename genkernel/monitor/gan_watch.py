@@ -42,7 +42,7 @@ from genkernel.gan.latents import is_whole
 from genkernel.gan.losses import Loss, generator_losses, logit_gradient, loss_of
 from genkernel.gan.stages import Real, labels_for, real_samples
 from genkernel.monitor.average import Average
-from genkernel.monitor.drift import drift
+from genkernel.monitor.drift import drifts
 from genkernel.monitor.finite import require_finite_weights
 from genkernel.monitor.headroom import Headroom
 from genkernel.monitor.trace import Array, Axis, Trace
@@ -193,12 +193,7 @@ class GanWatch:
         """How far the kernel between regions has moved since the first reading, and since the one before."""
         for product in self._products.values():
             product.batch = None  # the samples of a reading are not held until the next
-        found = {}
-        for name, places in (("kernel/drift", slice(0, None)), ("kernel/drift_last", slice(None, None, -1))):
-            earlier = [r.arrays["kernel/cluster"] for r in before.readings[places] if "kernel/cluster" in r.arrays]
-            if earlier and "kernel/cluster" in values:
-                found[name] = drift(np.asarray(values["kernel/cluster"]), np.asarray(earlier[0]))
-        return found
+        return drifts("kernel/cluster", values, before)
 
     # ------------------------------------------------------------------------ parts
 

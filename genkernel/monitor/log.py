@@ -102,7 +102,7 @@ def read_log(path: str | Path) -> Trace:
         MissingError: there is no such file.
         InputError: it is no monitor's log, is of a newer version of genkernel, or a line in its midst is damaged.
     """
-    path = _file(Path(path))
+    path = log_file(path)
     if not is_log(path):
         raise InputError(f"{path} is no monitor's log: its first line is not the header that monitors write")
     trace: Trace | None = None
@@ -182,7 +182,16 @@ def json_type(line: bytes) -> str | None:
     return found.get("type") if isinstance(found, dict) else None
 
 
-def _file(path: Path) -> Path:
+def log_file(path: str | Path) -> Path:
+    """The file of a log: itself, or the only ``*.jsonl`` in a folder that is one.
+
+    Raises:
+        MissingError: there is no such file or folder.
+        InputError: not a name, or a folder with none or several.
+    """
+    if not isinstance(path, str | Path):
+        raise InputError(f"a monitor report is of a log, a gk.Monitor or its trace, not of {path!r:.80}")
+    path = Path(path).expanduser()
     if path.is_dir():
         logs = sorted(file for file in path.glob("*.jsonl") if is_log(file))
         if len(logs) != 1:
@@ -190,5 +199,5 @@ def _file(path: Path) -> Path:
             raise InputError(f"{path} holds {len(logs)} monitors' logs ({names}): name one")
         return logs[0]
     if not path.is_file():
-        raise MissingError(f"there is no log {path}")
+        raise MissingError(f"there is no log {path}: a monitor writes one with gk.Monitor(…, sink='monitor.jsonl')")
     return path

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genkernel.checkpoints.digest import sha256
-from genkernel.errors import InputError, MissingError
 from genkernel.monitor import Monitor, Trace, read_log
-from genkernel.monitor.log import ALERT, HEADER, READING, is_log
+from genkernel.monitor.log import ALERT, HEADER, READING, log_file
 from genkernel.runs import Provenance, RunFolder, Stopwatch, json_ready, pack
 from genkernel.workflows.report import BaseReport
 
@@ -169,27 +168,6 @@ def monitor_report(log: Monitor | Trace | str | Path, *, out: str | Path | None 
     if out is not None:
         report.save(out)
     return report
-
-
-def log_file(path: str | Path) -> Path:
-    """The file of a log: itself, or the only ``*.jsonl`` in a folder that is one.
-
-    Raises:
-        MissingError: there is no such file or folder.
-        InputError: not a name, or a folder with none or several.
-    """
-    if not isinstance(path, str | Path):
-        raise InputError(f"a monitor report is of a log, a gk.Monitor or its trace, not of {path!r:.80}")
-    path = Path(path).expanduser()
-    if path.is_dir():
-        logs = sorted(file for file in path.glob("*.jsonl") if is_log(file))
-        if len(logs) != 1:
-            names = ", ".join(file.name for file in logs) or "none"
-            raise InputError(f"{path} holds {len(logs)} monitors' logs ({names}): name one")
-        return logs[0]
-    if not path.is_file():
-        raise MissingError(f"there is no log {path}: a monitor writes one with gk.Monitor(…, sink='monitor.jsonl')")
-    return path
 
 
 def _course(values: np.ndarray) -> dict[str, Any]:

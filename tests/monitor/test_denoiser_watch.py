@@ -269,3 +269,17 @@ def test_what_to_watch_has_to_be_clear() -> None:
     with pytest.raises(InputError, match="every= is a number of steps"):
         Monitor(denoiser(net()), data=images(), every=0)
     assert isinstance(Monitor(net(), schedule=NoiseSchedule.vp(), sample_shape=SHAPE, data=images()).trace, Trace)
+
+
+def test_what_was_proved_of_a_last_layer_of_zeros_serves_when_it_is_none_any_more() -> None:
+    """Diffusion networks begin so: at the first reading no other layer has a gradient."""
+    module = net()
+    with torch.no_grad():
+        module.last.weight.zero_()
+    found = watch(module, probes=1)
+    read(found, "gradient", "kernel")
+    with torch.no_grad():
+        module.last.weight.normal_(generator=torch.Generator().manual_seed(5))
+    later, fresh = read(found, "gradient", "kernel"), read(watch(module, probes=1), "gradient", "kernel")
+    for name in ("gradient/norm", "gradient/cosine", "kernel/level"):
+        assert later[name] == pytest.approx(fresh[name], rel=1e-10, abs=1e-12)

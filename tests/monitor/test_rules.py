@@ -204,3 +204,17 @@ def test_losses_of_the_training_are_averaged_between_readings_and_judged() -> No
         mon.step(11, loss=torch.ones(3))
     with pytest.raises(InputError, match="a number or a tensor of one, not list"):
         mon.step(12, loss=[1.0])  # type: ignore[arg-type]
+
+
+def test_forecasts_taken_at_once_are_those_taken_one_by_one() -> None:
+    values = np.random.default_rng(3).normal(size=60).cumsum()
+    values[[20, 41]] = np.nan
+    errors = change_point.forecast_errors(values)
+    for k in range(4, 60):
+        past = values[max(0, k - change_point.WINDOW) : k]
+        x, y = np.flatnonzero(np.isfinite(past)), past[np.isfinite(past)]
+        slopes = [(y[j] - y[i]) / (x[j] - x[i]) for i in range(len(x)) for j in range(i + 1, len(x))]
+        slope = np.median(slopes)
+        naive = values[k] - (np.median(y - slope * x) + slope * len(past))
+        assert errors[k] == pytest.approx(naive, rel=1e-12, abs=1e-12, nan_ok=True)
+    assert np.isnan(errors[:4]).all() and np.isnan(errors[[20, 41]]).all()

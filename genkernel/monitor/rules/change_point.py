@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ from genkernel.monitor.trace import Alert, Array, Trace
 
 WINDOW = 8  # readings that a forecast is made from
 FEWEST = 8  # readings before the first that is judged
+LONGEST = 200  # readings that are looked back at, so that a long run is judged at the price of a short one
 SLACK = 0.5  # standard deviations per reading that are no change
 MOVED = 2.0  # sizes of errors that a value has to have moved by since its sum began
 CLIP = 6.0  # largest contribution of one reading
@@ -41,7 +42,17 @@ def forecast_errors(values: Array, window: int = WINDOW) -> Array:
     The line is that of Theil and Sen: the median slope over pairs, and the median intercept.
     """
     errors = np.full(len(values), math.nan)
-    for k in range(4, len(values)):
+    whole = np.zeros(len(values), dtype=bool)
+    if len(values) > window:  # all at once where nothing is missing: rules ask this of every series at every reading
+        before = np.lib.stride_tricks.sliding_window_view(values[:-1], window)
+        whole[window:] = np.isfinite(before).all(1) & np.isfinite(values[window:])
+        before = before[whole[window:]]
+        x = np.arange(window, dtype=np.float64)
+        i, j = np.triu_indices(window, 1)
+        slopes = np.median((before[:, j] - before[:, i]) / (x[j] - x[i]), axis=1)
+        starts = np.median(before - slopes[:, None] * x, axis=1)
+        errors[whole] = values[whole] - (starts + slopes * window)
+    for k in np.flatnonzero(~whole)[4:]:
         past = values[max(0, k - window) : k]
         known = np.isfinite(past)
         if known.sum() < 4 or not math.isfinite(values[k]):
@@ -53,13 +64,12 @@ def forecast_errors(values: Array, window: int = WINDOW) -> Array:
     return errors
 
 
-def cusum(errors: Array, direction: int, floor: float = 0.0) -> tuple[Array, Array]:
+def cusum(errors: Array, direction: int) -> tuple[Array, Array]:
     """One-sided sums ``[k]`` of errors in units of their own past size, and the readings ``[k]`` where each sum began.
 
     Args:
         errors: of forecasts; NaN where there is none.
         direction: +1 or −1.
-        floor: smallest size of errors that counts.
     """
     sums, began = np.zeros(len(errors)), np.zeros(len(errors), dtype=np.float64)
     total, start = 0.0, 0
@@ -67,7 +77,7 @@ def cusum(errors: Array, direction: int, floor: float = 0.0) -> tuple[Array, Arr
         past = errors[:k]
         past = past[np.isfinite(past)]
         if k >= FEWEST and len(past) >= 4 and math.isfinite(error):
-            size = max(_size(past), floor)
+            size = _size(past)
             step = direction * error / size if size > 0 else math.copysign(CLIP, direction * error) if error else 0.0
             if total == 0:
                 start = k
@@ -116,7 +126,6 @@ class ChangePoint:
     transform: Transform = "as it is"
     rate: float = 0.01
     floor: float = 0.0
-    needs: int = field(default=FEWEST, repr=False)
 
     def __post_init__(self) -> None:
         if self.direction not in (-1, 1):
@@ -125,8 +134,9 @@ class ChangePoint:
             raise InputError(f"rate lies between {min(LEVELS)} and {max(LEVELS)}, not at {self.rate!r}")
 
     def check(self, trace: Trace) -> list[Alert]:
-        if len(trace) <= self.needs:
+        if len(trace) <= FEWEST:
             return []
+        trace = replace(trace, readings=trace.readings[-LONGEST:])
         if self.of in trace.header.arrays:
             table, places = trace.array(self.of), trace.axes(self.of)[0]
             level = level_for(self.rate / max(1, table.shape[1]))
