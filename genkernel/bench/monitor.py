@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from genkernel.bench.memory import peak_memory
+from genkernel.bench.memory import peak_memory, resident
 from genkernel.bench.record import SCHEMA_VERSION, provenance
 from genkernel.monitor import Monitor
+from genkernel.tangent.heap import give_back
 
 WARMED = 5  # steps before anything is measured
 MEMORY_STEPS = 12  # of each training in the comparison of memory
@@ -116,25 +117,37 @@ def measure_overhead(
 
 
 def measure_memory(kind: str, images: Tensor, *, batch: int, seed: int = 0) -> dict[str, Any]:
-    """Peak memory of some steps, of steps with readings, and what the process holds beside."""
-    from genkernel.bench.memory import resident
+    """Bytes that the process holds at most: before there is a monitor, with a reading after every step, and after.
 
-    make = {"ddpm": _ddpm, "gan": _gan}[kind]
-    bare = make(images, MEMORY_STEPS, batch, seed)
+    What stays when the monitor is gone are libraries and the code that oneDNN compiles for shapes that training does
+    not have; its size does not depend on that of the training.
+
+    Returns:
+        ``peak_before``, ``peak_with``, ``peak_after`` in bytes; ``more``, the second over the first, less 1;
+        ``more_by_readings``, the second over the third, less 1. Empty where the platform does not say.
+    """
+    loop = {"ddpm": _ddpm, "gan": _gan}[kind](images, 3 * MEMORY_STEPS, batch, seed)
     for _ in range(WARMED):
-        bare.advance()
-    held = resident()
-    with peak_memory(torch.device("cpu")) as without:
-        for _ in range(MEMORY_STEPS):
-            bare.advance()
-    bare.monitor = bare.watch(every=1, max_overhead=None, clock=bare.clock)
-    with peak_memory(torch.device("cpu")) as beside:
-        for _ in range(MEMORY_STEPS):
-            bare.advance()
-    found: dict[str, Any] = {"held": held, "peak_without": without.host, "peak_with": beside.host, "ratio": None}
-    if held is not None and without.host is not None and beside.host is not None:
-        found["ratio"] = (held + beside.host) / (held + without.host)
-    return found
+        loop.advance()
+    peaks = []
+    for watched in (False, True, False):
+        loop.monitor = loop.watch(every=1, max_overhead=None, clock=loop.clock) if watched else None
+        give_back()
+        held = resident()
+        with peak_memory(torch.device("cpu")) as above:
+            for _ in range(MEMORY_STEPS):
+                loop.advance()
+        if held is None or above.host is None:
+            return {}
+        peaks.append(held + above.host)
+    before, beside, after = peaks
+    return {
+        "peak_before": before,
+        "peak_with": beside,
+        "peak_after": after,
+        "more": beside / before - 1,
+        "more_by_readings": beside / after - 1,
+    }
 
 
 def _ddpm(images: Tensor, steps: int, batch: int, seed: int) -> _Loop:

@@ -24,13 +24,14 @@ from torch import Tensor, nn
 
 from genkernel.diffusion import Denoiser
 from genkernel.diffusion.locality import default_window, locality_index, window_mask
-from genkernel.diffusion.pairs import Grid, grid
+from genkernel.diffusion.pairs import grid
 from genkernel.diffusion.resampling import as_grid, level_means
 from genkernel.errors import InputError, NonFiniteError
 from genkernel.monitor.average import Average
 from genkernel.monitor.classes import Labels, class_axis, class_indices, mean_by_class
 from genkernel.monitor.drift import drifts
 from genkernel.monitor.headroom import Headroom
+from genkernel.monitor.input_jacobians import InputJacobians
 from genkernel.monitor.trace import Array, Axis, Trace
 from genkernel.monitor.watch import Values
 from genkernel.monitor.weights import WeightProbe
@@ -92,6 +93,7 @@ class DenoiserWatch:
         self._scan = grid(denoiser, images[:SCANNED], times, seed)
         self._probes, self._seed = probes, seed
         self._headroom = Headroom(memory)
+        self._inputs = InputJacobians(lambda: self._headroom.bytes(denoiser.device))
         self._coverage: dict[str, Coverage] = {}
         self._weights = WeightProbe(dict(denoiser.tangent.parameters))
         self._ema = None if ema is None else Average(ema, denoiser.tangent)
@@ -144,12 +146,13 @@ class DenoiserWatch:
 
     def derived(self, values: Values, before: Trace) -> Values:
         """How far the kernel between levels has moved since the first reading, and since the one before."""
+        self._inputs.let_go()
         return drifts("kernel/level", values, before)
 
     # ------------------------------------------------------------------------ parts
 
     def _losses(self) -> Values:
-        losses = _losses(self.denoiser, self._all)  # [L, n]
+        losses = self._losses_of("losses", self.denoiser)
         found: dict[str, float | Array] = {"loss/mean": float(losses.mean()), "loss/level": losses.mean(1)}
         if self._classes is not None:
             found["loss/class"] = mean_by_class(losses.mean(0), self._classes, len(self.axes["class"]))
@@ -158,8 +161,8 @@ class DenoiserWatch:
     def _swapped(self) -> Values:
         """What an image's own conditioning is worth: the share by which its loss grows with that of another class."""
         assert self._classes is not None
-        own = _losses(self.denoiser, self._all)
-        other = _losses(self.denoiser, self._all, rows=torch.from_numpy(self._other_class))
+        own = self._losses_of("losses", self.denoiser)
+        other = self._losses_of("swapped", self.denoiser, torch.from_numpy(self._other_class))
         gain = (other.mean(0) - own.mean(0)) / own.mean(0)
         return {"conditioning/gain": mean_by_class(gain, self._classes, len(self.axes["class"]))}
 
@@ -167,7 +170,7 @@ class DenoiserWatch:
         assert self._ema is not None
         other = copy.copy(self.denoiser)
         other.tangent = self._ema.at()
-        losses = _losses(other, self._all)
+        losses = self._losses_of("averaged", other)
         return {"ema/loss": float(losses.mean()), "ema/loss_level": losses.mean(1), **self._ema.read()}
 
     def _gradients(self) -> Values:
@@ -224,14 +227,16 @@ class DenoiserWatch:
         """
         few, schedule = self._scan, self.denoiser.schedule
         first, last = schedule.time_range
+        told = torch.cat([few.t * ratio for ratio in RATIOS])
+        told = (told.round() if schedule.discrete else told).clamp(first, last)
+        count = len(RATIOS)
+        batch = self.denoiser.batch(
+            few.x_t.repeat(count, 1, 1, 1), told, scale_t=few.t.repeat(count), rows=few.rows.repeat(count)
+        )
+        out = self._outputs("told", self.denoiser, batch).double()
         target = self.denoiser.target(few.x0, few.noise, few.t).double()
-        losses = []
-        for ratio in RATIOS:
-            told = few.t * ratio
-            told = (told.round() if schedule.discrete else told).clamp(first, last)
-            out = self.denoiser(few.x_t, told, scale_t=few.t, rows=few.rows).double()
-            losses.append((out - target).square().flatten(1).mean(1).reshape(few.levels, -1).mean(1).cpu().numpy())
-        table = np.stack(losses)  # [ratios, L]
+        losses = (out.unflatten(0, (count, len(few.t))) - target).square().flatten(2).mean(2)  # [ratios, N]
+        table = losses.unflatten(1, (few.levels, few.images)).mean(2).cpu().numpy()  # [ratios, L]
         if not np.isfinite(table).all():
             raise NonFiniteError("outputs of the network at other times than its own are NaN or infinite")
         truth = table[RATIOS.index(1.0)]
@@ -239,6 +244,27 @@ class DenoiserWatch:
         # where the curve is flat no time is better than the true one
         ratios = np.where(gain > CLEAR, np.array(RATIOS)[table.argmin(0)], 1.0)
         return {"time/ratio": ratios, "time/gain": gain, "time/cost": table.max(0) / np.maximum(truth, 1e-300) - 1}
+
+    def _losses_of(self, name: str, denoiser: Denoiser, rows: Tensor | None = None) -> Array:
+        """Losses of all images at all levels ``[L, n]``.
+
+        Args:
+            rows: whose conditioning each image takes ``[n]``; its own by default.
+        """
+        points = self._all
+        rows = points.rows if rows is None else rows.repeat(points.levels)
+        batch = denoiser.loss_batch(points.x0, points.noise, points.t, rows=rows)
+        target = batch.pop("target").double()
+        error = self._outputs(name, denoiser, batch).double() - target
+        losses: Array = error.square().flatten(1).mean(1).reshape(points.levels, points.images).cpu().numpy()
+        bad = np.flatnonzero(~np.isfinite(losses).all(1))
+        if len(bad):
+            times = ", ".join(f"{self.timesteps[a]:g}" for a in bad)
+            raise NonFiniteError(f"the loss is NaN or infinite at timesteps {times}")
+        return losses
+
+    def _outputs(self, name: str, denoiser: Denoiser, batch: dict[str, Any]) -> Tensor:
+        return self._inputs.at(name, denoiser.tangent, batch, "x").outputs(require_finite=False)
 
     def _run(self, name: str, batch: Any, cotangents: Any, normalized: bool = False) -> Array:
         found = kernel(
@@ -256,28 +282,6 @@ class DenoiserWatch:
             self._coverage[name] = found.coverage
         values = found.normalized().values if normalized else found.values
         return values.numpy()
-
-
-def _losses(denoiser: Denoiser, points: Grid, rows: Tensor | None = None) -> Array:
-    """``[L, n]``, level by level, so that a reading holds no more than a batch of its images.
-
-    Args:
-        rows: whose conditioning each image takes ``[n]``; its own by default.
-    """
-    n = points.images
-    found = []
-    for a in range(points.levels):
-        mine = slice(a * n, (a + 1) * n)
-        losses = denoiser.losses(
-            points.x0[mine], points.noise[mine], points.t[mine], rows=points.rows[mine] if rows is None else rows
-        )
-        found.append(losses.numpy())
-    losses_by_level = np.stack(found)
-    bad = np.flatnonzero(~np.isfinite(losses_by_level).all(1))
-    if len(bad):
-        times = ", ".join(f"{float(points.t[a * n]):g}" for a in bad)
-        raise NonFiniteError(f"the loss is NaN or infinite at timesteps {times}")
-    return losses_by_level
 
 
 def _of_another_class(labels: Labels) -> Labels:

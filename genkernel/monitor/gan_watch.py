@@ -45,12 +45,13 @@ from genkernel.monitor.average import Average
 from genkernel.monitor.drift import drifts
 from genkernel.monitor.finite import require_finite_weights
 from genkernel.monitor.headroom import Headroom
+from genkernel.monitor.input_jacobians import InputJacobians
 from genkernel.monitor.trace import Array, Axis, Trace
 from genkernel.monitor.update_field import UpdateField
 from genkernel.monitor.watch import Values
 from genkernel.monitor.weights import WeightProbe
 from genkernel.spectra.effective_number import entropy_number
-from genkernel.tangent import TangentModel, batches, exact_trace, kernel, probes
+from genkernel.tangent import batches, exact_trace, kernel, probes
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.input_jacobian import InputJacobian
 from genkernel.tangent.restore import random_state_kept
@@ -126,7 +127,8 @@ class GanWatch:
         names, self._regions = self._partition(real, clusters)
         self._clusters = clusters
         self._coverage: Coverage | None = None
-        self._products: dict[str, InputJacobian] = {}
+        # a quarter for dense matrices as they come, as in latent_spectra
+        self._inputs = InputJacobians(lambda: self._memory() // 4)
         self._field = UpdateField(generator.tangent, min(receivers, latents))
         weights: dict[str, Tensor] = {f"G.{name}": p for name, p in generator.tangent.parameters.items()}
         if discriminator is not None:
@@ -191,8 +193,7 @@ class GanWatch:
 
     def derived(self, values: Values, before: Trace) -> Values:
         """How far the kernel between regions has moved since the first reading, and since the one before."""
-        for product in self._products.values():
-            product.batch = None  # the samples of a reading are not held until the next
+        self._inputs.let_go()
         return drifts("kernel/cluster", values, before)
 
     # ------------------------------------------------------------------------ parts
@@ -314,7 +315,7 @@ class GanWatch:
         averaged = self._ema.at()
         require_finite_weights(averaged, "the average of the generator")
         if self.generator.space == "z":  # in w the latents come from the mapping network that is trained
-            made = self._product("ema", averaged, now.every, "z").outputs()
+            made = self._inputs.at("ema", averaged, now.every, "z").outputs()
             found["ema/diversity"] = diversity(made[: self._counted]).distance
         return found
 
@@ -346,7 +347,7 @@ class GanWatch:
     def _spectra(self, now: _Moment) -> LatentSpectra:
         few = batches.take(now.batch, slice(0, self._jacobians))
         model = now.generator.tangent
-        jacobian = self._product("jacobian", model, few, "z")
+        jacobian = self._inputs.at("jacobian", model, few, "z")
         inputs, outputs = math.prod(jacobian.input_shape), math.prod(self.generator.output_shape)
         if min(inputs, outputs) > SINGULAR_UP_TO:
             return latent_spectra(self.generator, few, seed=self._seed, memory=self._memory())
@@ -358,18 +359,6 @@ class GanWatch:
             values.append(torch.linalg.svdvals(torch.linalg.qr(long, mode="r").R))
         noise = torch.finfo(jacobian.dtype).eps * math.sqrt(max(inputs, outputs))
         return spectra_of(torch.cat(values).cpu().numpy(), True, noise, np.arange(self._jacobians))
-
-    def _product(
-        self, name: str, model: TangentModel, batch: Any, leaf: str, together: int | None = None
-    ) -> InputJacobian:
-        """Products with a Jacobian, measured and verified once for each name."""
-        found = self._products.get(name)
-        if found is None:
-            # a quarter for the matrices as they come, as in latent_spectra
-            found = InputJacobian(model, batch, leaf, batch_size=together, memory=max(1, self._memory() // 4))
-            self._products[name] = found
-        found.model, found.batch = model, batch
-        return found
 
     def _memory(self) -> int:
         return self._headroom.bytes(self.generator.device)
@@ -409,7 +398,7 @@ class _Moment:
     @cached_property
     def all(self) -> Tensor:
         """Samples of all latents."""
-        return self._watch._product("samples", self.generator.tangent, self.every, "z").outputs()
+        return self._watch._inputs.at("samples", self.generator.tangent, self.every, "z").outputs()
 
     @cached_property
     def x(self) -> Tensor:
@@ -476,7 +465,7 @@ class _Moment:
     def _judging(self, name: str, x: Tensor, labels: Tensor | None) -> InputJacobian:
         judge = self.discriminator
         together = len(x) if judge.mixes else None
-        return self._watch._product(name, judge.tangent, judge.batch(x, labels), "x", together)
+        return self._watch._inputs.at(name, judge.tangent, judge.batch(x, labels), "x", together)
 
 
 def _real(generator: Generator, discriminator: Discriminator | None, given: Any, most: int, seed: int) -> Real | None:

@@ -11,13 +11,14 @@ from genkernel.tangent.heap import give_back
 from genkernel.tangent.plan import parse_memory
 
 LEAST = 128 * 2**20  # bytes that a reading is given in any case
+PART = 0.75  # of what is free
 
 
 class Headroom:
     """Bytes for the next reading.
 
     Between two steps of a training its activations are freed. A reading that fits into what they took does not raise
-    the peak.
+    the peak; a part of it is left for what libraries take beside.
 
     Args:
         memory: a bound (``"512MiB"``, bytes), or None to measure.
@@ -30,7 +31,7 @@ class Headroom:
         self._given = None if memory is None else parse_memory(memory)
 
     def bytes(self, device: torch.device) -> int:
-        """The given bound; else the peak of this process on the device less what it holds now."""
+        """The given bound; else most of what this process has held on the device at its peak and holds no more."""
         if self._given is not None:
             return self._given
         if device.type == "cuda":
@@ -38,7 +39,7 @@ class Headroom:
         else:
             give_back()  # what was freed is otherwise still counted as held
             free = _peak() - _held()
-        return max(LEAST, free)
+        return max(LEAST, int(PART * free))
 
 
 def _peak() -> int:

@@ -148,7 +148,7 @@ class TangentModel:
 
     @property
     def device(self) -> torch.device:
-        return next(iter(self._own_parameters().values())).device
+        return self._own_parameter(self.parameter_names[0]).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -255,8 +255,17 @@ class TangentModel:
 
     def _own_parameters(self) -> dict[str, nn.Parameter]:
         """The module's own selected parameters."""
-        named = dict(self.module.named_parameters())
-        return {name: named[name] for name in self.parameter_names}
+        return {name: self._own_parameter(name) for name in self.parameter_names}
+
+    def _own_parameter(self, name: str) -> nn.Parameter:
+        """One of them, without a walk over all modules: small kernels ask often."""
+        *path, last = name.split(".")
+        module: nn.Module | None = self.module
+        for part in path:
+            module = None if module is None else module._modules.get(part)
+        found = None if module is None else module._parameters.get(last)
+        # modules may call their parameters otherwise than where they hold them
+        return dict(self.module.named_parameters())[name] if found is None else found
 
     def _value(self, name: str, own: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """A parameter or buffer at the weights given, on the device and (unless asked) in the dtype of the own one."""

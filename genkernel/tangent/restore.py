@@ -103,6 +103,8 @@ def _content(container: Any) -> list[Any]:
 
 
 def _refill(container: Any, saved: list[Any]) -> None:
+    if not (saved or container):  # most are hooks that nobody has registered
+        return
     now = _content(container)
     if len(now) == len(saved) and all(_same(a, b) for a, b in zip(now, saved, strict=True)):
         return
