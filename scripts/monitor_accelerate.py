@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
                 optimizer.zero_grad()
             if accelerator.sync_gradients:  # the optimizer has made a step
                 step += 1
-                if alert := mon.step(step):
+                if alert := mon.step(step, loss, timesteps=t):
                     print(f"step {step}: {alert.message}")
     if accelerator.is_main_process:
         print(f"{len(mon.trace)} readings, {mon.overhead:.1%} of the time, in {args.out / 'log.jsonl'}")

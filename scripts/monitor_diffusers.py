@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
         loss.backward()
         optimizer.step()
         ema.step(unet.parameters())
-        if alert := mon.step(step):
+        if alert := mon.step(step, loss, timesteps=t):
             print(f"step {step}: {alert.message}")
     print(f"{len(mon.trace)} readings, {mon.overhead:.1%} of the time, in {args.out / 'log.jsonl'}")
 

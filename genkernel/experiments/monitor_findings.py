@@ -47,6 +47,8 @@ EXPECTED: dict[str, frozenset[str]] = {
     "label noise": frozenset({"label noise"}),
     "rare class": frozenset({"class left behind"}),
 }
+#: rules that count what the training says that it draws, and need no reading
+COUNTING = {"missing range": "noise levels not drawn", "starved class": "class rarely drawn"}
 MARGIN = 80.0  # timesteps beside a missing range that still count as in the right place
 BASELINE_RATE = 0.01  # of false alarms in a hundred readings, as for the monitor's own change points
 
@@ -64,6 +66,8 @@ class Finding:
             none, or the fault has no place.
         first: step of the first alert of any rule after the onset.
         by_loss: step of the first alert of the loss-based baseline after the onset.
+        counted: step of the first alert of a rule that counts draws; None where none does, or nothing was counted.
+        counted_placed: like ``placed``, of that alert.
         false: names of the rules that fired before the onset, or at all in a healthy training.
         false_by_loss: number of such alerts of the baseline.
         everything: all alerts.
@@ -81,6 +85,8 @@ class Finding:
     placed: float = math.nan
     first: int | None = None
     by_loss: int | None = None
+    counted: int | None = None
+    counted_placed: float = math.nan
     false: list[str] = field(default_factory=list)
     false_by_loss: int = 0
     everything: list[Alert] = field(default_factory=list)
@@ -104,6 +110,7 @@ def judge(log: str | Path) -> Finding:
         )  # fmt: skip
     after = [alert for alert in alerts if alert.step >= onset]
     right = [alert for alert in after if _names(alert, fault)]
+    counted = [alert for alert in after if alert.rule == COUNTING.get(fault)]
     loss_after = [alert for alert in baseline if alert.step >= onset]
     return Finding(
         kind=trace.header.kind,
@@ -118,6 +125,8 @@ def judge(log: str | Path) -> Finding:
         placed=_placed(right[0], recipe) if right else math.nan,
         first=after[0].step if after else None,
         by_loss=loss_after[0].step if loss_after else None,
+        counted=counted[0].step if counted else None,
+        counted_placed=_placed(counted[0], recipe) if counted else math.nan,
         false=[alert.rule for alert in alerts if alert.step < onset],
         false_by_loss=len(baseline) - len(loss_after),
         everything=alerts,
@@ -173,9 +182,9 @@ def _placed(alert: Alert, recipe: dict[str, Any]) -> float:
         prefix = recipe["group"]
         return float(np.mean([name.startswith(prefix) for name in alert.where]))
     if fault == "missing range":
-        times = [float(label.removeprefix("t = ")) for label in alert.where]
+        ends = [label.removeprefix("t = ").split(" to ") for label in alert.where]
         low, high = recipe["low"] - MARGIN, recipe["high"] + MARGIN
-        return float(np.mean([low <= t <= high for t in times]))
+        return float(np.mean([low <= float(t[0]) and float(t[-1]) <= high for t in ends]))
     if fault in ("starved class", "rare class"):
         right = recipe["starved" if fault == "starved class" else "rare"]
         return float(np.mean([label == f"class {right}" for label in alert.where]))

@@ -150,7 +150,7 @@ def train(run: DenoiserRun, images: Tensor, labels: Tensor, log: str | Path, *, 
                 for mean, now in zip(average.parameters(), net.parameters(), strict=True):
                     mean.lerp_(now, 1 - run.ema)
         course.append(float(loss.detach()))
-        monitor.step(step, loss=course[-1])
+        monitor.step(step, loss=course[-1], timesteps=t, classes=pool_labels[chosen])
     return finish(log, run, course)
 
 

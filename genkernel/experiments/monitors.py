@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from genkernel.experiments.monitor_findings import Finding, delays, judge, share
+from genkernel.experiments.monitor_findings import COUNTING, Finding, delays, judge, share
 from genkernel.experiments.outcome import Claim, Outcome, Table
 from genkernel.experiments.shrunk_images import require
 
@@ -109,6 +109,7 @@ def outcome(findings: list[Finding], settings: dict[str, Any]) -> Outcome:
             {
                 "kind": one.kind, "fault": one.fault, "recipe": one.recipe, "onset": one.onset, "found": one.found,
                 "rule": one.rule, "placed": one.placed, "first": one.first, "by_loss": one.by_loss,
+                "counted": one.counted, "counted_placed": one.counted_placed,
                 "false": one.false, "false_by_loss": one.false_by_loss, "readings": one.readings,
                 "alerts": [{"step": a.step, "rule": a.rule, "message": a.message} for a in one.everything],
             }
@@ -139,13 +140,22 @@ def _detections(faulty: dict[tuple[str, str], list[Finding]]) -> Table:
                 f"{len(by_loss)} of {len(ones)}",
                 _median(delays(ones, "by_loss")),
                 _median(both),
+                _counted(fault, ones),
             )
         )
     columns = (
         "model", "planted fault", "found", "95 %", "steps after onset", "found first by", "places that are right",
-        "found by losses", "steps after onset, losses", "lead over losses, steps",
+        "found by losses", "steps after onset, losses", "lead over losses, steps", "by counting draws",
     )  # fmt: skip
     return Table("Faults that were planted", columns, rows)
+
+
+def _counted(fault: str, ones: list[Finding]) -> str | None:
+    """How many of the trainings a rule that counts draws has found, and after how many steps."""
+    if fault not in COUNTING:
+        return None
+    after = delays(ones, "counted")
+    return f"{len(after)} of {len(ones)}" + (f" after {_median(after):.0f}" if after else "")
 
 
 def _alarms(findings: list[Finding], healthy: list[Finding]) -> Table:
@@ -211,6 +221,17 @@ def _claims(faulty: dict[tuple[str, str], list[Finding]], healthy: list[Finding]
             "yes" if only > missed else "no",
         ),
     ]
+    drawn = [one for ones in faulty.values() for one in ones if one.fault in COUNTING]
+    if drawn:
+        seen = sum(one.counted is not None for one in drawn)
+        claims.append(
+            Claim(
+                "levels and classes that are not drawn are found by counting what the training draws",
+                f"{seen} of {len(drawn)}, median {_median(delays(drawn, 'counted')):.0f} steps after the onset; "
+                f"{sum(one.found is not None for one in drawn)} by readings",
+                "yes" if seen == len(drawn) else "partly" if seen else "no",
+            )
+        )
     if lead:
         claims.append(
             Claim(

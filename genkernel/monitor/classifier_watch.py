@@ -112,6 +112,7 @@ class ClassifierWatch:
             "parameter": self._weights.axis,
         }
         self.arrays = {
+            "drawn/classes": ["class"],
             "loss/class": ["class"],
             "accuracy/class": ["class"],
             "kernel/class": ["class", "class"],

@@ -29,6 +29,7 @@ from genkernel.diffusion.resampling import as_grid, level_means
 from genkernel.errors import InputError, NonFiniteError
 from genkernel.monitor.average import Average
 from genkernel.monitor.classes import Labels, class_axis, class_indices, mean_by_class
+from genkernel.monitor.draws import time_axis
 from genkernel.monitor.drift import drifts
 from genkernel.monitor.headroom import Headroom
 from genkernel.monitor.input_jacobians import InputJacobians
@@ -101,8 +102,14 @@ class DenoiserWatch:
         self._classes = None if groups is None else class_indices(groups, len(images))
         labels = [f"t = {t:g}" for t in times]
         snr = [float(v) for v in denoiser.schedule.log_snr(torch.tensor(times, dtype=torch.float64))]
-        self.axes = {"level": Axis("level", labels, times, "timestep"), "parameter": self._weights.axis}
+        schedule = denoiser.schedule
+        self.axes = {
+            "level": Axis("level", labels, times, "timestep"),
+            "parameter": self._weights.axis,
+            "time": time_axis(*schedule.time_range, schedule.discrete),
+        }
         self.arrays = {
+            "drawn/timesteps": ["time"],
             "loss/level": ["level"],
             "gradient/norm": ["level"],
             "gradient/agreement": ["level"],
@@ -118,7 +125,7 @@ class DenoiserWatch:
             self.arrays["ema/loss_level"] = ["level"]
         if self._classes is not None:
             self.axes["class"] = class_axis(self._classes, names)
-            self.arrays |= {"loss/class": ["class"], "gradient/class_agreement": ["class"]}
+            self.arrays |= {name: ["class"] for name in ("drawn/classes", "loss/class", "gradient/class_agreement")}
             if denoiser.conditioning:
                 self.arrays["conditioning/gain"] = ["class"]
                 self._other_class = _of_another_class(self._classes)

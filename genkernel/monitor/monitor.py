@@ -13,6 +13,7 @@ from torch import nn
 
 from genkernel.errors import GenkernelError, InputError
 from genkernel.monitor.cadence import Cadence
+from genkernel.monitor.draws import Draws
 from genkernel.monitor.losses import Losses, RunningLosses
 from genkernel.monitor.rules import Judge, Rule, default_rules
 from genkernel.monitor.sinks import Sink, as_sinks
@@ -99,6 +100,7 @@ class Monitor:
         about = {"versions": versions(), "machine": machine(), "setup_seconds": time.perf_counter() - started}
         self.trace = Trace(Header(self.watch.kind, self.watch.axes, self.watch.arrays, json_ready(settings), about))
         self._losses = RunningLosses()
+        self._draws = Draws({name: self.watch.axes[axes[0]] for name, axes in self._drawn()})
         self._calls = 0
         self._said: set[str] = set()
         if rank() == 0:
@@ -122,7 +124,9 @@ class Monitor:
 
     # ------------------------------------------------------------------------ in the loop
 
-    def step(self, step: int | None = None, loss: Losses | None = None) -> Alert | None:
+    def step(
+        self, step: int | None = None, loss: Losses | None = None, *, timesteps: Any = None, classes: Any = None
+    ) -> Alert | None:
         """Call this after every step of the training.
 
         Args:
@@ -130,23 +134,28 @@ class Monitor:
                 that the training went back to a checkpoint: readings from there on are forgotten.
             loss: of this step, a number or several by name, such as ``{"generator": …, "discriminator": …}``. Their
                 means between readings are recorded and judged; tensors are not waited for.
+            timesteps: that this step has drawn, of a denoiser ``[b]``, as its scheduler counts them. How often which
+                are drawn is recorded and judged; tensors are not waited for.
+            classes: of the samples that this step has drawn ``[b]``, where the monitor knows those of its probes.
 
         Returns:
             Alert: the gravest that this reading raised; None between readings, and where nothing was found. All are
             in :attr:`alerts`. With ``torch.distributed`` only rank 0 reads, and all others get None.
 
         Raises:
-            InputError: the step is no whole number, or the loss none.
+            InputError: the step is no whole number, the loss none, or what was drawn is not what the monitor counts.
         """
         self._calls += 1
         number = self._calls if step is None else _whole(step)
-        if loss is not None and rank() == 0:
-            self.report(loss)
+        if rank() == 0:
+            self.report(loss, timesteps=timesteps, classes=classes)
         return self._read(number) if rank() == 0 and self.due(number) else None
 
-    def report(self, loss: Losses) -> None:
-        """Losses of a training step, for the mean until the next reading; what ``step(loss=…)`` does with them."""
-        self._losses.add(loss)
+    def report(self, loss: Losses | None = None, *, timesteps: Any = None, classes: Any = None) -> None:
+        """What :meth:`step` does with the losses and the draws of a training step, for the next reading."""
+        if loss is not None:
+            self._losses.add(loss)
+        self._draws.add(timesteps=timesteps, classes=classes)
 
     def due(self, step: int) -> bool:
         """Whether :meth:`step` would take a reading at this step; where the training went back, that is taken note of.
@@ -189,6 +198,7 @@ class Monitor:
                     scalars[key] = float(value)
 
         take("training losses", self._losses.read)
+        take("draws", self._draws.read)
         with untouched(self.watch.modules):
             for name, part in self.watch.parts().items():
                 take(name, part)
@@ -204,6 +214,13 @@ class Monitor:
         self._tell(reading, alerts)
         self.cadence.took(step, time.perf_counter() - started)
         return min(alerts, key=lambda alert: alert.severity != "failure", default=None)
+
+    def _drawn(self) -> list[tuple[str, list[str]]]:
+        """What can be counted, by the name of its argument, and its axis."""
+        prefix = "drawn/"
+        return [
+            (name.removeprefix(prefix), axes) for name, axes in self.watch.arrays.items() if name.startswith(prefix)
+        ]
 
     def _judged(self) -> list[Alert]:
         try:
@@ -235,6 +252,7 @@ class Monitor:
         self.trace.rewind(step)
         self._judge.forget()
         self._losses.forget()
+        self._draws.forget()
         self.cadence.rewind(step)
         forget = getattr(self.watch, "forget", None)
         if callable(forget):

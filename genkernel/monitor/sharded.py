@@ -91,14 +91,16 @@ class ShardedMonitor:
         """All that were raised, oldest first; none on other ranks than 0."""
         return [] if self.monitor is None else self.monitor.alerts
 
-    def step(self, step: int | None = None, loss: Losses | None = None) -> Alert | None:
+    def step(
+        self, step: int | None = None, loss: Losses | None = None, *, timesteps: Any = None, classes: Any = None
+    ) -> Alert | None:
         """Call this on every rank after every step of the training, with the same step.
 
         The ranks exchange one flag every ``every`` steps, and gather the weights where a reading is due.
 
         Args:
             step: its number; by default the calls are counted, from 1 on.
-            loss: as :meth:`Monitor.step` takes it; that of rank 0 counts.
+            loss, timesteps, classes: as :meth:`Monitor.step` takes them; those of rank 0 count.
 
         Returns:
             Alert: the gravest that this reading raised, on rank 0; None otherwise.
@@ -108,8 +110,8 @@ class ShardedMonitor:
         """
         self._calls += 1
         number = self._calls if step is None else int(step)
-        if loss is not None and self.monitor is not None:
-            self.monitor.report(loss)
+        if self.monitor is not None:
+            self.monitor.report(loss, timesteps=timesteps, classes=classes)
         if self._asked is not None and self._asked <= number < self._asked + self._every:
             return None
         self._asked = number

@@ -153,6 +153,12 @@ class Trace:
         """Of the scalars, in the order of their first appearance."""
         return list(dict.fromkeys(name for reading in self.readings for name in reading.scalars))
 
+    @property
+    def array_names(self) -> list[str]:
+        """Of the arrays that any reading holds, in the header's order."""
+        found = {name for reading in self.readings for name in reading.arrays}
+        return [name for name in self.header.arrays if name in found]
+
     def scalar(self, name: str) -> Array:
         """One scalar over the readings ``[k]``; NaN where it is missing."""
         return np.array([reading.scalars.get(name, math.nan) for reading in self.readings], dtype=np.float64)

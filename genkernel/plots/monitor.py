@@ -21,7 +21,8 @@ HEADINGS = {
     "loss": "Loss", "gradient": "Gradients of the loss", "kernel": "Tangent kernel", "rank": "Tangent rank",
     "time": "Told time", "conditioning": "Conditioning", "samples": "Samples", "discriminator": "Discriminator",
     "transport": "Transport", "jacobian": "Jacobian of the generator", "ema": "Average of the weights",
-    "weights": "Weights", "health": "Health of the run and of the monitor", "other": "Other numbers",
+    "weights": "Weights", "drawn": "What the training draws", "health": "Health of the run and of the monitor",
+    "other": "Other numbers",
 }  # fmt: skip
 TABLED = ("weights/nonfinite",)  # counts that a table has
 

@@ -30,7 +30,7 @@ TOPICS = {
 }  # fmt: skip
 ORDER = (
     "loss", "gradient", "kernel", "rank", "time", "conditioning", "samples", "discriminator", "transport", "jacobian",
-    "ema", "weights",
+    "ema", "weights", "drawn",
 )  # fmt: skip
 
 # what rules that are no change point of a series look at
@@ -40,6 +40,8 @@ SERIES_OF_RULES = {
     "told time": ("time/gain", "time/ratio"),
     "parameters move too fast": ("weights/moved",),
     "noise level falls behind": ("loss/level",),
+    "noise levels not drawn": ("drawn/timesteps",),
+    "class rarely drawn": ("drawn/classes",),
     "class not learned": ("conditioning/gain",),
     "class left behind": ("loss/class",),
     "label noise": ("accuracy/holdout", "kernel/suspicion"),
@@ -56,7 +58,7 @@ def topic(name: str) -> str:
 
 def topics(trace: Trace) -> list[str]:
     """Those of a trace: known ones in reading order, then others as they come, and the monitor's own health last."""
-    found = dict.fromkeys(topic(name) for name in [*trace.names, *trace.header.arrays])
+    found = dict.fromkeys(topic(name) for name in [*trace.names, *trace.array_names])
     known = [name for name in ORDER if name in found]
     rest = [name for name in found if name not in known and name != "health"]
     return [*known, *rest, *(["health"] if "health" in found else [])]
@@ -268,7 +270,7 @@ def relation(alert: Alert, name: str, trace: Trace) -> Literal["about", "perhaps
     except InputError:  # a watch of the user's own
         rules = []
     known = SERIES_OF_RULES | {rule.name: (str(rule.of),) for rule in rules if hasattr(rule, "of")}
-    names = [*trace.names, *trace.header.arrays]
+    names = [*trace.names, *trace.array_names]
     of = [other for other in known.get(alert.rule, ()) if other in names]
     of = of or sorted((other for other in names if alert.rule.startswith(other)), key=len)[-1:]
     if of:
@@ -310,10 +312,10 @@ def mark_places(axes: Axes, name: str, axis: Axis, shown: Course, trace: Trace) 
         if alert.axis != axis.name or relation(alert, name, trace) == "no":
             continue
         start, end = max(alert.since - half, shown.edges[0]), min(alert.step + half, shown.edges[-1])
-        for place in (axis.labels.index(label) for label in alert.where if label in axis.labels):
+        named = sorted(axis.labels.index(label) for label in alert.where if label in axis.labels)
+        for run in np.split(named, np.flatnonzero(np.diff(named) > 1) + 1) if named else []:  # neighbours share one
+            corner, height = (start, run[0] - 0.5), len(run)
             for color, width in (("white", 2.4), (color_of(alert), 1.2)):
                 axes.add_patch(
-                    Rectangle(
-                        (start, place - 0.5), end - start, 1, fill=False, edgecolor=color, linewidth=width, zorder=4
-                    )
+                    Rectangle(corner, end - start, height, fill=False, edgecolor=color, linewidth=width, zorder=4)
                 )

@@ -73,7 +73,7 @@ def monitor_page(trace: Trace, provenance: Mapping[str, Any], drawn: Mapping[str
             if table.rows
         ],
         limits=LIMITS,
-        terms=[(one, MEANINGS[one]) for one in [*trace.names, *trace.header.arrays] if one in MEANINGS],
+        terms=[(one, MEANINGS[one]) for one in [*trace.names, *trace.array_names] if one in MEANINGS],
         facts=[*_recorded(trace), *provenance_facts(provenance)],
         citation=citation(),
         finished=finished_at(provenance),
@@ -223,7 +223,7 @@ def problem_table(trace: Trace) -> Table:
 def missing_table(trace: Trace) -> Table:
     """Scalars and arrays that are missing or not finite in some readings."""
     rows = []
-    for name in [*trace.names, *trace.header.arrays]:
+    for name in [*trace.names, *trace.array_names]:
         missing = infinite = absent = 0
         steps: list[int] = []
         for reading in trace.readings:

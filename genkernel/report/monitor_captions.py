@@ -21,6 +21,7 @@ LEADS = {
     "jacobian": "Singular values of ∂G/∂z at fixed latents: medians over them.",
     "ema": "The running average of the weights beside the weights themselves.",
     "weights": "How far every parameter moves from reading to reading, at sampled entries.",
+    "drawn": "How often the training says that it draws which noise levels and classes, from reading to reading.",
     "health": "What could not be read, what is not finite, and what the monitor costs.",
 }
 
@@ -121,6 +122,8 @@ MEANINGS = {
     "loss/holdout": "the same on samples that are held out",
     "loss/level": "loss by noise level",
     "loss/class": "loss by class",
+    "drawn/timesteps": "how many of the timesteps that the training drew are in each part of the schedule",
+    "drawn/classes": "how many of the samples that the training drew are of each class",
     "accuracy/mean": "share of the probes whose largest logit is that of their label",
     "accuracy/holdout": "the same of samples that are held out",
     "gradient/norm": "length of the mean gradient",

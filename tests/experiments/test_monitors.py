@@ -11,9 +11,10 @@ import pytest
 import torch
 
 from genkernel.experiments import monitored_classifiers, monitored_denoisers, monitored_gans
-from genkernel.experiments.monitor_findings import EXPECTED, Finding, judge, loss_alerts, share
+from genkernel.experiments.monitor_findings import COUNTING, EXPECTED, Finding, judge, loss_alerts, share
 from genkernel.experiments.monitors import outcome, run
 from genkernel.monitor import Axis, Header, Reading, read_log, sinks
+from genkernel.monitor.draws import time_axis
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -61,7 +62,7 @@ def test_every_fault_that_is_planted_has_rules_that_are_expected_to_find_it() ->
     from genkernel.monitor import default_rules
 
     known = {rule.name for kind in ("denoiser", "gan", "classifier") for rule in default_rules(kind)}
-    assert set().union(*EXPECTED.values()) <= known
+    assert set().union(*EXPECTED.values(), COUNTING.values()) <= known and COUNTING.keys() <= planted
 
 
 def test_claims_follow_from_what_was_found() -> None:
@@ -73,10 +74,27 @@ def test_claims_follow_from_what_was_found() -> None:
 
     good = outcome([finding("fast generator", 10, 30, []), finding("none", None, None, [])], {"first_seed": 0})
     assert [claim.holds for claim in good.claims] == ["yes", "yes", "no", "yes"]
-    assert good.tables[0].rows[0][2] == "1 of 1" and good.tables[0].rows[0][-1] == 20
+    assert good.tables[0].rows[0][2] == "1 of 1" and good.tables[0].rows[0][-2:] == (20, None)
     bad = outcome([finding("fast generator", None, 30, []), finding("none", None, None, ["x"])], {"first_seed": 0})
     assert [claim.holds for claim in bad.claims] == ["no", "no", "no"]
     assert math.isnan(share(0, 0)[0]) and share(0, 8)[0] == 0 and 0.3 < share(0, 8)[1] < 0.35
+
+
+def test_what_is_found_by_counting_draws_is_kept_apart(tmp_path: Path) -> None:
+    axis = time_axis(0, 999, True)
+    log = tmp_path / "log.jsonl"
+    sink = sinks.jsonl(log)
+    sink.open(Header("denoiser", {"time": axis}, {"drawn/timesteps": ["time"]}))
+    for k in range(6):
+        counts = np.full(len(axis), 20.0)
+        counts[10:19] = 0 if k > 1 else 20
+        sink.reading(Reading(10 * k, 0.0, 0.0, {"loss/mean": 1.0}, {"drawn/timesteps": counts}))
+    recipe = {"fault": "missing range", "onset": 15, "steps": 50, "every": 10, "low": 300, "high": 600}
+    log.with_suffix(".losses.json").write_text(json.dumps({"run": recipe, "losses": [1.0] * 51}))
+    found = judge(log)
+    assert (found.found, found.counted, found.counted_placed, found.false) == (None, 40, 1.0, [])
+    row = outcome([found], {"first_seed": 0}).tables[0].rows[0]
+    assert row[2] == "0 of 1" and row[-1] == "1 of 1 after 25"
 
 
 def test_a_short_study_runs_through(tmp_path: Path) -> None:
@@ -100,3 +118,6 @@ def test_a_denoiser_is_trained_with_its_fault(tmp_path: Path) -> None:
     trace = read_log(monitored_denoisers.train(case, images, labels, tmp_path / "d.jsonl"))
     assert len(trace) == 3 and (trace.scalar("ema/follows")[1:] == 0).all()
     assert not [problem for reading in trace.readings for problem in reading.problems]
+    assert [
+        reading.arrays[f"drawn/{name}"].sum() for reading in trace.readings for name in ("timesteps", "classes")
+    ] == [2.0] * 6

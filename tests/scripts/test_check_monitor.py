@@ -21,4 +21,4 @@ def test_overheads_of_two_caps_and_equal_weights(tmp_path: Path) -> None:
     tight, loose = found["runs"]
     assert (tight["readings"], loose["readings"]) == (1, 2)  # the first is taken in any case, and not paid back
     assert tight["same_weights"] and loose["same_weights"] and not tight["problems"]
-    assert loose["overhead_measured"] > 0 and found["memory"]["ratio"] > 0.9
+    assert loose["overhead_measured"] > 0 and found["memory"]["more"] > -0.1

@@ -15,6 +15,7 @@ from genkernel.monitor.rules.lost_region import LostRegion
 from genkernel.monitor.rules.rule import Rule
 from genkernel.monitor.rules.told_time import TimeIgnored, ToldTime
 from genkernel.monitor.rules.training_loss import TrainingLoss
+from genkernel.monitor.rules.undrawn import RareClass, UndrawnLevels
 from genkernel.monitor.rules.unlearned_class import UnlearnedClass
 
 LEAST = 0.2  # of a logarithm: a smaller change of a loss is not worth a message
@@ -37,7 +38,9 @@ def _denoiser() -> list[Rule]:
     return [
         ToldTime(),
         TimeIgnored(),
+        UndrawnLevels(),
         LaggingLevel(),
+        RareClass(),
         UnlearnedClass(),
         ChangePoint(
             "loss rises",
@@ -112,6 +115,7 @@ _OF_GANS: list[tuple[str, str, Literal[-1, 1], Transform, str, str]] = [
 def _classifier() -> list[Rule]:
     rises = "step {{step}}: the loss on {0} rises, from {{before:.3g}} to {{now:.3g}} since step {{since}}. {1}"
     return [
+        RareClass(),
         ClassLeftBehind(),
         LabelNoise(),
         ChangePoint("loss rises", "loss/mean", 1, rises.format("the probes", ""), transform="log", floor=LEAST),
