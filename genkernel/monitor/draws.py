@@ -14,7 +14,7 @@ from torch import Tensor
 from genkernel.errors import InputError
 from genkernel.monitor.trace import Array, Axis
 
-BINS = 32  # of the timesteps
+BINS = 128  # of the timesteps
 
 
 class Draws:

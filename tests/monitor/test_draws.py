@@ -31,7 +31,7 @@ def test_every_time_of_a_schedule_counts_once(low: float, high: float, discrete:
 
 def test_counts_add_up_over_steps_and_what_is_beyond_the_axis_counts_for_none() -> None:
     draws = Draws({"timesteps": time_axis(0, 999, True), "classes": CLASSES})
-    draws.add(timesteps=torch.tensor([[0, 31], [32, 999]]), classes=[0, 2, 2, 5, -1])
+    draws.add(timesteps=torch.tensor([[0, 7], [8, 999]]), classes=[0, 2, 2, 5, -1])
     draws.add(timesteps=np.array([-40.0, 2000.0, math.nan, 999.0]), classes=None)
     found = draws.read()
     assert found["drawn/classes"].tolist() == [1, 0, 2]
@@ -63,15 +63,22 @@ def test_a_range_that_is_never_drawn_is_found_from_when_it_is_missing() -> None:
     batches = [uniform(640, k) for k in range(12)]
     batches[5:] = [t[(t < 300) | (t > 600)] for t in batches[5:]]
     [alert] = replay(drawn("timesteps", axis, batches), [UndrawnLevels()])
-    assert alert.since in (40, 50) and alert.step <= 80
-    assert "t = 313 to 593" in alert.message and alert.where == axis.labels[10:19]
+    assert alert.since in (40, 50) and alert.step <= 90
+    assert "t = 305 to 593" in alert.message and alert.where == axis.labels[39:76]
     assert not replay(drawn("timesteps", axis, [uniform(640, k) for k in range(100)]), [UndrawnLevels()])
+
+
+def test_a_gap_that_begins_and_ends_within_a_part_of_the_schedule_is_found() -> None:
+    t = uniform(8000)
+    batches = [t[(t < 99) | (t > 401)]] * 2
+    [alert] = replay(drawn("timesteps", time_axis(0, 999, True), batches), [UndrawnLevels()])
+    assert "t = 102 to 398" in alert.message
 
 
 def test_both_ends_of_the_schedule_can_be_missing() -> None:
     axis = time_axis(0, 999, True)
     [alert] = replay(drawn("timesteps", axis, [uniform(2000) // 2 + 200] * 2), [UndrawnLevels()])
-    assert "t = 0 to 187" in alert.message and "t = 719 to 999" in alert.message
+    assert "t = 0 to 195" in alert.message and "t = 704 to 999" in alert.message
 
 
 @pytest.mark.parametrize("seed", range(5))

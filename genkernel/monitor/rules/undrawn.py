@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from genkernel.monitor.rules.words import listed
 from genkernel.monitor.trace import Alert, Array, Trace
 
-EXPECTED = 32  # draws of a position, were all as frequent; a Poisson count of as many is 0 once in 10^13
-ABRUPT = 0.5  # of them, that the position beside a gap has; where draws thin out towards an end it has fewer
+PARTS = 32  # of the schedule: a gap is at least as long as one
+EXPECTED = 64  # draws of a part, were all as frequent; a Poisson count of as many is 0 once in 10^28
+ABRUPT = 0.5  # of them, that the part beside a gap has; where draws thin out towards an end it has fewer
 RARE = 0.05  # of the median class
 
 
@@ -22,11 +25,12 @@ class UndrawnLevels:
     name = "noise levels not drawn"
 
     def check(self, trace: Trace) -> list[Alert]:
-        found = _recent(trace, "drawn/timesteps", EXPECTED)
+        found = _recent(trace, "drawn/timesteps", EXPECTED * PARTS)
         if found is None:
             return []
         counts, since, total = found
-        gaps = [gap for gap in _runs(counts == 0) if _abrupt(counts, gap)]
+        part = math.ceil(len(counts) / PARTS)
+        gaps = [gap for gap in _runs(counts == 0) if gap.stop - gap.start >= part and _abrupt(counts, gap, part)]
         if not gaps:
             return []
         (axis,), step = trace.axes("drawn/timesteps"), trace.last.step
@@ -62,8 +66,9 @@ class RareClass:
 
     def check(self, trace: Trace) -> list[Alert]:
         # so many that a class which is four times as frequent as that is not taken for one
-        found = _recent(trace, "drawn/classes", 10 / self.share)
-        if found is None or len(found[0]) < 3:
+        count = len(trace.header.axes.get("class", ()))
+        found = _recent(trace, "drawn/classes", 10 / self.share * count)
+        if found is None or count < 3:
             return []
         counts, since, total = found
         usual = float(np.median(counts))
@@ -91,7 +96,7 @@ class RareClass:
         ]
 
 
-def _recent(trace: Trace, name: str, expected: float) -> tuple[Array, int, int] | None:
+def _recent(trace: Trace, name: str, enough: float) -> tuple[Array, int, int] | None:
     """Counts of the latest readings that hold enough draws, the step they begin after, and how many there are."""
     if name not in trace.header.arrays:
         return None
@@ -104,7 +109,7 @@ def _recent(trace: Trace, name: str, expected: float) -> tuple[Array, int, int] 
             return None
         counts = counts + mine
         since = trace.readings[k - 1].step if k else 0
-        if counts.sum() >= expected * len(axis):
+        if counts.sum() >= enough:
             return counts, since, int(counts.sum())
     return None
 
@@ -115,9 +120,10 @@ def _runs(flags: Array) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
-def _abrupt(counts: Array, gap: slice) -> bool:
-    beside = [counts[a] for a in (gap.start - 1, gap.stop) if 0 <= a < len(counts)]
-    return max(beside, default=0.0) >= ABRUPT * counts.sum() / len(counts)
+def _abrupt(counts: Array, gap: slice, part: int) -> bool:
+    """Whether a part of the schedule beside a gap is drawn often; what the gap may begin within is left out."""
+    beside = [counts[max(0, gap.start - 1 - part) : max(0, gap.start - 1)], counts[gap.stop + 1 : gap.stop + 1 + part]]
+    return max(float(mine.sum()) for mine in beside) >= ABRUPT * part * counts.mean()
 
 
 def _range(labels: list[str], gap: slice) -> str:
