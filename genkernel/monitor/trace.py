@@ -18,6 +18,7 @@ from genkernel.errors import InputError
 Array = NDArray[np.float64]
 
 SCHEMA_VERSION = 1
+CURVES = 32  # of one array, that services for scalars are given
 
 
 @dataclass(frozen=True)
@@ -195,16 +196,23 @@ class Trace:
 
 
 def flat_scalars(header: Header, reading: Reading) -> dict[str, float]:
-    """All numbers that services for scalars take: the scalars, and arrays along a single axis entry by entry.
+    """All numbers that services for scalars take: the scalars, and arrays along a single axis.
 
-    ``"loss/level"`` along the axis ``level`` becomes ``"loss/level/t=249"`` and so on.
+    ``"loss/level"`` along the axis ``level`` becomes ``"loss/level/t=249"`` and so on, entry by entry. Of an axis of
+    more than :data:`CURVES` positions, such as the parameters of a large network, there are
+    ``"weights/moved/smallest"``, ``"weights/moved/median"`` and ``"weights/moved/largest"``.
     """
     found = dict(reading.scalars)
     for name, values in reading.arrays.items():
         axes = header.arrays.get(name, [])
-        if len(axes) == 1:
-            labels: Iterable[str] = header.axes[axes[0]].labels
-            found.update(
-                {f"{name}/{label.replace(' ', '')}": float(v) for label, v in zip(labels, values, strict=True)}
-            )
+        if len(axes) != 1:
+            continue
+        labels: Iterable[str] = header.axes[axes[0]].labels
+        if len(values) <= CURVES:
+            found |= {f"{name}/{label.replace(' ', '')}": float(v) for label, v in zip(labels, values, strict=True)}
+            continue
+        known = values[~np.isnan(values)]
+        if len(known):
+            of = {"smallest": known.min(), "median": np.median(known), "largest": known.max()}
+            found |= {f"{name}/{which}": float(value) for which, value in of.items()}
     return found

@@ -6,11 +6,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import genkernel as gk
 from genkernel.errors import InputError
-from genkernel.monitor import read_log, sinks
+from genkernel.monitor import Axis, Header, Reading, read_log, sinks
 from genkernel.monitor.sinks import Sink, as_sinks
 from genkernel.monitor.trace import flat_scalars
 from tests.monitor.toy import Always, ToyWatch, alert, header, reading
@@ -66,6 +67,15 @@ def test_names_are_the_same_everywhere() -> None:
     wanted = {f"genkernel/{name}" for name in FINITE} | {"genkernel/step"}
     assert set(other.rows[0]) == wanted and set(run.rows[0]) == wanted
     assert set(flat_scalars(header(), reading(0))) == NAMES
+
+
+def test_arrays_along_many_positions_are_three_curves() -> None:
+    axes = {"parameter": Axis("parameter", [f"p{i}" for i in range(40)])}
+    made = Header("gan", axes, {"weights/moved": ["parameter"], "weights/size": ["parameter"]})
+    moved = np.arange(40.0)
+    moved[7] = np.nan
+    found = flat_scalars(made, Reading(0, 0.0, 0.0, {}, {"weights/moved": moved, "weights/size": np.full(40, np.nan)}))
+    assert found == {"weights/moved/smallest": 0.0, "weights/moved/median": 20.0, "weights/moved/largest": 39.0}
 
 
 def test_tensorboard(tmp_path: Path) -> None:
