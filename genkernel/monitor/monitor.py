@@ -254,9 +254,7 @@ class Monitor:
         self._losses.forget()
         self._draws.forget()
         self.cadence.rewind(step)
-        forget = getattr(self.watch, "forget", None)
-        if callable(forget):
-            forget()
+        self.watch.forget()
         for sink in self._sinks:
             try:
                 sink.rewind(step)

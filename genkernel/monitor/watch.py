@@ -44,3 +44,7 @@ class Watch(Protocol):
             before: the trace up to this reading.
         """
         ...
+
+    def forget(self) -> None:
+        """The training went back to a checkpoint: what is remembered of later weights does not count."""
+        ...

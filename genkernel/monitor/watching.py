@@ -13,6 +13,7 @@ from genkernel.errors import InputError
 from genkernel.monitor.unwrapped import unwrapped
 from genkernel.monitor.watch import Watch
 
+_WATCH = ("kind", "modules", "axes", "arrays", "settings", "parts", "derived", "forget")
 _DIFFUSION = ("scheduler", "schedule")
 
 
@@ -30,7 +31,11 @@ def watch_of(
     from genkernel.diffusion import Denoiser
     from genkernel.gan import Generator
 
-    if not isinstance(model, torch.nn.Module) and all(hasattr(model, name) for name in ("parts", "derived", "arrays")):
+    if not isinstance(model, torch.nn.Module) and hasattr(model, "parts"):
+        if lacking := [name for name in _WATCH if not hasattr(model, name)]:
+            raise InputError(
+                f"a watch of your own has {', '.join(_WATCH)}; {type(model).__name__} lacks {', '.join(lacking)}"
+            )
         if options or discriminator is not None:
             raise InputError("a watch of your own takes its options itself")
         given: Watch = model

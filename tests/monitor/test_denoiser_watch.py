@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -262,6 +263,9 @@ def test_bad_input_is_said(options: dict[str, Any], message: str) -> None:
 
 
 def test_what_to_watch_has_to_be_clear() -> None:
+    half = SimpleNamespace(kind="denoiser", parts=dict, derived=dict, arrays={}, axes={}, modules=[], settings={})
+    with pytest.raises(InputError, match="lacks forget"):
+        Monitor(half)
     with pytest.raises(InputError, match="not clear what to watch"):
         Monitor(net(), data=images())
     with pytest.raises(InputError, match="no discriminator"):

@@ -126,6 +126,9 @@ def test_a_reading_that_takes_long_is_waited_for() -> None:
         def derived(self, values: Any, before: Any) -> dict[str, float]:
             return {}
 
+        def forget(self) -> None:
+            pass
+
     def work(rank: int) -> Any:
         with process_group(rank, 2):
             net = DistributedDataParallel(network())

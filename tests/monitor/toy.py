@@ -46,6 +46,9 @@ class ToyWatch:
     def derived(self, values: Mapping[str, Any], before: Trace) -> Mapping[str, Any]:
         return {}
 
+    def forget(self) -> None:
+        pass
+
 
 class Always:
     """A rule that fires at every reading."""
