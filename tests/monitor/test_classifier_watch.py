@@ -234,7 +234,7 @@ def test_drift_whether_or_not_the_kernel_is_kept(n: int) -> None:
 def test_arrays_have_the_shapes_of_their_axes() -> None:
     watch = ClassifierWatch(network(), *samples())
     arrays = {name: value for name, value in read(watch).items() if isinstance(value, np.ndarray)}
-    assert arrays.keys() == watch.arrays.keys()
+    assert arrays.keys() == watch.arrays.keys() - {"drawn/classes"}  # which the training reports
     for name, value in arrays.items():
         assert value.shape == tuple(len(watch.axes[axis]) for axis in watch.arrays[name]), name
 
