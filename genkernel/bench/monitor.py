@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -28,9 +30,13 @@ class _Loop:
     networks: list[nn.Module]
     watch: Callable[..., Monitor]
     monitor: Monitor | None = None
-    seconds: float = 0.0
+    each: list[float] = field(default_factory=list)
     at: int = 0
     _began: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        return math.fsum(self.each)
 
     def clock(self) -> float:
         """Seconds of this training alone, while it is running too."""
@@ -41,7 +47,7 @@ class _Loop:
         self.step(self.at)
         if self.monitor is not None:
             self.monitor.step(self.at)
-        self.seconds += time.perf_counter() - self._began
+        self.each.append(time.perf_counter() - self._began)
         self._began = None
         self.at += 1
 
@@ -99,6 +105,7 @@ def measure_overhead(
                 "seconds": loop.seconds,
                 "overhead_measured": loop.seconds / bare.seconds - 1,
                 "overhead_reported": loop.monitor.overhead,
+                **_beside(loop, bare),
                 "problems": sum(len(r.problems) for r in readings),
                 "same_weights": _equal(bare.networks, loop.networks),
             }
@@ -114,6 +121,17 @@ def measure_overhead(
         "runs": rows,
         "memory": measure_memory(kind, images, batch=batch, seed=seed),
     }
+
+
+def _beside(loop: _Loop, bare: _Loop) -> dict[str, float]:
+    """Medians of a step's time over that of the same step without a monitor: without a reading, and right after one."""
+    assert loop.monitor is not None
+    ratio = np.array(loop.each) / np.array(bare.each)
+    read = loop.monitor.trace.steps
+    after = read[read + 1 < len(ratio)] + 1
+    without = np.delete(ratio, np.union1d(read, after))
+    found = {"step_without_reading": without, "step_after_reading": ratio[after]}
+    return {name: float(np.median(values)) if len(values) else math.nan for name, values in found.items()}
 
 
 def measure_memory(kind: str, images: Tensor, *, batch: int, seed: int = 0) -> dict[str, Any]:

@@ -70,7 +70,10 @@ class Attached:
         if latest is None or latest is before:
             return None
         for alert in self.raised(latest):
-            self._on_alert(alert)
+            try:
+                self._on_alert(alert)
+            except Exception:  # a message that cannot be sent is no reason to stop a training
+                log.warning("on_alert= failed; the alert was: %s", alert.message, exc_info=True)
         return latest
 
     def raised(self, reading: Reading) -> list[Alert]:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 from genkernel.errors import InputError
 
+PAUSE = 30.0  # usual steps, of a longer pause the rest does not count
+_GAPS = 16  # steps that say what is usual
 _REMEMBERED = 3  # readings whose longest is what the next is expected to take
 
 
@@ -17,7 +19,9 @@ class Cadence:
 
     A reading is due ``every`` steps. It waits while taking it would raise the share of time spent on readings,
     Σ seconds of readings / seconds of everything else since the first step, above ``max_overhead``. The first
-    reading is taken in any case, since nothing is known of its cost; the ones after it pay it back.
+    reading is taken in any case, since nothing is known of its cost; the ones after it pay it back. Of a pause that is
+    longer than :data:`PAUSE` usual steps, such as a validation or a machine that slept, only so much counts as time of
+    the training: readings are not made up for in a burst.
 
     Args:
         every: steps between two readings, at least 1.
@@ -27,6 +31,7 @@ class Cadence:
     Attributes:
         spent: seconds of all readings.
         longest_wait: the largest number of steps between two readings so far.
+        readings: how many were taken.
 
     Raises:
         InputError: ``every`` is no whole number from 1 on, or the share is not positive.
@@ -45,7 +50,10 @@ class Cadence:
         self._last: int | None = None
         self._recent: deque[float] = deque(maxlen=_REMEMBERED)
         self._owed = 0.0
-        self._taken = 0
+        self.readings = 0
+        self._idle = 0.0
+        self._asked: float | None = None
+        self._gaps: deque[float] = deque(maxlen=_GAPS)
 
     @property
     def elapsed(self) -> float:
@@ -55,20 +63,38 @@ class Cadence:
     @property
     def overhead(self) -> float:
         """Seconds of readings per second of everything else since the first step; NaN before any time has passed."""
-        rest = self.elapsed - self.spent
+        rest = self._training
         return self.spent / rest if rest > 0 else math.nan
+
+    @property
+    def _training(self) -> float:
+        """Seconds of everything else, without long pauses."""
+        return self.elapsed - self.spent - self._idle
+
+    def now(self) -> float:
+        """The clock."""
+        return self._clock()
 
     def due(self, step: int) -> bool:
         """Whether this step is read. The first call starts the clock."""
-        if self._began is None:
-            self._began = self._clock()
-        if self._last is None:
-            return True
-        if step - self._last < self.every:
+        self._notice_pause()
+        if self._last is not None and step - self._last < self.every:
             return False
-        if self.max_overhead is None:
+        if self.max_overhead is None or not self.readings:
             return True
-        return self.spent + max(self._recent) <= self.max_overhead * (self.elapsed - self.spent)
+        return self.spent + max(self._recent) <= self.max_overhead * self._training
+
+    def _notice_pause(self) -> None:
+        now = self._clock()
+        if self._began is None:
+            self._began = now
+        if self._asked is not None:
+            gap = now - self._asked
+            if len(self._gaps) == _GAPS:
+                usual = sorted(self._gaps)[_GAPS // 2]
+                self._idle += max(0.0, gap - PAUSE * usual)
+            self._gaps.append(gap)
+        self._asked = now
 
     def charge(self, seconds: float) -> None:
         """Time that was spent on the reading to come before it began, such as on fetching the weights."""
@@ -80,13 +106,13 @@ class Cadence:
         if self._last is not None:
             self.longest_wait = max(self.longest_wait, step - self._last)
         self._last = step
+        self._asked = self._clock()  # a reading is no pause
         self.spent += seconds
-        self._taken += 1
-        if self._taken == 2:  # the first prepares what the others use, and says little about them
+        self.readings += 1
+        if self.readings == 2:  # the first prepares what the others use, and says little about them
             self._recent.clear()
         self._recent.append(seconds)
 
-    def rewind(self, step: int) -> None:
-        """The training went back to this step: it is read when ``every`` steps have passed since the last one kept."""
-        if self._last is not None:
-            self._last = min(self._last, step - 1)
+    def rewind(self, last: int | None) -> None:
+        """The training went back: it is read when ``every`` steps have passed since ``last``, the last one kept."""
+        self._last = last

@@ -40,7 +40,7 @@ from genkernel.tangent.passes import guarded
 
 TRACED_UP_TO = 4  # logits whose trace is taken exactly
 NEIGHBOURS = 5
-KEPT = 128  # samples up to which the whole kernel is part of a reading
+KEPT = 64  # samples up to which the whole kernel is part of a reading
 FEWEST = 4  # samples that an unbiased alignment needs
 TOGETHER = 256  # samples in a forward pass
 _ROUNDING = 1e-9  # of votes, which are sums of shares

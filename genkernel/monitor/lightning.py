@@ -23,10 +23,11 @@ _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
 
 
 class _Callback:
-    """Steps a monitor after every batch, on rank 0.
+    """Steps a monitor after every batch that the weights move in, on rank 0.
 
-    Steps are batches, counted here, because ``trainer.global_step`` counts the steps of all optimizers, two for a batch
-    of a GAN. The count is kept in checkpoints, and is the axis that Lightning's own loggers have.
+    Steps are counted here, because ``trainer.global_step`` counts the steps of all optimizers, two for a batch of a
+    GAN. Batches whose gradients are only accumulated (``accumulate_grad_batches=``) do not count. The count is kept in
+    checkpoints, and is the axis that Lightning's own loggers have.
 
     Args:
         monitor: a :class:`~genkernel.Monitor`, or a function that makes one from the LightningModule when ``fit``
@@ -74,6 +75,9 @@ class _Callback:
         self._attached.begin(pl_module, reads=trainer.is_global_zero)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        each = trainer.accumulate_grad_batches
+        if (batch_idx + 1) % each and not trainer.is_last_batch:
+            return
         self._batches += 1
         reading = self._attached.step(self._batches)
         if reading is not None and self._log:

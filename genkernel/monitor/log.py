@@ -20,6 +20,8 @@ from genkernel.runs.codec import unpack
 T = TypeVar("T")
 
 HEADER, READING, ALERT, REWIND = "header", "reading", "alert", "rewind"
+#: settings in which the parts of a run may differ: when it is read and judged, with which memory, on which device
+FREE = frozenset({"every", "max_overhead", "memory", "rules", "denoiser", "generator", "discriminator", "log_snr"})
 LONGEST = 2**26  # characters of a first line that is looked at: a checkpoint has no line ends
 
 
@@ -38,33 +40,44 @@ class LogWriter:
         self.path = Path(path)
         if not self.path.parent.is_dir():
             raise MissingError(f"the folder of the log {self.path} does not exist")
+        self._end: int | None = None  # of the file, as this writer has left it
         if self._begun() and not is_log(self.path):
+            if _is_cut_header(self.path):  # a run was killed while it wrote its first line
+                os.truncate(self.path, 0)
+                return
             raise InputError(f"{self.path} is there already and is no monitor's log: choose another name")
 
-    def check(self, header: Header) -> None:
-        """Whether a run with this header can continue what is there.
+    def check(self, header: Header) -> Trace | None:
+        """What is there already, which a run with this header continues; None for nothing.
 
         Raises:
             InputError: the log is of a run that watched something else, or cannot be read.
         """
-        if self._begun():
-            there = read_log(self.path).header
-            if not _same_run(there, header):
-                raise InputError(
-                    f"{self.path} is the log of another {there.kind}, or of one that was watched in another way: "
-                    f"choose another name"
-                )
+        if not self._begun():
+            return None
+        there = read_log(self.path)
+        if unlike := _differences(there.header, header):
+            raise InputError(
+                f"{self.path} is the log of another {there.header.kind}, or of one that was watched in another way "
+                f"({', '.join(unlike)}): choose another name"
+            )
+        return there
 
     def write(self, kind: str, content: Any) -> None:
         """One line: all of it, or nothing.
 
         Raises:
-            OutputError: the disk is full or the file cannot be written.
+            OutputError: the disk is full, the file cannot be written, or another monitor has written to it since.
         """
         line = json.dumps({"type": kind, kind: content}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         try:
             with self.path.open("ab+") as stream:
                 end = stream.seek(0, os.SEEK_END)
+                if self._end is not None and end != self._end:
+                    raise OutputError(
+                        f"another monitor writes to the log {self.path}: this one stops, so that readings of two runs "
+                        "are not mixed"
+                    )
                 if end:
                     stream.seek(-1, os.SEEK_END)
                     if stream.read(1) != b"\n":  # the line that a killed run was writing stays a line of its own
@@ -75,6 +88,7 @@ class LogWriter:
                 except OSError:
                     os.ftruncate(stream.fileno(), end)  # half a line would spoil the ones after it
                     raise
+                self._end = end + len(line)
         except OSError as error:
             raise OutputError(explain(error, self.path)) from error
 
@@ -112,8 +126,9 @@ def read_log(path: str | Path) -> Trace:
             raise InputError(f"{path}: line {number} is not of a monitor")
         if kind == HEADER:
             header = _header(entry[HEADER], path, number)
-            if trace is not None and not _same_run(header, trace.header):
-                raise InputError(f"{path} holds two runs that watched different things, from line {number} on")
+            if trace is not None and (unlike := _differences(trace.header, header)):
+                what = ", ".join(unlike)
+                raise InputError(f"{path} holds two runs that watched different things ({what}), from line {number} on")
             trace = Trace(header) if trace is None else trace
         elif trace is None:
             raise InputError(f"{path}: line {number} comes before the header")
@@ -131,9 +146,19 @@ def read_log(path: str | Path) -> Trace:
     return trace
 
 
-def _same_run(one: Header, other: Header) -> bool:
-    """Whether the readings of one can follow those of the other: the same kind of model and the same places."""
-    return one.kind == other.kind and one.axes == other.axes
+def _differences(one: Header, other: Header) -> list[str]:
+    """What keeps the readings of one from following those of the other: another kind of model, places, or probes."""
+    found = [name for name in ("kind", "axes") if getattr(one, name) != getattr(other, name)]
+    both = one.settings.keys() & other.settings.keys() - FREE
+    return found + sorted(name for name in both if one.settings[name] != other.settings[name])
+
+
+def _is_cut_header(path: Path) -> bool:
+    """Whether a file is the beginning of a header, and no more."""
+    start = b'{"type": "header"'
+    with path.open("rb") as stream:
+        line = stream.readline(LONGEST)
+    return not line.endswith(b"\n") and (line.startswith(start) or start.startswith(line))
 
 
 def _header(content: Any, path: Path, number: int) -> Header:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from genkernel.monitor.cadence import Cadence
 from genkernel.monitor.draws import Draws
 from genkernel.monitor.losses import Losses, RunningLosses
 from genkernel.monitor.rules import Judge, Rule, default_rules
+from genkernel.monitor.rules.rule import QUIET
 from genkernel.monitor.sinks import Sink, as_sinks
 from genkernel.monitor.trace import Alert, Array, Header, Problem, Reading, Trace
 from genkernel.monitor.untouched import untouched
@@ -57,7 +58,7 @@ class Monitor:
             :class:`~genkernel.monitor.classifier_watch.ClassifierWatch`) and of its wrapper.
 
     Attributes:
-        trace: all readings and alerts so far.
+        trace: all readings and alerts so far; those in the log that the run continues, too.
         latest: the newest reading, or None.
         watch: what is read.
         cadence: when it reads, and what that costs (``cadence.longest_wait``: steps without a reading).
@@ -92,7 +93,10 @@ class Monitor:
         started = time.perf_counter()
         self.watch: Watch = watch_of(model, discriminator, seed=seed, memory=memory, options=options)
         self._sinks: list[Sink] = as_sinks(sink) if rank() == 0 else []  # on other ranks nothing is read
-        self._judge = Judge(default_rules(self.watch.kind) if rules is None else rules)
+        self._judge = Judge(
+            default_rules(self.watch.kind) if rules is None else rules,
+            lambda rule, error: self._say_once(f"rule {rule.name!r}", error),
+        )
         settings = {
             "every": every, "max_overhead": max_overhead, "seed": seed, "memory": memory,
             "rules": [rule.name for rule in self._judge.rules], **self.watch.settings,
@@ -102,7 +106,7 @@ class Monitor:
         self._losses = RunningLosses()
         self._draws = Draws({name: self.watch.axes[axes[0]] for name, axes in self._drawn()})
         self._calls = 0
-        self._said: set[str] = set()
+        self._said: set[tuple[str, str]] = set()
         if rank() == 0:
             self._open()
 
@@ -130,7 +134,8 @@ class Monitor:
         """Call this after every step of the training.
 
         Args:
-            step: its number; by default the calls are counted, from 1 on. One that is smaller than an earlier one means
+            step: its number; by default the calls are counted, from 1 on, or from the last step in the log that the
+                run continues. One that is smaller than an earlier one means
                 that the training went back to a checkpoint: readings from there on are forgotten.
             loss: of this step, a number or several by name, such as ``{"generator": …, "discriminator": …}``. Their
                 means between readings are recorded and judged; tensors are not waited for.
@@ -162,7 +167,7 @@ class Monitor:
 
         For those who have to prepare something for a reading, on rank 0.
         """
-        if self.trace.readings and step < self.trace.last.step:
+        if self.trace.readings and (step < self.trace.last.step or (step == self.trace.last.step and self._fresh)):
             self._rewind(step)
         return self.cadence.due(step)
 
@@ -177,9 +182,14 @@ class Monitor:
 
     # ------------------------------------------------------------------------ internals
 
+    @property
+    def _fresh(self) -> bool:
+        """Whether this process has taken no reading: all there are come from an earlier one."""
+        return not self.cadence.readings
+
     def _read(self, step: int) -> Alert | None:
         _synchronize(self.watch.modules)
-        started = time.perf_counter()
+        started = self.cadence.now()
         scalars: dict[str, float] = {}
         arrays: dict[str, Array] = {}
         problems: list[Problem] = []
@@ -200,20 +210,31 @@ class Monitor:
         take("training losses", self._losses.read)
         take("draws", self._draws.read)
         with untouched(self.watch.modules):
-            for name, part in self.watch.parts().items():
+            for name, part in self._parts(take).items():
                 take(name, part)
             take("derived", lambda: self.watch.derived({**scalars, **arrays}, self.trace))
         scalars["health/problems"] = float(len(problems))
         scalars["monitor/overhead"] = self.cadence.overhead
         _synchronize(self.watch.modules)
-        seconds = time.perf_counter() - started
+        seconds = self.cadence.now() - started
         reading = Reading(step, self.cadence.elapsed, seconds, scalars, arrays, problems)
         self.trace.readings.append(reading)
-        alerts = self._judged()
+        alerts = self._judge.judge(self.trace)
         self.trace.alerts += alerts
         self._tell(reading, alerts)
-        self.cadence.took(step, time.perf_counter() - started)
+        self.cadence.took(step, self.cadence.now() - started)
         return min(alerts, key=lambda alert: alert.severity != "failure", default=None)
+
+    def _parts(self, take: Callable[[str, Callable[[], Any]], None]) -> Mapping[str, Callable[[], Any]]:
+        """Of the watch; where one of the user's own cannot say them, that is a problem of the reading."""
+        found: dict[str, Callable[[], Any]] = {}
+
+        def ask() -> dict[str, Any]:
+            found.update(self.watch.parts())
+            return {}
+
+        take("parts", ask)
+        return found
 
     def _drawn(self) -> list[tuple[str, list[str]]]:
         """What can be counted, by the name of its argument, and its axis."""
@@ -222,22 +243,25 @@ class Monitor:
             (name.removeprefix(prefix), axes) for name, axes in self.watch.arrays.items() if name.startswith(prefix)
         ]
 
-    def _judged(self) -> list[Alert]:
-        try:
-            return self._judge.judge(self.trace)
-        except Exception as error:  # a rule of the user's own may fail
-            self._say_once("rules", error)
-            return []
-
     def _open(self) -> None:
         """Sinks learn what is coming: one that holds another run is an error of the call, a full disk is not."""
         for sink in self._sinks:
             try:
-                sink.open(self.trace.header)
+                earlier = sink.open(self.trace.header)
             except InputError:
                 raise
             except Exception as error:
                 self._say_once(f"sink {type(sink).__name__.strip('_')}", error)
+                continue
+            if earlier is not None and not self.trace.readings:
+                self._continue(earlier)
+
+    def _continue(self, earlier: Trace) -> None:
+        """Of a run whose log is there already; from the first step on, what it has read later does not count."""
+        self.trace.readings, self.trace.alerts = earlier.readings, earlier.alerts
+        self._calls = earlier.readings[-1].step if earlier.readings else 0
+        for count in range(max(1, len(earlier) - QUIET), len(earlier) + 1):
+            self._judge.judge(self.trace.up_to(count))  # so that what was told is no news
 
     def _tell(self, reading: Reading, alerts: list[Alert]) -> None:
         for sink in self._sinks:
@@ -253,7 +277,7 @@ class Monitor:
         self._judge.forget()
         self._losses.forget()
         self._draws.forget()
-        self.cadence.rewind(step)
+        self.cadence.rewind(self.trace.last.step if self.trace.readings else None)
         self.watch.forget()
         for sink in self._sinks:
             try:
@@ -262,9 +286,10 @@ class Monitor:
                 self._say_once(f"sink {type(sink).__name__.strip('_')}", error)
 
     def _say_once(self, what: str, error: Exception) -> None:
-        words = f"the monitor could not do this part, and goes on without it: {what}: {type(error).__name__}: {error}"
-        if words not in self._said:
-            self._said.add(words)
+        kind = type(error).__name__
+        if (what, kind) not in self._said:
+            self._said.add((what, kind))
+            words = f"the monitor could not do this part, and goes on without it: {what}: {kind}: {error}"
             log.warning(words, exc_info=None if isinstance(error, GenkernelError) else error)
 
 

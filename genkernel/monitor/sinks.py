@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from genkernel.errors import InputError
 from genkernel.monitor.log import ALERT, HEADER, READING, REWIND, LogWriter
-from genkernel.monitor.trace import Alert, Header, Reading, flat_scalars
+from genkernel.monitor.trace import Alert, Header, Reading, Trace, flat_scalars
 from genkernel.runs.codec import pack
 
 PREFIX = "genkernel/"  # of the names in services that hold the user's own numbers as well
@@ -23,8 +23,11 @@ PREFIX = "genkernel/"  # of the names in services that hold the user's own numbe
 class Sink(Protocol):
     """Takes what a monitor finds, as it finds it."""
 
-    def open(self, header: Header) -> None:
+    def open(self, header: Header) -> Trace | None:
         """Called once, when the monitor is made.
+
+        Returns:
+            Trace: what an earlier part of this run has read; None where nothing is known of one.
 
         Raises:
             InputError: this sink holds something that cannot be continued with these readings.
@@ -126,10 +129,11 @@ class _Jsonl:
         self._writer = LogWriter(path)
         self._header: Header | None = None  # until it is written
 
-    def open(self, header: Header) -> None:
-        self._writer.check(header)
+    def open(self, header: Header) -> Trace | None:
+        earlier = self._writer.check(header)
         self._header = header
         self._write_header()
+        return earlier
 
     def reading(self, reading: Reading) -> None:
         self._write(READING, pack(reading))

@@ -99,8 +99,21 @@ def test_going_back() -> None:
     clock = Clock()
     cadence = Cadence(10, None, clock)
     simulate(cadence, clock, 35, lambda _: 0.0)
-    cadence.rewind(12)
-    assert [step for step in range(12, 25) if cadence.due(step)] == [21, 22, 23, 24]
+    cadence.rewind(10)
+    assert [step for step in range(12, 25) if cadence.due(step)] == [20, 21, 22, 23, 24]
+    cadence.rewind(None)
+    assert cadence.due(0)
+
+
+def test_a_long_pause_is_not_made_up_for_in_a_burst() -> None:
+    clock = Clock()
+    cadence = Cadence(1, 0.02, clock)
+    simulate(cadence, clock, 500, lambda _: 1.0, step_time=1.0)
+    before = cadence.readings
+    clock.now += 3600.0  # a validation, or a machine that slept
+    simulate(cadence, clock, 100, lambda _: 1.0, step_time=1.0)
+    assert 8 <= before <= 11 and cadence.readings - before <= 4
+    assert cadence.overhead <= 0.02
 
 
 def test_before_time_has_passed() -> None:

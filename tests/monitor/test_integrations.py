@@ -254,6 +254,28 @@ def test_lightning_counts_batches(lightning: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_lightning_counts_steps_of_the_weights_where_gradients_are_accumulated(lightning: Any) -> None:
+    class Denoiser(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = network()
+
+        def training_step(self, batch: Any, index: int) -> Any:
+            return self.net(batch[0], torch.full((len(batch[0]),), 5)).square().mean()
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=1e-2)
+
+        def train_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(tiny_images(5)))
+
+    watch = callback(lambda module: monitor(module.net, every=1))
+    trainer(lightning, callbacks=[watch], max_epochs=2, accumulate_grad_batches=2).fit(Denoiser())
+    assert watch.monitor.trace.steps.tolist() == [1, 2, 3, 4, 5, 6]  # 5 batches in an epoch: the last stands alone
+    assert (watch.monitor.trace.array("weights/moved")[1:] > 0).any(1).all()
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_lightning_resumes(lightning: Any, tmp_path: Path) -> None:
     def run(epochs: int, path: Path | None) -> list[int]:
         watch = callback(lambda module: monitor(module.generator, every=4, sink=tmp_path / "log.jsonl"))
@@ -263,7 +285,7 @@ def test_lightning_resumes(lightning: Any, tmp_path: Path) -> None:
         return watch.monitor.trace.steps.tolist()
 
     assert run(1, None) == [1, 5]
-    assert run(3, tmp_path / "last.ckpt") == [7, 11, 15]
+    assert run(3, tmp_path / "last.ckpt") == [1, 5, 7, 11, 15]  # what is in the log belongs to the run
     assert gk.monitor.read_log(tmp_path / "log.jsonl").steps.tolist() == [1, 5, 7, 11, 15]
 
 
@@ -288,6 +310,7 @@ def test_lightning_on_other_ranks_builds_nothing(lightning: Any) -> None:
     class Elsewhere:
         is_global_zero = False
         loggers: tuple[Any, ...] = ()
+        accumulate_grad_batches = 1
 
     watch = callback(lambda module: pytest.fail("not on this rank"))
     watch.on_fit_start(Elsewhere(), gan_module(lightning))

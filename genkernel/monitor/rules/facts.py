@@ -1,4 +1,4 @@
-"""Findings that chance cannot make: numbers that are not finite, an average that stands still."""
+"""Findings that are no matter of chance: numbers that are not finite, an average that stands still."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 
 from genkernel.monitor.rules.words import listed
 from genkernel.monitor.trace import Alert, Trace
+
+LONGER = 3  # times the longest earlier pause
 
 
 class NonFinite:
@@ -53,6 +55,9 @@ class NonFinite:
 class StillAverage:
     """The average of the weights stands still while the weights move.
 
+    One that has moved before has to stand still for longer than it ever did in between, by :data:`LONGER` times: an
+    average may be updated once per epoch. One that begins late, such as stochastic weight averaging, is reported.
+
     Args:
         readings: in a row, in which it has not moved.
     """
@@ -65,7 +70,8 @@ class StillAverage:
     def check(self, trace: Trace) -> list[Alert]:
         follows = trace.scalar("ema/follows")
         still = _run_at_the_end(follows == 0)
-        if still < self.readings:
+        pause = _longest_run(follows[: len(follows) - still] == 0) if (follows > 0).any() else 0
+        if still < self.readings or still < LONGER * pause:
             return []
         steps = trace.steps
         first = len(steps) - 1 - still  # the reading at which it was last seen to be where it is
@@ -73,20 +79,30 @@ class StillAverage:
         distance = float(trace.scalar("ema/distance")[-1])
         ema, raw = float(trace.scalar("ema/loss")[-1]), float(trace.scalar("loss/mean")[-1])
         compared = f" Its loss is {ema:.3g}, that of the weights {raw:.3g}." if math.isfinite(ema + raw) else ""
-        words = "the update of the average is not called, or is given another model"
+        begun = bool((follows > 0).any())
+        words = (
+            "is its update still called?"
+            if begun
+            else "is its update called, and given this model? An average that begins later is all right"
+        )
         return [
             Alert(
                 rule=self.name,
                 message=(
                     f"step {step}: the average of the weights (EMA) has not moved at all since step {since}, while the "
-                    f"weights did: {words}.{compared}"
+                    f"weights did: {words}{'' if begun else '.'}{compared}"
                 ),
                 step=step,
                 since=since,
                 evidence={"readings": float(still), "distance": distance, "loss": ema, "loss of the weights": raw},
-                severity="failure",
             )
         ]
+
+
+def _longest_run(holds: np.ndarray) -> int:
+    """How many entries in a row hold, at most."""
+    edges = np.flatnonzero(np.diff(np.r_[0, np.asarray(holds, dtype=np.int8), 0]))
+    return int((edges[1::2] - edges[::2]).max(initial=0))
 
 
 def _run_at_the_end(holds: np.ndarray) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from genkernel.monitor.rules.words import grouped, listed
 from genkernel.monitor.trace import Alert, Trace
 
 HISTORY = 4  # readings with a pace, before the first that is judged
+LONGEST = 200  # readings that are looked back at
 NOISE = 6.0  # robust standard deviations of a parameter's own pace that are no change
 FEWEST = 2  # parameters that have to: a bias without influence wanders by itself under Adam
 
@@ -33,15 +35,19 @@ class FastParameters:
     def check(self, trace: Trace) -> list[Alert]:
         if len(trace) < 1 + HISTORY + self.readings or "weights/moved" not in trace.header.arrays:
             return []
+        trace = replace(trace, readings=trace.readings[-LONGEST:])
         moved = trace.array("weights/moved")[1:]  # nothing to compare the first with
         with np.errstate(divide="ignore", invalid="ignore"):
             pace = np.log(np.where(moved > 0, moved, np.nan))
-        usual_pace = np.nanmedian(pace, axis=1, keepdims=True) if np.isfinite(pace).any() else np.zeros((len(pace), 1))
-        relative = pace - usual_pace
-        before, now = relative[: -self.readings], relative[-self.readings :]
-        known = (np.isfinite(before).sum(0) >= HISTORY) & np.isfinite(now).all(0)
+        known = (np.isfinite(pace[: -self.readings]).sum(0) >= HISTORY) & np.isfinite(pace[-self.readings :]).all(0)
         if not known.any():
             return []
+        # of those with a past alone: parameters that have been frozen would change the median when they begin to move
+        usual_pace = np.full((len(pace), 1), np.nan)
+        some = np.isfinite(pace[:, known]).any(1)
+        usual_pace[some, 0] = np.nanmedian(pace[some][:, known], axis=1)
+        relative = pace - usual_pace
+        before, now = relative[: -self.readings], relative[-self.readings :]
         usual = np.zeros(relative.shape[1])
         noise = np.zeros(relative.shape[1])
         usual[known] = np.nanmedian(before[:, known], axis=0)

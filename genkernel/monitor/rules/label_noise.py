@@ -11,7 +11,7 @@ from genkernel.monitor.trace import Alert, Trace
 
 READINGS = 6  # whose mean is looked at
 BETTER = 0.1  # accuracy on held-out samples above that on training samples
-ERRORS = 1.64  # standard errors of the difference that it has to be, too
+ERRORS = 2.5  # standard errors of the difference that it has to be, too: more than for one look, as a run has many
 SUSPECTS = 5  # samples that a message names
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from genkernel.monitor.rules.words import listed
 from genkernel.monitor.trace import Alert, Trace
 
 HISTORY = 4  # readings in which a region was reached, before it can be lost
+LONGEST = 200  # readings that are looked back at
 READINGS = 3  # in a row
 LEFT = 0.25  # of its usual share of samples, at which a region is lost
 REACHED = 0.5  # of an equal share: regions that never had as much are not judged
@@ -29,6 +32,7 @@ class LostRegion:
     def check(self, trace: Trace) -> list[Alert]:
         if len(trace) < HISTORY + self.readings or "samples/occupancy" not in trace.header.arrays:
             return []
+        trace = replace(trace, readings=trace.readings[-LONGEST:])
         shares = trace.array("samples/occupancy")
         before, recent = shares[: -self.readings], shares[-self.readings :]
         usual = np.nanmedian(before, axis=0) if np.isfinite(before).any() else np.full(shares.shape[1], np.nan)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol, runtime_checkable
 
 from genkernel.errors import InputError
@@ -31,15 +31,19 @@ class Rule(Protocol):
 class Judge:
     """Asks rules after every reading, and passes on what is new.
 
-    A finding is not repeated while its rule keeps finding it at one of the same places, or everywhere (findings
-    without places), up to :data:`QUIET` readings apart.
+    A finding is not repeated while its rule keeps finding it at the same places, or everywhere (findings without
+    places), up to :data:`QUIET` readings apart; at a new place it is news.
+
+    Args:
+        failed: is told of a rule that raises; the others are asked all the same. None lets the exception pass.
 
     Raises:
         InputError: something else than rules, or two of one name.
     """
 
-    def __init__(self, rules: Iterable[Rule]):
+    def __init__(self, rules: Iterable[Rule], failed: Callable[[Rule, Exception], None] | None = None):
         self.rules = list(rules)
+        self._failed = failed
         for rule in self.rules:
             if not isinstance(rule, Rule):
                 raise InputError(f"a rule has a name and a check(trace), which {type(rule).__name__} has not")
@@ -53,13 +57,23 @@ class Judge:
         reading = len(trace)
         news = []
         for rule in self.rules:
-            for alert in rule.check(trace):
+            for alert in self._asked(rule, trace):
                 places = alert.where or [EVERYWHERE]
                 known = self._known.setdefault(rule.name, {})
-                if not any(reading - known.get(place, -QUIET - 1) <= QUIET for place in (*places, EVERYWHERE)):
+                told = {place for place in (*places, EVERYWHERE) if reading - known.get(place, -QUIET - 1) <= QUIET}
+                if EVERYWHERE not in told and not told.issuperset(places):
                     news.append(alert)
                 known.update(dict.fromkeys(places, reading))
         return news
+
+    def _asked(self, rule: Rule, trace: Trace) -> list[Alert]:
+        try:
+            return rule.check(trace)
+        except Exception as error:  # a rule of the user's own may fail
+            if self._failed is None:
+                raise
+            self._failed(rule, error)
+            return []
 
     def forget(self) -> None:
         """Everything is news again."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from genkernel.monitor.rules.change_point import ChangePoint, Transform
+from genkernel.monitor.rules.change_point import LEVELS, ChangePoint, Transform
 from genkernel.monitor.trace import Alert, Trace
 
 
@@ -23,7 +23,7 @@ class TrainingLoss:
         names = [name for name in trace.names if name.startswith("train/")]
         ways = (1, -1) if self.both else (1,)
         transform: Transform = "as it is" if self.both else "log"
-        share = max(self.rate / max(1, len(names) * len(ways)), 0.001)
+        share = max(self.rate / max(1, len(names) * len(ways)), min(LEVELS))
         found = []
         for name in names:
             for way in ways:
