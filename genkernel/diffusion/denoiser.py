@@ -29,6 +29,8 @@ OWN_KEYS = frozenset({"x", "t", "emb", "target", "weight"})
 Conditioning = Mapping[str, Any]
 Call = Callable[[nn.Module, dict[str, Any]], Any]
 
+_OVERSHOOT = 0.1  # of pixels beyond [0, 1], as resizing leaves them
+
 
 class Denoiser:
     """A diffusion or flow-matching network as a function of (x_t, t), or of (x_t, e).
@@ -150,19 +152,31 @@ class Denoiser:
         """Images ``[n, C, H, W]`` in [0, 1] to clean samples x₀ ``[n, *sample_shape]``.
 
         Raises:
-            InputError: their shape is not the one the model takes.
+            InputError: their shape is not the one the model takes, or they are clearly not in [0, 1] (data that is used
+                as it is, with ``data_range=(0, 1)`` and no encoder, may have any values).
         """
         if tuple(images.shape[1:]) != self.image_shape:
             want, have = ("×".join(map(str, s)) for s in (self.image_shape, images.shape[1:]))
             raise InputError(f"the images are {have}, the model takes {want}: give size and channels to load them with")
         if not torch.isfinite(images).all():
             raise NonFiniteError("the images hold NaN or infinite pixels")
+        self._check_range(images)
         images = images.to(self.device, torch.float32)
         if self.encode is not None:
             with torch.no_grad():
                 return self._checked(self.encode(images), "the encoded images").float()
         low, high = self.data_range
         return low + (high - low) * images
+
+    def _check_range(self, images: Tensor) -> None:
+        if not len(images) or (self.encode is None and tuple(self.data_range) == (0, 1)):
+            return
+        least, most = float(images.min()), float(images.max())
+        if least < -_OVERSHOOT or most > 1 + _OVERSHOOT:
+            raise InputError(
+                f"images have to be in [0, 1], and these go from {least:.3g} to {most:.3g}: divide bytes by 255, and "
+                "give them before they are normalised for the training (the model's own range is data_range=)"
+            )
 
     def noisy(self, x0: Tensor, t: Any, noise: Tensor) -> Tensor:
         """x_t = α(t) x₀ + σ(t) ε, ``[n, *sample_shape]``; ``t`` is ``[n]`` or one number."""

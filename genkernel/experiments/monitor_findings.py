@@ -67,7 +67,7 @@ class Finding:
         first: step of the first alert of any rule after the onset.
         by_loss: step of the first alert of the loss-based baseline after the onset.
         counted: step of the first alert of a rule that counts draws; None where none does, or nothing was counted.
-        counted_placed: like ``placed``, of that alert.
+        counted_placed, counted_message: like ``placed`` and ``message``, of that alert.
         false: names of the rules that fired before the onset, or at all in a healthy training.
         false_by_loss: number of such alerts of the baseline.
         everything: all alerts.
@@ -87,6 +87,7 @@ class Finding:
     by_loss: int | None = None
     counted: int | None = None
     counted_placed: float = math.nan
+    counted_message: str = ""
     false: list[str] = field(default_factory=list)
     false_by_loss: int = 0
     everything: list[Alert] = field(default_factory=list)
@@ -127,6 +128,7 @@ def judge(log: str | Path) -> Finding:
         by_loss=loss_after[0].step if loss_after else None,
         counted=counted[0].step if counted else None,
         counted_placed=_placed(counted[0], recipe) if counted else math.nan,
+        counted_message=counted[0].message if counted else "",
         false=[alert.rule for alert in alerts if alert.step < onset],
         false_by_loss=len(baseline) - len(loss_after),
         everything=alerts,

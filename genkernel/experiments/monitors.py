@@ -187,14 +187,15 @@ def _alarms(findings: list[Finding], healthy: list[Finding]) -> Table:
 def _messages(faulty: dict[tuple[str, str], list[Finding]]) -> Table:
     rows = []
     for (kind, fault), ones in faulty.items():
-        first = next((one for one in ones if one.found is not None), None)
-        rows.append((kind, fault, first.message if first is not None else None))
-    return Table("What users are told", ("model", "planted fault", "first message of the first training"), rows)
+        said = [message for one in ones for message in (one.message, one.counted_message) if message]
+        rows.append((kind, fault, said[0] if said else None))
+    return Table("What users are told", ("model", "planted fault", "first message about it"), rows)
 
 
 def _claims(faulty: dict[tuple[str, str], list[Finding]], healthy: list[Finding]) -> list[Claim]:
     every = [one for ones in faulty.values() for one in ones]
     hits = sum(one.found is not None for one in every)
+    either = sum(one.found is not None or one.counted is not None for one in every)
     kinds_found = sum(any(one.found is not None for one in ones) for ones in faulty.values())
     most = sum(2 * sum(one.found is not None for one in ones) > len(ones) for ones in faulty.values())
     alarms = sum(bool(one.false) for one in healthy)
@@ -206,8 +207,8 @@ def _claims(faulty: dict[tuple[str, str], list[Finding]], healthy: list[Finding]
     claims = [
         Claim(
             "planted faults are found",
-            f"{hits} of {len(every)} trainings; {kinds_found} of {len(faulty)} kinds of faults at least once, {most} "
-            "in most trainings",
+            f"{hits} of {len(every)} trainings by readings ({either} with what counting draws finds); {kinds_found} of "
+            f"{len(faulty)} kinds of faults at least once, {most} in most trainings",
             "yes" if most == len(faulty) else "partly" if hits else "no",
         ),
         Claim(

@@ -35,6 +35,7 @@ from genkernel.spectra.neighbours import TIED
 from genkernel.spectra.ranks import tangent_rank_gap
 from genkernel.tangent import Cotangents, Kernel, TangentModel, batches, exact_trace, kernel, probes, total
 from genkernel.tangent.coverage import Coverage
+from genkernel.tangent.fingerprint import fingerprint
 from genkernel.tangent.model import call_module
 from genkernel.tangent.passes import guarded
 
@@ -101,7 +102,7 @@ class ClassifierWatch:
         self._probes, self._seed = probes, seed
         self._headroom = Headroom(memory)
         self._coverage: dict[str, Coverage] = {}
-        self._weights = WeightProbe(dict(self.model.parameters))
+        self._weights = WeightProbe(lambda: self.model.parameters)
         self._ema = None if ema is None else Average(ema, self.model)
         self.modules += [] if self._ema is None else self._ema.modules
         self._outputs = self._check()
@@ -124,7 +125,8 @@ class ClassifierWatch:
         held = 0 if self._holdout is None else batches.size(self._holdout)
         self.settings: dict[str, Any] = {
             "class": type(module).__name__, "parameters": sum(p.numel() for p in self.model.parameters.values()),
-            "samples": n, "targets": self._labels.tolist(), "outputs": self._outputs, "holdout": held,
+            "data": fingerprint(self._data), "samples": n, "targets": self._labels.tolist(), "outputs": self._outputs,
+            "holdout": held,
             "probes": probes, "neighbours": min(NEIGHBOURS, n - 1), "batch_norm": batch_norm,
             "ema": self._ema is not None,
         }  # fmt: skip

@@ -38,6 +38,7 @@ from genkernel.monitor.watch import Values
 from genkernel.monitor.weights import WeightProbe
 from genkernel.tangent import kernel, probes
 from genkernel.tangent.coverage import Coverage
+from genkernel.tangent.fingerprint import fingerprint
 
 RATIOS = (0.01, 0.1, 0.25, 0.5, 0.8, 1.0, 1.25, 2.0, 4.0)  # told time over true time
 CLEAR = 0.02  # share of the loss that another told time has to save to be called better
@@ -49,7 +50,7 @@ class DenoiserWatch:
 
     Args:
         denoiser: the model with its schedule.
-        images: ``[n, C, H, W]`` in [0, 1], as :meth:`Denoiser.prepare` takes them.
+        images: ``[n, C, H, W]`` in [0, 1], as :meth:`Denoiser.prepare` takes them, not normalised for the training.
         levels: how many noise levels, or the timesteps themselves.
         images_per_level: of them, for gradients and the kernel, at least 3; losses use all images.
         probes: random cotangents of the kernel.
@@ -96,7 +97,7 @@ class DenoiserWatch:
         self._headroom = Headroom(memory)
         self._inputs = InputJacobians(lambda: self._headroom.bytes(denoiser.device))
         self._coverage: dict[str, Coverage] = {}
-        self._weights = WeightProbe(dict(denoiser.tangent.parameters))
+        self._weights = WeightProbe(lambda: denoiser.tangent.parameters)
         self._ema = None if ema is None else Average(ema, denoiser.tangent)
         self.modules += [] if self._ema is None else self._ema.modules
         self._classes = None if groups is None else class_indices(groups, len(images))
@@ -131,7 +132,8 @@ class DenoiserWatch:
                 self._other_class = _of_another_class(self._classes)
         self.settings: dict[str, Any] = {
             "denoiser": denoiser.describe(), "images": len(images), "images_per_level": images_per_level,
-            "probes": probes, "log_snr": snr, "ema": self._ema is not None,
+            "probes": probes, "data": fingerprint((images.cpu(), self._classes)), "log_snr": snr,
+            "ema": self._ema is not None,
         }  # fmt: skip
         self._mask = (
             window_mask(self.timesteps, default_window(times, denoiser.schedule.span)) if len(times) > 1 else None
@@ -238,7 +240,7 @@ class DenoiserWatch:
         told = (told.round() if schedule.discrete else told).clamp(first, last)
         count = len(RATIOS)
         batch = self.denoiser.batch(
-            few.x_t.repeat(count, 1, 1, 1), told, scale_t=few.t.repeat(count), rows=few.rows.repeat(count)
+            torch.cat([few.x_t] * count), told, scale_t=few.t.repeat(count), rows=few.rows.repeat(count)
         )
         out = self._outputs("told", self.denoiser, batch).double()
         target = self.denoiser.target(few.x0, few.noise, few.t).double()

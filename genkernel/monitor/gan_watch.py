@@ -53,6 +53,7 @@ from genkernel.monitor.weights import WeightProbe
 from genkernel.spectra.effective_number import entropy_number
 from genkernel.tangent import batches, exact_trace, kernel, probes
 from genkernel.tangent.coverage import Coverage
+from genkernel.tangent.fingerprint import fingerprint
 from genkernel.tangent.input_jacobian import InputJacobian
 from genkernel.tangent.restore import random_state_kept
 
@@ -130,7 +131,6 @@ class GanWatch:
         # a quarter for dense matrices as they come, as in latent_spectra
         self._inputs = InputJacobians(lambda: self._memory() // 4)
         self._field = UpdateField(generator.tangent, min(receivers, latents))
-        weights: dict[str, Tensor] = {f"G.{name}": p for name, p in generator.tangent.parameters.items()}
         if discriminator is not None:
             if discriminator.sample_shape != generator.output_shape:
                 raise InputError(
@@ -138,8 +138,7 @@ class GanWatch:
                     f"{discriminator.sample_shape}"
                 )
             self.modules.append(discriminator.module)
-            weights |= {f"D.{name}": p for name, p in discriminator.tangent.parameters.items()}
-        self._weights = WeightProbe(weights)
+        self._weights = WeightProbe(self._parameters)
         self._ema = None if ema is None else Average(ema, generator.tangent)
         self.modules += [] if self._ema is None else self._ema.modules
         self._classifier = classifier
@@ -168,6 +167,7 @@ class GanWatch:
             "loss": loss if isinstance(loss, str) else "a function of the logit",
             "regions": self._regions_are(real),
             "real": 0 if self._real is None else len(self._real.samples),
+            "data": None if self._real is None else fingerprint(self._real.samples.cpu()),
             "ema": self._ema is not None,
         }
 
@@ -320,6 +320,13 @@ class GanWatch:
         return found
 
     # ------------------------------------------------------------------------ inside
+
+    def _parameters(self) -> dict[str, Tensor]:
+        """Of both networks."""
+        found: dict[str, Tensor] = {f"G.{name}": p for name, p in self.generator.tangent.parameters.items()}
+        if self.discriminator is not None:
+            found |= {f"D.{name}": p for name, p in self.discriminator.tangent.parameters.items()}
+        return found
 
     def _partition(self, real: Any, clusters: int) -> tuple[list[str], Callable[[Tensor], Any] | None]:
         """Names of the regions, and which of them a sample is in where that is known already."""

@@ -7,6 +7,7 @@ The first line is the header, then come readings, alerts and, where a training w
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from genkernel.monitor.trace import SCHEMA_VERSION, Alert, Header, Reading, Trac
 from genkernel.runs.atomic import explain
 from genkernel.runs.codec import unpack
 
+log = logging.getLogger("genkernel")
 T = TypeVar("T")
 
 HEADER, READING, ALERT, REWIND = "header", "reading", "alert", "rewind"
@@ -41,7 +43,7 @@ class LogWriter:
         if not self.path.parent.is_dir():
             raise MissingError(f"the folder of the log {self.path} does not exist")
         self._end: int | None = None  # of the file, as this writer has left it
-        if self._begun() and not is_log(self.path):
+        if self.begun() and not is_log(self.path):
             if _is_cut_header(self.path):  # a run was killed while it wrote its first line
                 os.truncate(self.path, 0)
                 return
@@ -53,7 +55,7 @@ class LogWriter:
         Raises:
             InputError: the log is of a run that watched something else, or cannot be read.
         """
-        if not self._begun():
+        if not self.begun():
             return None
         there = read_log(self.path)
         if unlike := _differences(there.header, header):
@@ -73,7 +75,7 @@ class LogWriter:
         try:
             with self.path.open("ab+") as stream:
                 end = stream.seek(0, os.SEEK_END)
-                if self._end is not None and end != self._end:
+                if self._end is not None and end not in (0, self._end):
                     raise OutputError(
                         f"another monitor writes to the log {self.path}: this one stops, so that readings of two runs "
                         "are not mixed"
@@ -92,7 +94,8 @@ class LogWriter:
         except OSError as error:
             raise OutputError(explain(error, self.path)) from error
 
-    def _begun(self) -> bool:
+    def begun(self) -> bool:
+        """Whether there is anything in it."""
         return self.path.exists() and self.path.stat().st_size > 0
 
 
@@ -106,11 +109,12 @@ def is_log(path: str | Path) -> bool:
         return False
 
 
-def read_log(path: str | Path) -> Trace:
+def read_log(path: str | Path, *, strict: bool = True) -> Trace:
     """The trace in a log, up to the last line that is whole.
 
     Args:
         path: the file, or a folder with a single ``*.jsonl`` that is one.
+        strict: a damaged line in its midst is an error; otherwise it is left out with a warning.
 
     Raises:
         MissingError: there is no such file.
@@ -118,9 +122,10 @@ def read_log(path: str | Path) -> Trace:
     """
     path = log_file(path)
     if not is_log(path):
-        raise InputError(f"{path} is no monitor's log: its first line is not the header that monitors write")
+        why = "its first line is not the header that monitors write" if path.stat().st_size else "it is empty"
+        raise InputError(f"{path} is no monitor's log: {why}")
     trace: Trace | None = None
-    for number, entry in _entries(path):
+    for number, entry in _entries(path, strict):
         kind = entry.get("type")
         if kind not in entry:
             raise InputError(f"{path}: line {number} is not of a monitor")
@@ -177,7 +182,7 @@ def _unpacked(kind: type[T], content: Any, path: Path, number: int) -> T:
         raise InputError(f"{path}: line {number}: {error}") from error
 
 
-def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def _entries(path: Path, strict: bool) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of the lines; one that is cut off is skipped where a run can have ended."""
     try:
         lines = path.read_bytes().split(b"\n")
@@ -192,7 +197,10 @@ def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             follows = json_type(lines[number]) if number < len(lines) else HEADER
             if follows == HEADER or not line.strip():  # a run ended here
                 continue
-            raise InputError(f"{path}: line {number} is damaged") from error
+            if strict:
+                raise InputError(f"{path}: line {number} is damaged") from error
+            log.warning("%s: line %d is damaged, and left out", path, number)
+            continue
         if not isinstance(entry, dict):
             raise InputError(f"{path}: line {number} is not of a monitor")
         yield number, entry

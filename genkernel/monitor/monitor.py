@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -106,7 +107,7 @@ class Monitor:
         self._losses = RunningLosses()
         self._draws = Draws({name: self.watch.axes[axes[0]] for name, axes in self._drawn()})
         self._calls = 0
-        self._said: set[tuple[str, str]] = set()
+        self._said: set[tuple[str, ...]] = set()
         if rank() == 0:
             self._open()
 
@@ -273,7 +274,13 @@ class Monitor:
                 self._say_once(f"sink {type(sink).__name__.strip('_')}", error)
 
     def _rewind(self, step: int) -> None:
+        before, last = len(self.trace), self.trace.last.step
         self.trace.rewind(step)
+        self._say(
+            f"the training went back from step {last} to {step}: {before - len(self.trace)} readings from there on are "
+            "forgotten (step= is the number of steps since the training began, not within an epoch)",
+            "rewind",
+        )
         self._judge.forget()
         self._losses.forget()
         self._draws.forget()
@@ -287,14 +294,22 @@ class Monitor:
 
     def _say_once(self, what: str, error: Exception) -> None:
         kind = type(error).__name__
-        if (what, kind) not in self._said:
-            self._said.add((what, kind))
-            words = f"the monitor could not do this part, and goes on without it: {what}: {kind}: {error}"
-            log.warning(words, exc_info=None if isinstance(error, GenkernelError) else error)
+        words = f"the monitor could not do this part, and goes on without it: {what}: {kind}: {error}"
+        self._say(words, what, kind, exc_info=None if isinstance(error, GenkernelError) else error)
+
+    def _say(self, words: str, *about: str, exc_info: Exception | None = None) -> None:
+        """Once for what it is about."""
+        if about not in self._said:
+            self._said.add(about)
+            log.warning(words, exc_info=exc_info)
 
 
 def _whole(step: Any) -> int:
-    if isinstance(step, bool) or int(step) != step:
+    try:
+        number = float(step)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if isinstance(step, (bool, str)) or not number.is_integer():
         raise InputError(f"step= is the number of a training step, not {step!r}")
     return int(step)
 

@@ -127,11 +127,12 @@ class _Wandb(_Run):
 class _Jsonl:
     def __init__(self, path: str | Path):
         self._writer = LogWriter(path)
-        self._header: Header | None = None  # until it is written
+        self._header: Header | None = None
+        self._pending = False  # whether it has to be written
 
     def open(self, header: Header) -> Trace | None:
         earlier = self._writer.check(header)
-        self._header = header
+        self._header, self._pending = header, True
         self._write_header()
         return earlier
 
@@ -145,13 +146,15 @@ class _Jsonl:
         self._write(REWIND, step)
 
     def _write(self, kind: str, content: Any) -> None:
-        self._write_header()  # where the disk was full when the log was opened, and is no longer
+        if not self._writer.begun():  # the disk was full when it was opened, or somebody has removed it since
+            self._pending = True
+        self._write_header()
         self._writer.write(kind, content)
 
     def _write_header(self) -> None:
-        if self._header is not None:
+        if self._pending and self._header is not None:
             self._writer.write(HEADER, pack(self._header))
-            self._header = None
+            self._pending = False
 
 
 class _Function(_Scalars):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -21,17 +21,18 @@ class WeightProbe:
     Memory: at most 16 KiB per parameter.
 
     Args:
-        parameters: those that are trained, by name.
+        parameters: gives those that are trained, by name, as they are now.
     """
 
-    def __init__(self, parameters: Mapping[str, Tensor]):
-        self._parameters = dict(parameters)
+    def __init__(self, parameters: Callable[[], Mapping[str, Tensor]]):
+        self._parameters = parameters
+        self._names = list(parameters())
         self._before: dict[str, Tensor] | None = None
 
     @property
     def axis(self) -> Axis:
         """Of the arrays that :meth:`read` gives."""
-        return Axis("parameter", list(self._parameters))
+        return Axis("parameter", self._names)
 
     ARRAYS = ("weights/moved", "weights/size", "weights/nonfinite")
 
@@ -40,9 +41,10 @@ class WeightProbe:
 
         ``weights/moved`` and ``weights/size`` are in the units of the parameters; ``health/nonfinite`` counts over all.
         """
-        now = {name: sampled(parameter) for name, parameter in self._parameters.items()}
-        bad = [int((~torch.isfinite(p.detach())).sum()) for p in self._parameters.values()]
-        moved = [math.nan if self._before is None else _rms(now[name] - self._before[name]) for name in now]
+        parameters = self._parameters()
+        now = {name: sampled(parameters[name]) for name in self._names}
+        bad = [int((~torch.isfinite(parameters[name].detach())).sum()) for name in self._names]
+        moved = [math.nan if self._before is None else _change(now[name], self._before[name]) for name in now]
         self._before = now
         return {
             "weights/moved": np.array(moved),
@@ -63,6 +65,11 @@ def sampled(parameter: Tensor) -> Tensor:
         places = torch.linspace(0, flat.numel() - 1, SAMPLED, dtype=torch.float64).long()
         flat = flat[places.to(flat.device)]
     return flat.to("cpu", torch.float32, copy=True)
+
+
+def _change(now: Tensor, before: Tensor) -> float:
+    """NaN where a parameter has got another shape."""
+    return _rms(now - before) if now.shape == before.shape else math.nan
 
 
 def _rms(values: Tensor) -> float:

@@ -46,6 +46,7 @@ SERIES_OF_RULES = {
     "class left behind": ("loss/class",),
     "label noise": ("accuracy/holdout", "kernel/suspicion"),
     "region lost": ("samples/occupancy",),
+    "regions not reached": ("samples/effective_clusters",),
     "time ignored": ("time/cost",),
 }
 

@@ -148,7 +148,8 @@ def frame(follower: Follower, width: int = 80) -> RenderableType:
     for problem in trace.last.problems:
         parts.append(Text.assemble((f"? {problem.part} ", "bold"), f"{problem.error}: {_one_line(problem.message)}"))
     if follower.damaged:
-        parts.append(Text(f"{follower.damaged} damaged lines left out", style="dim"))
+        lines = "1 damaged line" if follower.damaged == 1 else f"{follower.damaged} damaged lines"
+        parts.append(Text(f"{lines} left out", style="dim"))
     return Group(*parts)
 
 

@@ -264,8 +264,14 @@ class TangentModel:
         for part in path:
             module = None if module is None else module._modules.get(part)
         found = None if module is None else module._parameters.get(last)
-        # modules may call their parameters otherwise than where they hold them
-        return dict(self.module.named_parameters())[name] if found is None else found
+        if found is None:  # modules may call their parameters otherwise than where they hold them
+            found = dict(self.module.named_parameters()).get(name)
+        if found is None:
+            raise InputError(
+                f"{type(self.module).__name__} has no parameter {name!r} any more: it was changed after it was "
+                "wrapped, so wrap it again"
+            )
+        return found
 
     def _value(self, name: str, own: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """A parameter or buffer at the weights given, on the device and (unless asked) in the dtype of the own one."""

@@ -146,7 +146,7 @@ def monitor_report(log: Monitor | Trace | str | Path, *, out: str | Path | None 
         file = log_file(log)
         with watch("reading"):
             digest = sha256(file)
-            trace = read_log(file)
+            trace = read_log(file, strict=False)
             source = {"description": file.name}
             if sha256(file) == digest:  # else it grew meanwhile
                 source["sha256"] = digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -260,6 +261,49 @@ def test_bad_input_is_said(options: dict[str, Any], message: str) -> None:
     given = {"data": images(), "images_per_level": 3, **options}
     with pytest.raises(InputError, match=message):
         Monitor(denoiser(net()), **given)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 12), (1, 2, 4, 4)])
+def test_samples_of_any_number_of_axes_are_read_in_all_parts(shape: tuple[int, ...]) -> None:
+    class Scales(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.time = nn.Parameter(torch.full(shape, 0.5)), nn.Linear(1, 1)
+
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return self.weight * x + self.time(t.float().reshape(-1, 1) / 1000).reshape(-1, *[1] * (x.dim() - 1))
+
+    data = torch.rand(4, *shape)
+    mon = Monitor(Denoiser(Scales(), NoiseSchedule.vp(), shape), data=data, levels=3, rules=[])
+    found = mon.read(0)
+    assert not found.problems and np.isfinite(found.arrays["time/gain"]).all()
+
+
+def test_parameters_that_are_replaced_are_followed_and_ones_that_are_gone_are_said() -> None:
+    module = net()
+    mon = Monitor(denoiser(module), data=images(), images_per_level=3, levels=LEVELS, max_overhead=None)
+    mon.read(0)
+    state = {name: value + 0.25 for name, value in module.state_dict().items()}
+    module.load_state_dict(state, assign=True)
+    moved = mon.read(1).arrays["weights/moved"]
+    assert np.allclose(moved, 0.25)
+    first = next(iter(dict(module.named_parameters())))
+    owner = module.get_submodule(first.rpartition(".")[0])
+    delattr(owner, first.rpartition(".")[2])
+    assert f"no parameter '{first}' any more" in mon.read(2).problems[0].message
+
+
+@pytest.mark.parametrize("data", [255 * images(), 2 * images() - 1])
+def test_images_in_another_range_are_refused(data: Tensor) -> None:
+    with pytest.raises(InputError, match=r"have to be in \[0, 1\], and these go from"):
+        Monitor(denoiser(net()), data=data, images_per_level=3, levels=LEVELS)
+
+
+@pytest.mark.parametrize("step", [math.nan, math.inf, "abc", "3", [1], None.__class__, 1.5, True])
+def test_a_step_is_a_whole_number(step: Any) -> None:
+    mon = Monitor(denoiser(net()), data=images(), images_per_level=3, levels=LEVELS)
+    with pytest.raises(InputError, match="step= is the number of a training step"):
+        mon.step(step)
 
 
 def test_what_to_watch_has_to_be_clear() -> None:

@@ -276,6 +276,17 @@ def test_lightning_counts_steps_of_the_weights_where_gradients_are_accumulated(l
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_message_that_cannot_be_sent_stops_no_training(lightning: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def send(alert: Any) -> None:
+        raise ConnectionError("no route")
+
+    watch = callback(lambda module: monitor(module.generator, rules=[Always()]), send)
+    trainer(lightning, callbacks=[watch]).fit(gan_module(lightning))
+    assert watch.monitor.trace.steps.tolist() == [1, 3, 5]
+    assert "on_alert= failed; the alert was: it is 1" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_lightning_resumes(lightning: Any, tmp_path: Path) -> None:
     def run(epochs: int, path: Path | None) -> list[int]:
         watch = callback(lambda module: monitor(module.generator, every=4, sink=tmp_path / "log.jsonl"))

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import genkernel as gk
 from genkernel.errors import InputError, MissingError, OutputError
-from genkernel.monitor import read_log, sinks
+from genkernel.monitor import Alert, Trace, read_log, sinks
 from genkernel.monitor.log import LogWriter
-from tests.monitor.toy import ToyWatch, alert, header, reading
+from tests.monitor.toy import Always, ToyWatch, alert, header, reading
 
 
 @pytest.fixture
@@ -89,6 +90,102 @@ def test_another_run_is_not_mixed_in(path: Path) -> None:
     with pytest.raises(InputError, match="choose another name"):  # said when the monitor is made
         gk.Monitor(watch, sink=path)
     assert path.read_bytes() == before
+
+
+def test_a_run_that_is_continued_knows_what_was_read_before(path: Path) -> None:
+    def run(*steps: int | None, **options: Any) -> gk.Monitor:
+        mon = gk.Monitor(ToyWatch(), every=1, max_overhead=None, sink=path, **options)
+        for step in steps:
+            mon.step(step)
+        return mon
+
+    run(*range(6), rules=[Always()])
+    again = run(4, 5, 6, rules=[Always()])  # from the checkpoint after step 3
+    assert again.trace.steps.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert [alert.step for alert in again.alerts] == [0, 1, 2, 3, 4, 5, 6]
+    assert read_log(path).steps.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    counted = run(None, None, rules=[])  # steps that are not named are counted on
+    assert counted.trace.steps.tolist() == read_log(path).steps.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    same = run(8, rules=[])  # the reading at the checkpoint itself is taken again
+    assert same.trace.steps.tolist() == read_log(path).steps.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_what_was_told_before_a_restart_is_no_news(path: Path) -> None:
+    class Everywhere:
+        name = "everywhere"
+
+        def check(self, seen: Trace) -> list[Alert]:
+            return [Alert("everywhere", "m", seen.last.step, 0)]
+
+    for steps in (range(5), range(5, 8)):
+        mon = gk.Monitor(ToyWatch(), every=1, max_overhead=None, sink=path, rules=[Everywhere()])
+        for step in steps:
+            mon.step(step)
+    assert [alert.step for alert in mon.alerts] == [0]
+
+
+def test_going_back_is_said_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mon = gk.Monitor(ToyWatch(), every=1, max_overhead=None, rules=[])
+    for _ in range(3):
+        for step in range(4):
+            mon.step(step)
+    [record] = caplog.records
+    assert "went back from step 3 to 0: 4 readings from there on are forgotten" in record.getMessage()
+
+
+def test_two_monitors_do_not_mix_their_readings(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = gk.Monitor(ToyWatch(), every=1, max_overhead=None, sink=path, rules=[])
+    first.step(0)
+    second = gk.Monitor(ToyWatch(), every=1, max_overhead=None, sink=path, rules=[])
+    for step in (1, 2):
+        second.step(step)
+        first.step(100 + step)
+    assert read_log(path).steps.tolist() == [0, 1, 2]
+    assert sum("another monitor writes to the log" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_other_probes_are_another_run(path: Path) -> None:
+    gk.Monitor(network(), data=torch.zeros(8, 3), targets=torch.arange(8) % 2, sink=path)
+    gk.Monitor(network(), data=torch.zeros(8, 3), targets=torch.arange(8) % 2, sink=path, every=7, max_overhead=None)
+    with pytest.raises(InputError, match=r"watched in another way \(data\)"):
+        gk.Monitor(network(), data=torch.ones(8, 3), targets=torch.arange(8) % 2, sink=path)
+    with pytest.raises(InputError, match=r"\(seed\)"):
+        gk.Monitor(network(), data=torch.zeros(8, 3), targets=torch.arange(8) % 2, sink=path, seed=1)
+
+
+def network() -> torch.nn.Module:
+    return torch.nn.Linear(3, 2)
+
+
+def test_a_log_that_was_removed_is_begun_again(path: Path) -> None:
+    mon = gk.Monitor(ToyWatch(), every=1, max_overhead=None, sink=path, rules=[])
+    mon.step(0)
+    path.unlink()
+    mon.step(1)
+    mon.step(2)
+    assert read_log(path).steps.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("left", [5, 17, 40])
+def test_a_run_that_was_killed_in_its_first_line_can_begin_again(path: Path, left: int) -> None:
+    write(path, 0)
+    path.write_bytes(path.read_bytes()[:left])
+    write(path, 10)
+    assert read_log(path).steps.tolist() == [10]
+
+
+def test_a_damaged_line_can_be_left_out(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(path, 0, 10, 20)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:2], "{", *lines[2:]]) + "\n")
+    assert read_log(path, strict=False).steps.tolist() == [0, 10, 20]
+    assert "line 3 is damaged, and left out" in caplog.text
+
+
+def test_an_empty_file(path: Path) -> None:
+    path.touch()
+    with pytest.raises(InputError, match="it is empty"):
+        read_log(path)
 
 
 @pytest.mark.parametrize("content", [b"step,loss\n0,1\n", b"{}\n", b"[1]\n", b"\x80\x02weights" * 100, b"null"])

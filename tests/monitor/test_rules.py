@@ -8,13 +8,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import genkernel as gk
 from genkernel.errors import InputError
 from genkernel.monitor import Alert, Axis, ChangePoint, Header, Problem, Reading, Trace, replay
 from genkernel.monitor.rules import change_point
 from genkernel.monitor.rules.facts import NonFinite, StillAverage
 from genkernel.monitor.rules.fast_parameters import FastParameters
+from genkernel.monitor.rules.label_noise import LabelNoise
 from genkernel.monitor.rules.rule import Judge
+from genkernel.monitor.rules.training_loss import TrainingLoss
+from genkernel.monitor.rules.unreached_regions import UnreachedRegions
 from genkernel.monitor.rules.words import grouped, listed
+from tests.monitor.toy import Always, ToyWatch
 
 NAMES = [f"{block}.{kind}" for block in ("a.0", "a.1", "b.0", "c") for kind in ("weight", "bias")]
 
@@ -78,6 +83,29 @@ def test_the_stated_rate_of_false_alarms_is_kept() -> None:
     assert 4 <= alarms <= 27  # 99.8 % of what a rate of 0.1 gives in 150
 
 
+def test_the_rate_is_shared_out_over_entries_and_losses() -> None:
+    draw = np.random.default_rng(3)
+    entries = 20
+    header = Header("denoiser", {"level": Axis("level", [str(j) for j in range(entries)])}, {"loss/level": ["level"]})
+    rows = draw.standard_t(change_point.DEGREES, (40, entries))
+    rows[30:, 4] += 30
+    [alert] = replay(
+        Trace(header, [Reading(k, 0.0, 0.0, arrays={"loss/level": row}) for k, row in enumerate(rows)]),
+        [ChangePoint("x", "loss/level", 1, "")],
+    )
+    assert alert.evidence["level"] == pytest.approx(change_point.level_for(0.01 / entries))
+    losses = {f"train__{name}": np.exp(np.r_[0.01 * draw.normal(size=30), np.full(10, 3.0)]) for name in "abcd"}
+    found = replay(trace(40, **losses), [TrainingLoss()])
+    assert {a.evidence["level"] for a in found} == {change_point.level_for(0.01 / 4)}
+
+
+def test_a_rise_within_the_floor_or_the_noise_is_no_alarm() -> None:
+    draw = np.random.default_rng(4)
+    values = np.exp(np.r_[0.001 * draw.normal(size=20), 0.05 + 0.001 * draw.normal(size=20)])
+    quiet = ChangePoint("x", "x", 1, "", transform="log", floor=0.2)
+    assert replay(trace(40, x=values), [replace(quiet, floor=0.0)]) and not replay(trace(40, x=values), [quiet])
+
+
 def test_levels_fall_with_the_rate_and_continue_beyond_the_table() -> None:
     levels = [change_point.level_for(rate) for rate in (0.1, 0.05, 0.03, 0.001, 0.0001)]
     assert levels == sorted(levels)
@@ -86,6 +114,25 @@ def test_levels_fall_with_the_rate_and_continue_beyond_the_table() -> None:
         ChangePoint("x", "x", 0, "")
     with pytest.raises(InputError, match="rate"):
         ChangePoint("x", "x", 1, "", rate=0.5)
+
+
+def test_what_vanishes_is_a_change_of_its_logarithm() -> None:
+    values = np.exp(0.1 * np.random.default_rng(0).normal(size=24))
+    values[20:] = 0.0
+    rule = ChangePoint("x", "x", -1, "from {before:.2g} to {now:.2g}", transform="log")
+    [alert] = replay(trace(24, x=values), [rule])
+    assert alert.step <= 220 and alert.message.endswith("to 0")
+    assert not replay(trace(24, x=-values), [rule])  # has no logarithm
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-9])
+def test_rounding_of_a_number_that_stays_the_same_is_no_change(size: float) -> None:
+    values = 3.0 + size * np.random.default_rng(0).normal(size=40).cumsum()
+    values[20:] += np.linspace(0, 3e-9, 20)
+    rules = [ChangePoint(f"{t}{way}", "x", way, "", transform=t) for t in ("log", "as it is") for way in (1, -1)]
+    assert not replay(trace(40, x=values), rules)
+    values[30:] += np.linspace(1, 3, 10)  # a network that was frozen begins to move: four errors say how much
+    assert all(alert.step >= 340 for alert in replay(trace(40, x=values), rules))
 
 
 def test_missing_readings_are_no_change() -> None:
@@ -117,6 +164,25 @@ def test_an_average_that_stands_still_is_found_and_one_that_lags_is_not() -> Non
     assert not replay(trace(20, ema__follows=np.full(20, 1e-9)), [StillAverage()])
 
 
+def test_an_average_may_pause_as_long_as_it_did_before_and_may_begin_late() -> None:
+    epochs = np.where(np.arange(40) % 5 == 4, 0.3, 0.0)  # updated at the end of every fifth reading
+    epochs[0] = np.nan
+    assert len(replay(trace(40, ema__follows=epochs), [StillAverage()])) == 1  # before it has moved at all
+    stops = epochs.copy()
+    stops[20:] = 0.0
+    first, second = replay(trace(40, ema__follows=stops), [StillAverage()])
+    assert first.step == 20 and "is its update called, and given this model?" in first.message
+    assert second.step == 310 and "is its update still called?" in second.message  # twelve: three times four
+    assert {first.severity, second.severity} == {"warning"}
+
+
+def test_a_loss_of_the_training_that_is_not_finite_is_a_failure() -> None:
+    made = trace(12, train__loss=np.where(np.arange(12) > 8, np.nan, 1.0), train__other=np.ones(12))
+    [alert] = replay(made, [NonFinite()])
+    assert (alert.step, alert.severity, alert.where) == (90, "failure", ["train/loss"])
+    assert "losses of the training since the reading before are NaN or infinite: loss" in alert.message
+
+
 def test_non_finite_weights_are_located_and_so_are_non_finite_parts() -> None:
     counts = np.zeros((3, len(NAMES)))
     counts[2, 3] = 5
@@ -127,6 +193,90 @@ def test_non_finite_weights_are_located_and_so_are_non_finite_parts() -> None:
     made.readings[1] = replace(made.readings[1], problems=[Problem("loss", "NonFiniteError", "at timestep 5")])
     [alert] = replay(made, [NonFinite()])
     assert "loss: at timestep 5" in alert.message
+
+
+def test_new_places_are_news_and_known_ones_are_not() -> None:
+    class Grows:
+        name = "grows"
+
+        def check(self, seen: Trace) -> list[Alert]:
+            count = int(seen.last.scalars["x"])
+            return [Alert("grows", "m", seen.last.step, 0, list("abc")[:count])] if count else []
+
+    found = replay(trace(7, x=np.array([0, 1, 1, 2, 2, 3, 1])), [Grows()])
+    assert [(alert.step, alert.where) for alert in found] == [(10, ["a"]), (30, ["a", "b"]), (50, ["a", "b", "c"])]
+
+
+def test_a_rule_that_fails_silences_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    class Fails:
+        name = "fails"
+
+        def check(self, seen: Trace) -> list[Alert]:
+            raise RuntimeError("at " + str(seen.last.step))
+
+    for rules in ([Fails(), Always()], [Always(), Fails()]):
+        mon = gk.Monitor(ToyWatch(), every=1, max_overhead=None, rules=rules)
+        for step in range(3):
+            mon.step(step)
+        assert [alert.step for alert in mon.alerts] == [0, 1, 2]
+    assert sum("rule 'fails': RuntimeError: at 0" in record.getMessage() for record in caplog.records) == 2
+    with pytest.raises(RuntimeError):
+        replay(mon.trace, [Fails()])
+
+
+def test_parameters_that_begin_to_move_make_no_others_fast() -> None:
+    draw = np.random.default_rng(0)
+    names = [f"body.{i}.weight" for i in range(20)] + ["head.weight", "head.bias"]
+    moved = np.exp(draw.normal(0, 0.1, (24, 22))) * np.r_[np.full(20, 1e-5), 1e-3, 1e-3]
+    moved[:12, :20] = 0.0  # frozen
+    header = Header("classifier", {"parameter": Axis("parameter", names)}, {"weights/moved": ["parameter"]})
+    made = Trace(header, [Reading(k, 0.0, 0.0, arrays={"weights/moved": row}) for k, row in enumerate(moved)])
+    assert not replay(made, [FastParameters()])
+
+
+def test_a_single_weight_counts_and_a_single_bias_does_not() -> None:
+    moved = np.exp(np.random.default_rng(0).normal(0, 0.1, (20, len(NAMES))))
+    for place, count in ((NAMES.index("b.0.weight"), 1), (NAMES.index("b.0.bias"), 0)):
+        fast = moved.copy()
+        fast[12:, place] *= 30
+        assert len(replay(with_array(trace(), "weights/moved", ["parameter"], fast), [FastParameters()])) == count
+
+
+def test_a_pace_within_its_own_noise_is_not_fast() -> None:
+    moved = np.exp(np.random.default_rng(0).normal(0, 0.1, (20, len(NAMES))))
+    moved[:, 2] *= np.exp(np.random.default_rng(1).normal(0, 1.0, 20))  # this one has always jumped
+    moved[17:, 2] *= 12
+    assert not replay(with_array(trace(), "weights/moved", ["parameter"], moved), [FastParameters()])
+
+
+def test_regions_that_were_never_reached() -> None:
+    def made(effective: np.ndarray, real: int = 100) -> Trace:
+        header = Header(
+            "gan", {"cluster": Axis("cluster", list("abcdefgh"))}, {"samples/occupancy": ["cluster"]}, {"real": real}
+        )
+        return Trace(header, [Reading(k, 0.0, 0.0, {"samples/effective_clusters": e}) for k, e in enumerate(effective)])
+
+    stuck = np.full(20, 1.2)
+    [alert] = replay(made(stuck), [UnreachedRegions()])
+    assert alert.step == 15 and "reach 1.2 of 8 regions" in alert.message
+    assert not replay(made(stuck, real=0), [UnreachedRegions()])
+    assert not replay(made(np.linspace(1, 4, 20)), [UnreachedRegions()])
+
+
+@pytest.mark.parametrize("n", [64, 256])
+def test_label_noise_is_hardly_ever_seen_where_there_is_none(n: int) -> None:
+    """Samples of both sets are learned one by one; looks at sixty readings."""
+    alarms = 0
+    for seed in range(60):
+        learned = np.random.default_rng(seed).random((2, n))
+        course = (learned[None] < np.linspace(0, 1, 60)[:, None, None]).mean(2)
+        header = Header("classifier", {}, {}, {"samples": n, "holdout": n})
+        readings = [
+            Reading(k, 0.0, 0.0, {"accuracy/mean": a, "accuracy/holdout": b})
+            for k, (a, b) in enumerate(course.tolist())
+        ]
+        alarms += bool(replay(Trace(header, readings), [LabelNoise()]))
+    assert alarms <= 5
 
 
 def test_a_finding_is_told_once_until_it_was_away() -> None:

@@ -17,6 +17,7 @@ from genkernel.monitor.rules.told_time import TimeIgnored, ToldTime
 from genkernel.monitor.rules.training_loss import TrainingLoss
 from genkernel.monitor.rules.undrawn import RareClass, UndrawnLevels
 from genkernel.monitor.rules.unlearned_class import UnlearnedClass
+from genkernel.monitor.rules.unreached_regions import UnreachedRegions
 
 LEAST = 0.2  # of a logarithm: a smaller change of a loss is not worth a message
 
@@ -67,7 +68,7 @@ def _gan() -> list[Rule]:
         ChangePoint(name, of, direction, says.format(what, advice), transform=transform)
         for name, of, direction, transform, what, advice in _OF_GANS
     ]
-    return [LostRegion(), *changes]
+    return [LostRegion(), UnreachedRegions(), *changes]
 
 
 _LOSING = "Modes are being lost."
@@ -133,6 +134,6 @@ def _classifier() -> list[Rule]:
             -1,
             "step {step}: the alignment (CKA) of the kernel with the labels falls, from {before:.3g} to {now:.3g} "
             "since step {since}.",
-            floor=0.02,
+            floor=0.1,
         ),
     ]

@@ -9,11 +9,12 @@ import numpy as np
 from genkernel.monitor.rules.words import listed
 from genkernel.monitor.trace import Alert, Trace
 
+TRAIN = "train/"  # what names of the training's own losses begin with
 LONGER = 3  # times the longest earlier pause
 
 
 class NonFinite:
-    """NaN or infinity in weights, or in what a part of a reading computes from them."""
+    """NaN or infinity in weights, in what a part of a reading computes from them, or in losses of the training."""
 
     name = "non-finite"
 
@@ -34,6 +35,11 @@ class NonFinite:
         if problems and not alerts:
             words = "; ".join(f"{p.part}: {p.message}" for p in problems)
             alerts.append(self._alert(trace, words, [p.part for p in problems], "", len(problems)))
+        losses = [name for name, value in last.scalars.items() if name.startswith(TRAIN) and not math.isfinite(value)]
+        if losses:
+            names = [name.removeprefix(TRAIN) for name in losses]
+            words = f"losses of the training since the reading before are NaN or infinite: {listed(names)}"
+            alerts.append(self._alert(trace, words, losses, "", len(losses)))
         return alerts
 
     def _alert(self, trace: Trace, words: str, where: list[str], axis: str, count: int) -> Alert:

@@ -12,8 +12,9 @@ from genkernel.monitor.trace import Alert, Trace
 
 HISTORY = 4  # readings with a pace, before the first that is judged
 LONGEST = 200  # readings that are looked back at
+STEADY = 0.9  # share of the readings in which a parameter moved, for it to be one of those whose pace is the usual
 NOISE = 6.0  # robust standard deviations of a parameter's own pace that are no change
-FEWEST = 2  # parameters that have to: a bias without influence wanders by itself under Adam
+FEWEST = 2  # parameters that have to, where all are biases: one without influence wanders by itself under Adam
 
 
 class FastParameters:
@@ -42,10 +43,12 @@ class FastParameters:
         known = (np.isfinite(pace[: -self.readings]).sum(0) >= HISTORY) & np.isfinite(pace[-self.readings :]).all(0)
         if not known.any():
             return []
-        # of those with a past alone: parameters that have been frozen would change the median when they begin to move
+        # of those that moved nearly always: parameters that were frozen would change it when they begin to move
+        moving = np.isfinite(pace).mean(0) >= STEADY
+        steady = moving if moving.any() else known
         usual_pace = np.full((len(pace), 1), np.nan)
-        some = np.isfinite(pace[:, known]).any(1)
-        usual_pace[some, 0] = np.nanmedian(pace[some][:, known], axis=1)
+        some = np.isfinite(pace[:, steady]).any(1)
+        usual_pace[some, 0] = np.nanmedian(pace[some][:, steady], axis=1)
         relative = pace - usual_pace
         before, now = relative[: -self.readings], relative[-self.readings :]
         usual = np.zeros(relative.shape[1])
@@ -54,10 +57,10 @@ class FastParameters:
         noise[known] = 1.4826 * np.nanmedian(np.abs(before[:, known] - usual[known]), axis=0)
         excess = np.where(known, np.nan_to_num(now).min(0) - usual, -np.inf)
         found = np.flatnonzero((excess > math.log(self.factor)) & (excess > NOISE * noise))
-        if len(found) < FEWEST:
-            return []
         labels = trace.header.axes["parameter"].labels
         where = [labels[j] for j in found]
+        if len(found) < FEWEST and all(label.endswith("bias") for label in where):
+            return []
         steps = trace.steps
         since, step = int(steps[-self.readings - 1]), int(steps[-1])
         times = float(np.exp(np.median(excess[found])))

@@ -54,9 +54,9 @@ class LostRegion:
             Alert(
                 rule=self.name,
                 message=(
-                    f"step {step}: {listed(where)} had {100 * float(usual[found].sum()):.0f} % of the samples and has "
-                    f"{100 * float(recent[:, found].sum(1).mean()):.0f} % since step {since}; {labels[gaining]} gains "
-                    f"most.{drives} The generator is losing modes."
+                    f"step {step}: {100 * float(usual[found].sum()):.0f} % of the samples were in {listed(where)}, and "
+                    f"{100 * float(recent[:, found].sum(1).mean()):.0f} % are since step {since}; {labels[gaining]} "
+                    f"gains most.{drives} The generator is losing modes."
                 ),
                 step=step,
                 since=since,

@@ -8,12 +8,14 @@ levels alike.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genkernel.monitor.rules.words import listed
 from genkernel.monitor.trace import Alert, Array, Trace
 
 GAIN = 0.2  # share of the loss that another time has to save
 READINGS = 4  # in a row that it has to
+MATTERS = 0.05  # share of the mean loss over levels that it has to save at a level
 SLIGHT = 0.02  # share that it has to save at a level to be asked for its factor
 HALF, ALIKE, FAR = 0.5, 1.5, 1.6  # share of levels, and factors, that make it a matter of scale: see _scale
 
@@ -77,7 +79,7 @@ class ToldTime:
             return []
         gains, ratios = trace.array("time/gain"), trace.array("time/ratio")
         recent = gains[-self.readings :]
-        found = np.flatnonzero((np.nan_to_num(recent) >= self.gain).all(0))
+        found = np.flatnonzero((np.nan_to_num(recent) >= self.gain).all(0) & _matters(trace, recent))
         if not len(found):
             return []
         axis = trace.axes("time/gain")[0]
@@ -119,6 +121,16 @@ class ToldTime:
                 },
             )
         ]
+
+
+def _matters(trace: Trace, gains: Array) -> NDArray[np.bool_]:
+    """Levels ``[L]`` where what is saved is a part of the loss over all of them: at others the loss is next to 0."""
+    if "loss/level" not in trace.header.arrays:
+        return np.ones(gains.shape[1], dtype=bool)
+    losses = trace.array("loss/level")[-len(gains) :]
+    saved = np.median(gains * losses, axis=0)
+    found: NDArray[np.bool_] = saved >= MATTERS * float(np.median(losses.mean(1)))
+    return found
 
 
 def _scale(gains: Array, ratios: Array) -> float | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from genkernel.monitor.rules.change_point import LEVELS, ChangePoint, Transform
 from genkernel.monitor.trace import Alert, Trace
 
+LEAST = 0.1  # of a logarithm: a smaller rise is not worth a message
+
 
 class TrainingLoss:
     """Change points of whatever losses the training reports (``mon.step(step, loss=…)``).
@@ -29,6 +31,7 @@ class TrainingLoss:
             for way in ways:
                 says = f"step {{step}}: the loss {name.removeprefix('train/')!r} of the training "
                 says += f"{'rises' if way > 0 else 'falls'}, from {{before:.3g}} to {{now:.3g}} since step {{since}}."
-                rule = ChangePoint(self.name, name, way, says, transform=transform, rate=share)
+                floor = 0.0 if self.both else LEAST
+                rule = ChangePoint(self.name, name, way, says, transform=transform, rate=share, floor=floor)
                 found += rule.check(trace)
         return found

@@ -9,6 +9,7 @@ from genkernel.monitor.trace import Alert, Trace
 
 READINGS = 8  # whose mean is looked at
 HURTS = 0.03  # share of the loss by which its own label makes a class worse than that of another does
+FAR = 4.0  # robust standard deviations over classes, below the median, that it has to be, too
 WORTH = 0.02  # share of the loss that labels have to save for the median class, for there to be anything to compare
 
 
@@ -37,7 +38,8 @@ class UnlearnedClass:
             return []
         worth = np.where(known, np.where(known, recent, 0.0).mean(0), np.inf)
         usual = float(np.median(worth[known]))
-        found = np.flatnonzero(worth < -self.hurts)
+        apart = 1.4826 * float(np.median(np.abs(worth[known] - usual)))  # how much classes differ as it is
+        found = np.flatnonzero(worth < min(-self.hurts, usual - FAR * apart))
         if usual < WORTH or not len(found):
             return []
         labels = trace.axes("conditioning/gain")[0].labels
