@@ -136,8 +136,8 @@ class Monitor:
 
         Args:
             step: its number; by default the calls are counted, from 1 on, or from the last step in the log that the
-                run continues. One that is smaller than an earlier one means
-                that the training went back to a checkpoint: readings from there on are forgotten.
+                run continues. One that is smaller than an earlier one means that the training went back to a
+                checkpoint: readings from there on are forgotten.
             loss: of this step, a number or several by name, such as ``{"generator": …, "discriminator": …}``. Their
                 means between readings are recorded and judged; tensors are not waited for.
             timesteps: that this step has drawn, of a denoiser ``[b]``, as its scheduler counts them. How often which
@@ -261,8 +261,13 @@ class Monitor:
         """Of a run whose log is there already; from the first step on, what it has read later does not count."""
         self.trace.readings, self.trace.alerts = earlier.readings, earlier.alerts
         self._calls = earlier.readings[-1].step if earlier.readings else 0
-        for count in range(max(1, len(earlier) - QUIET), len(earlier) + 1):
-            self._judge.judge(self.trace.up_to(count))  # so that what was told is no news
+        self._remember()
+
+    def _remember(self) -> None:
+        """What the last readings of the trace have shown is no news."""
+        self._judge.forget()
+        for count in range(max(1, len(self.trace) - QUIET), len(self.trace) + 1):
+            self._judge.judge(self.trace.up_to(count))
 
     def _tell(self, reading: Reading, alerts: list[Alert]) -> None:
         for sink in self._sinks:
@@ -281,7 +286,7 @@ class Monitor:
             "forgotten (step= is the number of steps since the training began, not within an epoch)",
             "rewind",
         )
-        self._judge.forget()
+        self._remember()
         self._losses.forget()
         self._draws.forget()
         self.cadence.rewind(self.trace.last.step if self.trace.readings else None)
