@@ -175,7 +175,8 @@ class Denoiser:
         if least < -_OVERSHOOT or most > 1 + _OVERSHOOT:
             raise InputError(
                 f"images have to be in [0, 1], and these go from {least:.3g} to {most:.3g}: divide bytes by 255, and "
-                "give them before they are normalised for the training (the model's own range is data_range=)"
+                "give them before they are normalised for the training, or say data_range=(0, 1) for data that is "
+                "used as it is"
             )
 
     def noisy(self, x0: Tensor, t: Any, noise: Tensor) -> Tensor:

@@ -9,8 +9,10 @@ from collections.abc import Callable
 
 from genkernel.errors import InputError
 
-PAUSE = 30.0  # usual steps, of a longer pause the rest does not count
-_GAPS = 16  # steps that say what is usual
+#: a reading costs so many times what it took: steps after it fill caches and memory again (measured: 4 to 10 % of it)
+AFTERMATH = 1.1
+PAUSE = 10.0  # times the longest of the last steps: of a longer pause the rest does not count
+_GAPS = 16  # steps that are looked back at for it
 _REMEMBERED = 3  # readings whose longest is what the next is expected to take
 
 
@@ -18,10 +20,11 @@ class Cadence:
     """Decides which steps are read, and measures what that costs.
 
     A reading is due ``every`` steps. It waits while taking it would raise the share of time spent on readings,
-    Σ seconds of readings / seconds of everything else since the first step, above ``max_overhead``. The first
+    Σ seconds of readings / seconds of everything else since the first step, above ``max_overhead``, or rather 1/1.1 of
+    it (:data:`AFTERMATH`). The first
     reading is taken in any case, since nothing is known of its cost; the ones after it pay it back. Of a pause that is
-    longer than :data:`PAUSE` usual steps, such as a validation or a machine that slept, only so much counts as time of
-    the training: readings are not made up for in a burst.
+    longer than :data:`PAUSE` times the longest of the last steps, such as a validation or a machine that slept, only so
+    much counts as time of the training: readings are not made up for in a burst.
 
     Args:
         every: steps between two readings, at least 1.
@@ -82,7 +85,7 @@ class Cadence:
             return False
         if self.max_overhead is None or not self.readings:
             return True
-        return self.spent + max(self._recent) <= self.max_overhead * self._training
+        return AFTERMATH * (self.spent + max(self._recent)) <= self.max_overhead * self._training
 
     def _notice_pause(self) -> None:
         now = self._clock()
@@ -91,8 +94,7 @@ class Cadence:
         if self._asked is not None:
             gap = now - self._asked
             if len(self._gaps) == _GAPS:
-                usual = sorted(self._gaps)[_GAPS // 2]
-                self._idle += max(0.0, gap - PAUSE * usual)
+                self._idle += max(0.0, gap - PAUSE * max(self._gaps))
             self._gaps.append(gap)
         self._asked = now
 

@@ -58,7 +58,7 @@ class Draws:
                 "knows those of its probes (groups= or targets=)"
             )
         try:
-            given = torch.as_tensor(values).detach().reshape(-1)
+            given = torch.as_tensor(values).detach()
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"{name}= are the numbers that this step has drawn, not {type(values).__name__}"
@@ -66,12 +66,15 @@ class Draws:
         if given.is_complex():
             raise InputError(f"{name}= are the numbers that this step has drawn, not {given.dtype}")
         axis = self._axes[name]
+        if axis.name == "class" and given.dim() == 2 and given.shape[1] > 1:
+            given = given.argmax(1)  # one-hot
+        given = given.reshape(-1)
         first, width = axis.values[0], axis.values[1] - axis.values[0] if len(axis) > 1 else 1.0
         place = (given.float() - first) / width + 0.5
         inside = (place >= 0) & (place <= len(axis))  # NaN is not
         counts = self._counts.get(name)
         if counts is None or counts.device != given.device:
-            zero = torch.zeros(len(axis), device=given.device)
+            zero = torch.zeros(len(axis), dtype=torch.float32, device=given.device)
             counts = zero if counts is None else zero + counts.to(given.device)
         index = torch.where(inside, place, torch.zeros_like(place)).long().clamp(max=len(axis) - 1)
         self._counts[name] = counts.scatter_add(0, index, inside.to(counts))

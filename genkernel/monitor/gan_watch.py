@@ -48,7 +48,7 @@ from genkernel.monitor.headroom import Headroom
 from genkernel.monitor.input_jacobians import InputJacobians
 from genkernel.monitor.trace import Array, Axis, Trace
 from genkernel.monitor.update_field import UpdateField
-from genkernel.monitor.watch import Values
+from genkernel.monitor.watch import NEW_AXES, Values
 from genkernel.monitor.weights import WeightProbe
 from genkernel.spectra.effective_number import entropy_number
 from genkernel.tangent import batches, exact_trace, kernel, probes
@@ -166,6 +166,7 @@ class GanWatch:
             **given,
             "loss": loss if isinstance(loss, str) else "a function of the logit",
             "regions": self._regions_are(real),
+            NEW_AXES: [] if self._conditional or self._real is not None else ["cluster"],
             "real": 0 if self._real is None else len(self._real.samples),
             "data": None if self._real is None else fingerprint(self._real.samples.cpu()),
             "ema": self._ema is not None,

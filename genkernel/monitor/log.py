@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,8 @@ log = logging.getLogger("genkernel")
 T = TypeVar("T")
 
 HEADER, READING, ALERT, REWIND = "header", "reading", "alert", "rewind"
+#: what a header begins with, and how much of it has to be there to know one that was cut off
+BEGINNING, SHORTEST = b'{"type": "header"', 12
 #: settings in which the parts of a run may differ: when it is read and judged, with which memory, on which device
 FREE = frozenset({"every", "max_overhead", "memory", "rules", "denoiser", "generator", "discriminator", "log_snr"})
 LONGEST = 2**26  # characters of a first line that is looked at: a checkpoint has no line ends
@@ -72,6 +75,7 @@ class LogWriter:
             OutputError: the disk is full, the file cannot be written, or another monitor has written to it since.
         """
         line = json.dumps({"type": kind, kind: content}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        end: int | None = None
         try:
             with self.path.open("ab+") as stream:
                 end = stream.seek(0, os.SEEK_END)
@@ -84,14 +88,12 @@ class LogWriter:
                     stream.seek(-1, os.SEEK_END)
                     if stream.read(1) != b"\n":  # the line that a killed run was writing stays a line of its own
                         line = b"\n" + line
-                try:
-                    stream.write(line)
-                    stream.flush()
-                except OSError:
-                    os.ftruncate(stream.fileno(), end)  # half a line would spoil the ones after it
-                    raise
-                self._end = end + len(line)
+                stream.write(line)
+            self._end = end + len(line)
         except OSError as error:
+            if end is not None:
+                with suppress(OSError):
+                    os.truncate(self.path, end)  # half a line would spoil the ones after it
             raise OutputError(explain(error, self.path)) from error
 
     def begun(self) -> bool:
@@ -153,17 +155,17 @@ def read_log(path: str | Path, *, strict: bool = True) -> Trace:
 
 def _differences(one: Header, other: Header) -> list[str]:
     """What keeps the readings of one from following those of the other: another kind of model, places, or probes."""
-    found = [name for name in ("kind", "axes") if getattr(one, name) != getattr(other, name)]
+    found = ["kind"] if one.kind != other.kind else []
+    found += sorted(name for name in one.axes.keys() & other.axes.keys() if one.axes[name] != other.axes[name])
     both = one.settings.keys() & other.settings.keys() - FREE
     return found + sorted(name for name in both if one.settings[name] != other.settings[name])
 
 
 def _is_cut_header(path: Path) -> bool:
     """Whether a file is the beginning of a header, and no more."""
-    start = b'{"type": "header"'
     with path.open("rb") as stream:
         line = stream.readline(LONGEST)
-    return not line.endswith(b"\n") and (line.startswith(start) or start.startswith(line))
+    return not line.endswith(b"\n") and line.startswith(BEGINNING[: max(len(line), SHORTEST)])
 
 
 def _header(content: Any, path: Path, number: int) -> Header:
@@ -195,7 +197,8 @@ def _entries(path: Path, strict: bool) -> Iterator[tuple[int, dict[str, Any]]]:
             entry = json.loads(line)
         except ValueError as error:
             follows = json_type(lines[number]) if number < len(lines) else HEADER
-            if follows == HEADER or not line.strip():  # a run ended here
+            begins = number < len(lines) and lines[number].startswith(BEGINNING)  # and was cut off, too
+            if follows == HEADER or begins or not line.strip():  # a run ended here
                 continue
             if strict:
                 raise InputError(f"{path}: line {number} is damaged") from error

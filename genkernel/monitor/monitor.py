@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from genkernel.monitor.sinks import Sink, as_sinks
 from genkernel.monitor.trace import Alert, Array, Header, Problem, Reading, Trace
 from genkernel.monitor.untouched import untouched
 from genkernel.monitor.unwrapped import rank
-from genkernel.monitor.watch import Watch
+from genkernel.monitor.watch import NEW_AXES, Watch
 from genkernel.monitor.watching import watch_of
 from genkernel.runs.codec import json_ready
 from genkernel.runs.provenance import machine, versions
@@ -62,6 +63,7 @@ class Monitor:
         trace: all readings and alerts so far; those in the log that the run continues, too.
         latest: the newest reading, or None.
         watch: what is read.
+        calls: steps so far, counted where they are not named.
         cadence: when it reads, and what that costs (``cadence.longest_wait``: steps without a reading).
 
     Raises:
@@ -106,7 +108,7 @@ class Monitor:
         self.trace = Trace(Header(self.watch.kind, self.watch.axes, self.watch.arrays, json_ready(settings), about))
         self._losses = RunningLosses()
         self._draws = Draws({name: self.watch.axes[axes[0]] for name, axes in self._drawn()})
-        self._calls = 0
+        self.calls = 0
         self._said: set[tuple[str, ...]] = set()
         if rank() == 0:
             self._open()
@@ -151,8 +153,8 @@ class Monitor:
         Raises:
             InputError: the step is no whole number, the loss none, or what was drawn is not what the monitor counts.
         """
-        self._calls += 1
-        number = self._calls if step is None else _whole(step)
+        self.calls += 1
+        number = self.calls if step is None else _whole(step)
         if rank() == 0:
             self.report(loss, timesteps=timesteps, classes=classes)
         return self._read(number) if rank() == 0 and self.due(number) else None
@@ -174,7 +176,7 @@ class Monitor:
 
     def read(self, step: int | None = None) -> Reading:
         """A reading now, whether it is due or not; rules judge it like any other."""
-        number = self._calls if step is None else _whole(step)
+        number = self.calls if step is None else _whole(step)
         self.cadence.due(number)  # starts the clock where this is the first
         if self.trace.readings and number <= self.trace.last.step:
             self._rewind(number)
@@ -254,13 +256,19 @@ class Monitor:
             except Exception as error:
                 self._say_once(f"sink {type(sink).__name__.strip('_')}", error)
                 continue
-            if earlier is not None and not self.trace.readings:
+            if isinstance(earlier, Trace) and not self.trace.readings:
                 self._continue(earlier)
 
     def _continue(self, earlier: Trace) -> None:
         """Of a run whose log is there already; from the first step on, what it has read later does not count."""
-        self.trace.readings, self.trace.alerts = earlier.readings, earlier.alerts
-        self._calls = earlier.readings[-1].step if earlier.readings else 0
+        changed = self.trace.header.settings.get(NEW_AXES) or []
+        own = [name for name, axes in self.trace.header.arrays.items() if not set(axes) & set(changed)]
+        self.trace.readings = [
+            replace(reading, arrays={name: reading.arrays[name] for name in own if name in reading.arrays})
+            for reading in earlier.readings
+        ]
+        self.trace.alerts = earlier.alerts
+        self.calls = earlier.readings[-1].step if earlier.readings else 0
         self._remember()
 
     def _remember(self) -> None:

@@ -64,7 +64,6 @@ class ShardedMonitor:
         self._sources = [innermost(module) for module in modules]
         self._replicas: list[nn.Module] = []
         self.monitor: Monitor | None = None
-        self._calls = 0
         self._asked: int | None = None  # the step at which the ranks last exchanged a flag
         failure: Exception | None = None
         if rank() == 0:
@@ -82,9 +81,9 @@ class ShardedMonitor:
             except Exception as error:
                 failure = error
         _agree(failure)
-        every = [self.monitor.cadence.every if self.monitor is not None else 0]
-        torch.distributed.broadcast_object_list(every, src=0)
-        self._every = every[0]
+        told = [0, 0] if self.monitor is None else [self.monitor.cadence.every, self.monitor.calls]
+        torch.distributed.broadcast_object_list(told, src=0)
+        self._every, self._calls = told
 
     @property
     def alerts(self) -> list[Alert]:
@@ -99,7 +98,8 @@ class ShardedMonitor:
         The ranks exchange one flag every ``every`` steps, and gather the weights where a reading is due.
 
         Args:
-            step: its number; by default the calls are counted, from 1 on.
+            step: its number; by default the calls are counted, from 1 on, or from the last step in the log that the
+                run continues.
             loss, timesteps, classes: as :meth:`Monitor.step` takes them; those of rank 0 count.
 
         Returns:

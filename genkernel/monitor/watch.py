@@ -10,6 +10,7 @@ from torch import nn
 from genkernel.monitor.trace import Array, Axis, Trace
 
 Values = Mapping[str, "float | Array"]
+NEW_AXES = "new_axes"  # setting: names of axes whose positions stand for something else in every process
 
 
 class Watch(Protocol):

@@ -10,7 +10,7 @@ import pytest
 
 import genkernel as gk
 from genkernel.errors import InputError
-from genkernel.monitor.cadence import Cadence
+from genkernel.monitor.cadence import AFTERMATH, Cadence
 from tests.monitor.toy import ToyWatch
 
 
@@ -43,9 +43,9 @@ def test_the_share_is_kept(share: float, cost: float) -> None:
     clock = Clock()
     cadence = Cadence(10, share, clock)
     read, shares = simulate(cadence, clock, 40_000, lambda _: cost)
-    assert read[0] == 0 and max(shares[1:]) <= share + 1e-12
+    assert read[0] == 0 and max(shares[1:]) <= share / AFTERMATH + 1e-12
     # it is taken as often as the share and ``every`` allow, once the first has been paid back
-    expected = max(10, math.ceil(cost / (share * 0.01)))
+    expected = max(10, math.ceil(AFTERMATH * cost / (share * 0.01)))
     gaps = [b - a for a, b in pairwise(read)]
     assert max(gaps[1:]) <= expected + 1 and gaps[0] <= 2 * expected + 1 and min(gaps) >= 10
     assert cadence.longest_wait == max(gaps)
@@ -56,7 +56,7 @@ def test_the_first_reading_is_paid_back() -> None:
     clock = Clock()
     cadence = Cadence(1, 0.02, clock)
     read, shares = simulate(cadence, clock, 30_000, lambda step: 2.0 if step == 0 else 0.01)
-    assert read[1] == pytest.approx(4.0 / 0.02 / 0.01, abs=2) and max(shares[1:]) <= 0.02 + 1e-12
+    assert read[1] == pytest.approx(AFTERMATH * 4.0 / 0.02 / 0.01, abs=2) and max(shares[1:]) <= 0.02 + 1e-12
     assert read[2] == read[1] + 1  # the first has no say in what is expected of the others
 
 
@@ -87,7 +87,7 @@ def test_what_is_charged_counts() -> None:
     clock.now += 1.0
     cadence.took(0, 0.5)
     assert cadence.spent == 1.0 and not cadence.due(1)
-    clock.now += 19.99
+    clock.now += AFTERMATH * 20 - 0.01
     assert not cadence.due(2)
     clock.now += 0.02
     assert cadence.due(3)

@@ -101,6 +101,43 @@ def test_a_class_that_is_hardly_drawn_is_found_and_an_uneven_share_is_not() -> N
     assert not replay(drawn("classes", axis, batches), [RareClass()])
 
 
+@pytest.mark.parametrize("steps", [4, 10, 26, 32, 50, 64])
+def test_a_grid_of_few_timesteps_has_no_gaps_of_note(steps: int) -> None:
+    draw = torch.Generator().manual_seed(0)
+    times = torch.arange(1, steps + 1) * (1000 // steps) - 1
+    batches = [times[torch.randint(steps, (4000,), generator=draw)] for _ in range(3)]
+    assert not replay(drawn("timesteps", time_axis(0, 999, True), batches), [UndrawnLevels()])
+
+
+def test_a_gap_with_a_few_draws_at_its_edge_is_told_once() -> None:
+    batches = []
+    for k in range(60):
+        t = uniform(2000, k)
+        batches.append(t[(t < 297) | (t > 592)])
+    assert len(replay(drawn("timesteps", time_axis(0, 999, True), batches), [UndrawnLevels()])) == 1
+
+
+def test_classes_without_probes_are_not_judged() -> None:
+    axis = Axis("class", [f"class {c}" for c in range(11)], [float(c) for c in range(11)], "class")  # labels from 1 on
+    made = drawn("classes", axis, [1 + uniform(4000, k) % 10 for k in range(3)])
+    assert replay(made, [RareClass()])
+    for reading in made.readings:
+        reading.arrays["loss/class"] = np.r_[np.nan, np.ones(10)]
+    assert not replay(made, [RareClass()])
+
+
+def test_one_hot_classes_and_half_precision() -> None:
+    draws = Draws({"classes": CLASSES})
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        for _ in range(600):
+            draws.add(classes=torch.nn.functional.one_hot(torch.tensor([2, 2, 0]), 3))
+    finally:
+        torch.set_default_dtype(before)
+    assert draws.read()["drawn/classes"].tolist() == [600, 0, 1200]
+
+
 def test_a_monitor_counts_what_a_step_says_it_has_drawn() -> None:
     net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
     mon = gk.Monitor(net, data=torch.randn(24, 4), targets=torch.arange(24) % 3, every=2, max_overhead=None)

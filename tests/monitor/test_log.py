@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 import genkernel as gk
 from genkernel.errors import InputError, MissingError, OutputError
-from genkernel.monitor import Alert, Trace, read_log, sinks
+from genkernel.monitor import Alert, Axis, Trace, read_log, sinks
 from genkernel.monitor.log import LogWriter
 from tests.monitor.toy import Always, ToyWatch, alert, header, reading
 
@@ -86,8 +87,8 @@ def test_another_run_is_not_mixed_in(path: Path) -> None:
     with pytest.raises(InputError, match="is the log of another denoiser"):
         sinks.jsonl(path).open(header(kind="gan"))
     watch = ToyWatch()
-    watch.axes = {}
-    with pytest.raises(InputError, match="choose another name"):  # said when the monitor is made
+    watch.axes = {"level": Axis("level", ["t = 0", "t = 20"], [0.0, 20.0], "timestep")}
+    with pytest.raises(InputError, match=r"\(level\): choose another name"):  # said when the monitor is made
         gk.Monitor(watch, sink=path)
     assert path.read_bytes() == before
 
@@ -166,7 +167,7 @@ def test_a_log_that_was_removed_is_begun_again(path: Path) -> None:
     assert read_log(path).steps.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("left", [5, 17, 40])
+@pytest.mark.parametrize("left", [12, 17, 40])
 def test_a_run_that_was_killed_in_its_first_line_can_begin_again(path: Path, left: int) -> None:
     write(path, 0)
     path.write_bytes(path.read_bytes()[:left])
@@ -180,6 +181,55 @@ def test_a_damaged_line_can_be_left_out(path: Path, caplog: pytest.LogCaptureFix
     path.write_text("\n".join([*lines[:2], "{", *lines[2:]]) + "\n")
     assert read_log(path, strict=False).steps.tolist() == [0, 10, 20]
     assert "line 3 is damaged, and left out" in caplog.text
+
+
+def test_a_run_that_was_killed_twice_while_it_wrote_goes_on(path: Path) -> None:
+    write(path, 0, 10)
+    whole = path.read_bytes()
+    first = whole.split(b"\n")[0]
+    path.write_bytes(whole[:-40] + b"\n" + first[:60])
+    write(path, 10)
+    assert read_log(path).steps.tolist() == [0, 10]
+
+
+def test_a_log_from_before_an_axis_was_added_is_continued(path: Path) -> None:
+    write(path, 0)
+    watch = ToyWatch()
+    watch.axes = {**watch.axes, "time": Axis("time", ["t = 0"])}
+    mon = gk.Monitor(watch, every=1, max_overhead=None, sink=path, rules=[])
+    mon.step(1)
+    assert mon.trace.steps.tolist() == read_log(path).steps.tolist() == [0, 1]
+
+
+def test_places_that_mean_something_else_in_every_process_are_not_compared(path: Path) -> None:
+    watch = ToyWatch()
+    watch.settings = {"new_axes": ["level"]}
+    for step in (0, 1):
+        mon = gk.Monitor(watch, every=1, max_overhead=None, sink=path, rules=[])
+        mon.step(step)
+    assert [set(reading.arrays) for reading in mon.trace.readings] == [set(), {"loss/level"}]
+    assert [reading.scalars["loss/mean"] for reading in mon.trace.readings] == [1.0, 1.0]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="no limit on files here")
+@pytest.mark.parametrize("size", [3000, 20_000])
+def test_a_disk_that_was_full_for_a_while_leaves_whole_lines(path: Path, size: int) -> None:
+    import resource
+
+    ignored, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = LogWriter(path)
+    writer.write("header", {"schema_version": 1})
+    before = path.read_bytes()
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 1000, limits[1]))
+        with pytest.raises(OutputError):
+            writer.write("rewind", "x" * size)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert path.read_bytes() == before
+    writer.write("rewind", 1)
+    assert path.read_bytes().count(b"\n") == 2
 
 
 def test_an_empty_file(path: Path) -> None:

@@ -135,6 +135,23 @@ def test_rounding_of_a_number_that_stays_the_same_is_no_change(size: float) -> N
     assert all(alert.step >= 340 for alert in replay(trace(40, x=values), rules))
 
 
+def test_a_change_after_a_gap_is_found() -> None:
+    values = np.exp(0.05 * np.random.default_rng(0).normal(size=32))
+    values[20], values[21:] = np.nan, 3 * values[21:]
+    [alert] = replay(trace(32, x=values), [ChangePoint("x", "x", 1, "from {before:.1f}", transform="log")])
+    assert alert.message.startswith("from 1.") or alert.message.startswith("from 0.9")
+
+
+def test_a_loss_that_is_zero_does_not_rise_from_there() -> None:
+    values = np.r_[np.exp(-0.45 * np.arange(40)), np.zeros(6), 1.2e-7, 1e-7, 1.1e-7]
+    assert not replay(trace(49, x=values), [ChangePoint("x", "x", 1, "", transform="log", floor=0.2)])
+
+
+def test_a_negative_loss_of_the_training_is_judged_too() -> None:
+    values = np.r_[-5 + 0.05 * np.random.default_rng(0).normal(size=20), np.full(10, -2.0)]
+    assert replay(trace(30, train__loss=values), [TrainingLoss()])
+
+
 def test_missing_readings_are_no_change() -> None:
     values = np.random.default_rng(2).normal(size=40)
     values[::3] = np.nan
@@ -159,7 +176,7 @@ def test_an_average_that_stands_still_is_found_and_one_that_lags_is_not() -> Non
     follows[0], follows[15:] = np.nan, 0.0
     made = trace(20, ema__follows=follows, ema__loss=np.ones(20), loss__mean=np.full(20, 0.5))
     [alert] = replay(made, [StillAverage()])
-    assert (alert.since, alert.step, alert.severity) == (140, 160, "warning")
+    assert (alert.since, alert.step, alert.severity) == (140, 180, "warning")
     assert "is its update still called? Its loss is 1, that of the weights 0.5" in alert.message
     assert not replay(trace(20, ema__follows=np.full(20, 1e-9)), [StillAverage()])
 
@@ -174,6 +191,9 @@ def test_an_average_may_pause_as_long_as_it_did_before_and_may_begin_late() -> N
     assert first.step == 20 and "is its update called, and given this model?" in first.message
     assert second.step == 310 and "is its update still called?" in second.message  # twelve: three times four
     assert {first.severity, second.severity} == {"warning"}
+    late = np.r_[np.nan, np.zeros(10), np.full(15, 0.3), np.zeros(10)]  # begins after ten readings, then never pauses
+    _, alert = replay(trace(36, ema__follows=late), [StillAverage()])
+    assert alert.step == 290
 
 
 def test_a_loss_of_the_training_that_is_not_finite_is_a_failure() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import insort
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -80,14 +81,17 @@ def cusum(errors: Array, direction: int, rounding: float = 0.0) -> tuple[Array, 
     """
     sums, began = np.zeros(len(errors)), np.zeros(len(errors), dtype=np.float64)
     total, start = 0.0, 0
-    for k, error in enumerate(errors):
-        past = np.abs(errors[:k])
-        past = past[past > rounding]
+    past: list[float] = []  # sizes of the errors so far, in order
+    for k, error in enumerate(errors.tolist()):
         if k >= FEWEST and len(past) >= 4 and math.isfinite(error):
             if total == 0:
                 start = k
-            total = max(0.0, total + min(direction * error / _size(past), CLIP) - SLACK)
+            half = len(past) // 2
+            size = 1.4826 * (past[half] if len(past) % 2 else (past[half - 1] + past[half]) / 2)
+            total = max(0.0, total + min(direction * error / size, CLIP) - SLACK)
         sums[k], began[k] = total, start if total > 0 else k
+        if abs(error) > rounding:  # NaN is not
+            insort(past, abs(error))
     return sums, began
 
 
@@ -160,8 +164,11 @@ class ChangePoint:
         if not sums[-1] > level or not math.isfinite(values[-1]):
             return None
         start = int(began[-1])
-        before = float(values[start - 1])
-        moved = self.direction * float(course[-1] - course[start - 1])
+        earlier = np.flatnonzero(np.isfinite(course[:start]))[-1]
+        before = float(values[earlier])
+        moved = self.direction * float(course[-1] - course[earlier])
+        if self.transform == "log" and before == 0 and self.direction > 0:
+            return None  # any number is infinitely more than none
         # errors of one sign add up too where a course only bends back from a change the other way
         if not moved > max(self.floor, MOVED * _size(errors[:start])):
             return None
@@ -186,8 +193,10 @@ def _scale(values: Array) -> float:
 
 def _logarithm(values: Array) -> Array:
     """NaN of negative values; 0 counts as a thousandth of the smallest that is not, or what vanishes has no change."""
-    least = 1e-3 * np.min(values, where=np.isfinite(values) & (values > 0), initial=1.0)
-    return np.log(np.where(values >= 0, np.maximum(values, least), math.nan))
+    positive = values[np.isfinite(values) & (values > 0)]
+    if not len(positive):
+        return np.full(len(values), math.nan)
+    return np.log(np.where(values >= 0, np.maximum(values, 1e-3 * positive.min()), math.nan))
 
 
 def level_for(rate: float) -> float:

@@ -19,6 +19,7 @@ from genkernel.monitor.rules.undrawn import RareClass, UndrawnLevels
 from genkernel.monitor.rules.unlearned_class import UnlearnedClass
 from genkernel.monitor.rules.unreached_regions import UnreachedRegions
 
+FLOORS: dict[Transform, float] = {"log": 0.05, "as it is": 0.0}  # the same for the numbers of a GAN
 LEAST = 0.2  # of a logarithm: a smaller change of a loss is not worth a message
 
 
@@ -65,7 +66,14 @@ def _denoiser() -> list[Rule]:
 def _gan() -> list[Rule]:
     says = "step {{step}}: {0}, from {{before:.3g}} to {{now:.3g}} since step {{since}}. {1}"
     changes = [
-        ChangePoint(name, of, direction, says.format(what, advice), transform=transform)
+        ChangePoint(
+            name,
+            of,
+            direction,
+            says.format(what, advice),
+            transform=transform,
+            floor=FLOORS[transform],
+        )
         for name, of, direction, transform, what, advice in _OF_GANS
     ]
     return [LostRegion(), UnreachedRegions(), *changes]

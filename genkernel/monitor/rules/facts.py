@@ -65,7 +65,7 @@ class StillAverage:
     average may be updated once per epoch. One that begins late, such as stochastic weight averaging, is reported.
 
     Args:
-        readings: in a row, in which it has not moved.
+        readings: in a row, in which it has not moved; twice as many where it has before.
     """
 
     name = "average stands still"
@@ -76,8 +76,11 @@ class StillAverage:
     def check(self, trace: Trace) -> list[Alert]:
         follows = trace.scalar("ema/follows")
         still = _run_at_the_end(follows == 0)
-        pause = _longest_run(follows[: len(follows) - still] == 0) if (follows > 0).any() else 0
-        if still < self.readings or still < LONGER * pause:
+        moves = np.flatnonzero(follows > 0)
+        # one that has moved once only may be between two moves that are as far apart as the first was from the start
+        first_move = int(moves[0]) if len(moves) > 1 else 0
+        pause = _longest_run(follows[first_move : len(follows) - still] == 0) if len(moves) else 0
+        if still < (max(2 * self.readings, LONGER * pause) if len(moves) else self.readings):
             return []
         steps = trace.steps
         first = len(steps) - 1 - still  # the reading at which it was last seen to be where it is
@@ -85,7 +88,7 @@ class StillAverage:
         distance = float(trace.scalar("ema/distance")[-1])
         ema, raw = float(trace.scalar("ema/loss")[-1]), float(trace.scalar("loss/mean")[-1])
         compared = f" Its loss is {ema:.3g}, that of the weights {raw:.3g}." if math.isfinite(ema + raw) else ""
-        begun = bool((follows > 0).any())
+        begun = len(moves) > 0
         words = (
             "is its update still called?"
             if begun

@@ -9,6 +9,7 @@ from genkernel.errors import InputError
 from genkernel.monitor.trace import Alert, Trace
 
 EVERYWHERE = ""
+TOLD = 0.8  # share of its places that were told, from which a finding is no news: the edge of a range may waver
 QUIET = 3  # readings without it, after which the same finding is news again
 
 
@@ -32,7 +33,7 @@ class Judge:
     """Asks rules after every reading, and passes on what is new.
 
     A finding is not repeated while its rule keeps finding it at the same places, or everywhere (findings without
-    places), up to :data:`QUIET` readings apart; at a new place it is news.
+    places), up to :data:`QUIET` readings apart; with more than a fifth of new places it is news.
 
     Args:
         failed: is told of a rule that raises; the others are asked all the same. None lets the exception pass.
@@ -61,7 +62,7 @@ class Judge:
                 places = alert.where or [EVERYWHERE]
                 known = self._known.setdefault(rule.name, {})
                 told = {place for place in (*places, EVERYWHERE) if reading - known.get(place, -QUIET - 1) <= QUIET}
-                if EVERYWHERE not in told and not told.issuperset(places):
+                if EVERYWHERE not in told and len(told) < TOLD * len(places):
                     news.append(alert)
                 known.update(dict.fromkeys(places, reading))
         return news

@@ -24,14 +24,15 @@ class TrainingLoss:
     def check(self, trace: Trace) -> list[Alert]:
         names = [name for name in trace.names if name.startswith("train/")]
         ways = (1, -1) if self.both else (1,)
-        transform: Transform = "as it is" if self.both else "log"
         share = max(self.rate / max(1, len(names) * len(ways)), min(LEVELS))
         found = []
         for name in names:
             for way in ways:
                 says = f"step {{step}}: the loss {name.removeprefix('train/')!r} of the training "
                 says += f"{'rises' if way > 0 else 'falls'}, from {{before:.3g}} to {{now:.3g}} since step {{since}}."
-                floor = 0.0 if self.both else LEAST
+                positive = not self.both and not (trace.scalar(name) < 0).any()
+                transform: Transform = "log" if positive else "as it is"
+                floor = LEAST if positive else 0.0
                 rule = ChangePoint(self.name, name, way, says, transform=transform, rate=share, floor=floor)
                 found += rule.check(trace)
         return found

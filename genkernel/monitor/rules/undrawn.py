@@ -12,6 +12,7 @@ from genkernel.monitor.trace import Alert, Array, Trace
 PARTS = 32  # of the schedule: a gap is at least as long as one
 EXPECTED = 64  # draws of a part, were all as frequent; a Poisson count of as many is 0 once in 10^28
 ABRUPT = 0.5  # of them, that the part beside a gap has; where draws thin out towards an end it has fewer
+FILLED = 0.75  # of its positions, that the part beside a gap has draws in
 RARE = 0.05  # of the median class
 
 
@@ -71,8 +72,12 @@ class RareClass:
         if found is None or count < 3:
             return []
         counts, since, total = found
-        usual = float(np.median(counts))
-        rare = np.flatnonzero(counts < self.share * usual)
+        losses = trace.last.arrays.get("loss/class")
+        held = np.isfinite(losses) if losses is not None else np.ones(count, dtype=bool)  # classes that there are
+        if held.sum() < 3:
+            return []
+        usual = float(np.median(counts[held]))
+        rare = np.flatnonzero(held & (counts < self.share * usual))
         if not len(rare):
             return []
         (axis,), step = trace.axes("drawn/classes"), trace.last.step
@@ -121,9 +126,13 @@ def _runs(flags: Array) -> list[slice]:
 
 
 def _abrupt(counts: Array, gap: slice, part: int) -> bool:
-    """Whether a part of the schedule beside a gap is drawn often; what the gap may begin within is left out."""
+    """Whether a part of the schedule beside a gap is drawn often; what the gap may begin within is left out.
+
+    A part that is mostly empty is of a grid of few timesteps, which has gaps everywhere.
+    """
     beside = [counts[max(0, gap.start - 1 - part) : max(0, gap.start - 1)], counts[gap.stop + 1 : gap.stop + 1 + part]]
-    return max(float(mine.sum()) for mine in beside) >= ABRUPT * part * counts.mean()
+    often = ABRUPT * part * counts.mean()
+    return any(mine.sum() >= often and np.count_nonzero(mine) >= FILLED * part for mine in beside)
 
 
 def _range(labels: list[str], gap: slice) -> str:
