@@ -261,9 +261,9 @@ class TangentModel:
         """One of them, without a walk over all modules: small kernels ask often."""
         *path, last = name.split(".")
         module: nn.Module | None = self.module
-        for part in path:
-            module = None if module is None else module._modules.get(part)
-        found = None if module is None else module._parameters.get(last)
+        for part in path:  # scripted modules hold mappings without get
+            module = module._modules[part] if module is not None and part in module._modules else None
+        found = module._parameters[last] if module is not None and last in module._parameters else None
         if found is None:  # modules may call their parameters otherwise than where they hold them
             found = dict(self.module.named_parameters()).get(name)
         if found is None:

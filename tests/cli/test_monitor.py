@@ -114,7 +114,7 @@ def test_a_log_is_followed_as_it_grows() -> None:
     assert follower.look() and len(follower.trace) == 1
     with path.open("ab") as stream:
         stream.write(b'{"type": "rea\n')  # of a run that was killed
-    assert follower.look() and follower.damaged == 1 and "1 damaged lines left out" in shown(follower)
+    assert follower.look() and follower.damaged == 1 and "1 damaged line left out" in shown(follower)
 
 
 def test_another_file_of_that_name_begins_again() -> None:

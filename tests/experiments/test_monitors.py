@@ -35,7 +35,7 @@ def test_a_fault_counts_as_found_from_its_onset_on_and_before_it_is_a_false_alar
     losses = [1.0] * 191
     late = write(tmp_path / "late.jsonl", recipe, losses, [math.nan] + [0.5] * 11 + [0.0] * 8)
     found = judge(late)
-    assert (found.found, found.rule, found.false) == (130, "average stands still", [])
+    assert (found.found, found.rule, found.false) == (150, "average stands still", [])
     assert found.by_loss is None and math.isnan(found.placed)
     early = judge(write(tmp_path / "early.jsonl", recipe, losses, [math.nan] + [0.0] * 4 + [0.5] * 15))
     assert (early.found, early.false) == (None, ["average stands still"])
