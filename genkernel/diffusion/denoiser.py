@@ -267,8 +267,7 @@ class Denoiser:
     def losses(self, x0: Tensor, noise: Tensor, t: Any, *, rows: Tensor | None = None) -> Tensor:
         """Per-sample unweighted loss in the raw prediction type, ``[n]`` float64 on the CPU."""
         batch = self.loss_batch(x0, noise, t, rows=rows)
-        error = self.tangent.forward(batch).double() - batch["target"].double()
-        return error.square().flatten(1).mean(1).cpu()
+        return sample_losses(self.tangent.forward(batch), batch["target"])
 
     def __call__(
         self, x_t: Tensor, t: Any = None, emb: Tensor | None = None, *, scale_t: Any = None, rows: Tensor | None = None
@@ -460,6 +459,15 @@ class Denoiser:
         """One factor per sample (or one for all) times x, in x's dtype."""
         factor = factor.to(x.dtype).to(x.device)
         return factor * x if factor.dim() == 0 else _column(factor, x) * x
+
+
+def sample_losses(outputs: Tensor, target: Tensor) -> Tensor:
+    """Mean over output entries of (raw − target)² per sample ``[n]``, float64 on the CPU.
+
+    Args:
+        outputs, target: ``[n, *sample_shape]``.
+    """
+    return (outputs.double() - target.double()).square().flatten(1).mean(1).cpu()
 
 
 def call_plain(module: nn.Module, batch: dict[str, Any]) -> Any:

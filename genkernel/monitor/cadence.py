@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from genkernel.errors import InputError
 
-#: a reading costs so many times what it took: steps after it fill caches and memory again (measured: 4 to 10 % of it)
+#: a reading costs so many times what it took: the step after it takes memory anew (measured: 4 % of a reading), and
+#: what else it costs cannot be seen from here
 AFTERMATH = 1.1
 PAUSE = 10.0  # times the longest of the last steps: of a longer pause the rest does not count
 _GAPS = 16  # steps that are looked back at for it
@@ -21,10 +22,10 @@ class Cadence:
 
     A reading is due ``every`` steps. It waits while taking it would raise the share of time spent on readings,
     Σ seconds of readings / seconds of everything else since the first step, above ``max_overhead``, or rather 1/1.1 of
-    it (:data:`AFTERMATH`). The first
-    reading is taken in any case, since nothing is known of its cost; the ones after it pay it back. Of a pause that is
-    longer than :data:`PAUSE` times the longest of the last steps, such as a validation or a machine that slept, only so
-    much counts as time of the training: readings are not made up for in a burst.
+    it (:data:`AFTERMATH`). The first reading is taken in any case, since nothing is known of its cost; the ones after
+    it pay it back. Of a pause that is longer than :data:`PAUSE` times the longest of the last steps, such as a
+    validation or a machine that slept, only so much counts as time of the training: readings are not made up for in a
+    burst.
 
     Args:
         every: steps between two readings, at least 1.

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.diffusion import Denoiser
+from genkernel.diffusion.denoiser import sample_losses
 from genkernel.diffusion.locality import default_window, locality_index, window_mask
 from genkernel.diffusion.pairs import grid
 from genkernel.diffusion.resampling import as_grid, level_means
@@ -146,11 +148,12 @@ class DenoiserWatch:
             self._ema.forget()
 
     def parts(self) -> dict[str, Callable[[], Values]]:
-        found: dict[str, Callable[[], Values]] = {"weights": self._weights.read, "loss": self._losses}
+        own = cache(lambda: self._losses_of("losses", self.denoiser))  # two parts want them
+        found: dict[str, Callable[[], Values]] = {"weights": self._weights.read, "loss": partial(self._losses, own)}
         if self._ema is not None:
             found["ema"] = self._averaged
         if self._classes is not None and self.denoiser.conditioning:
-            found["conditioning"] = self._swapped
+            found["conditioning"] = partial(self._swapped, own)
         return found | {"gradient": self._gradients, "kernel": self._kernel, "time": self._told}
 
     def derived(self, values: Values, before: Trace) -> Values:
@@ -160,19 +163,19 @@ class DenoiserWatch:
 
     # ------------------------------------------------------------------------ parts
 
-    def _losses(self) -> Values:
-        losses = self._losses_of("losses", self.denoiser)
+    def _losses(self, own: Callable[[], Array]) -> Values:
+        losses = own()
         found: dict[str, float | Array] = {"loss/mean": float(losses.mean()), "loss/level": losses.mean(1)}
         if self._classes is not None:
             found["loss/class"] = mean_by_class(losses.mean(0), self._classes, len(self.axes["class"]))
         return found
 
-    def _swapped(self) -> Values:
+    def _swapped(self, own: Callable[[], Array]) -> Values:
         """What an image's own conditioning is worth: the share by which its loss grows with that of another class."""
         assert self._classes is not None
-        own = self._losses_of("losses", self.denoiser)
+        mine = own().mean(0)
         other = self._losses_of("swapped", self.denoiser, torch.from_numpy(self._other_class))
-        gain = (other.mean(0) - own.mean(0)) / own.mean(0)
+        gain = (other.mean(0) - mine) / mine
         return {"conditioning/gain": mean_by_class(gain, self._classes, len(self.axes["class"]))}
 
     def _averaged(self) -> Values:
@@ -242,10 +245,9 @@ class DenoiserWatch:
         batch = self.denoiser.batch(
             torch.cat([few.x_t] * count), told, scale_t=few.t.repeat(count), rows=few.rows.repeat(count)
         )
-        out = self._outputs("told", self.denoiser, batch).double()
-        target = self.denoiser.target(few.x0, few.noise, few.t).double()
-        losses = (out.unflatten(0, (count, len(few.t))) - target).square().flatten(2).mean(2)  # [ratios, N]
-        table = losses.unflatten(1, (few.levels, few.images)).mean(2).cpu().numpy()  # [ratios, L]
+        target = torch.cat([self.denoiser.target(few.x0, few.noise, few.t)] * count)
+        losses = sample_losses(self._outputs("told", self.denoiser, batch), target)
+        table = losses.reshape(count, few.levels, few.images).mean(2).numpy()  # [ratios, L]
         if not np.isfinite(table).all():
             raise NonFiniteError("outputs of the network at other times than its own are NaN or infinite")
         truth = table[RATIOS.index(1.0)]
@@ -263,9 +265,8 @@ class DenoiserWatch:
         points = self._all
         rows = points.rows if rows is None else rows.repeat(points.levels)
         batch = denoiser.loss_batch(points.x0, points.noise, points.t, rows=rows)
-        target = batch.pop("target").double()
-        error = self._outputs(name, denoiser, batch).double() - target
-        losses: Array = error.square().flatten(1).mean(1).reshape(points.levels, points.images).cpu().numpy()
+        found = sample_losses(self._outputs(name, denoiser, batch), batch["target"])
+        losses: Array = found.reshape(points.levels, points.images).numpy()
         bad = np.flatnonzero(~np.isfinite(losses).all(1))
         if len(bad):
             times = ", ".join(f"{self.timesteps[a]:g}" for a in bad)

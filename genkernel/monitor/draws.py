@@ -14,6 +14,7 @@ from torch import Tensor
 from genkernel.errors import InputError
 from genkernel.monitor.trace import Array, Axis
 
+DRAWN = "drawn/"  # what names of counts begin with
 BINS = 128  # of the timesteps
 
 
@@ -42,7 +43,7 @@ class Draws:
 
     def read(self) -> dict[str, Array]:
         """Counts since the last time this was asked, ``drawn/NAME``; of what nothing was said, nothing."""
-        found = {f"drawn/{name}": counts.double().cpu().numpy() for name, counts in self._counts.items()}
+        found = {f"{DRAWN}{name}": counts.double().cpu().numpy() for name, counts in self._counts.items()}
         self.forget()
         return found
 

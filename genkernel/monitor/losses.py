@@ -11,6 +11,7 @@ from torch import Tensor
 from genkernel.errors import InputError
 from genkernel.monitor.trace import Array
 
+TRAIN = "train/"  # what names of the training's own losses begin with
 Losses = float | Tensor | Mapping[str, "float | Tensor"]
 
 
@@ -40,7 +41,7 @@ class RunningLosses:
     def read(self) -> dict[str, float | Array]:
         """Means since the last time this was asked; a NaN among them makes its mean NaN."""
         found: dict[str, float | Array] = {
-            f"train/{name}": float(total) / self._counts[name] for name, total in self._sums.items()
+            f"{TRAIN}{name}": float(total) / self._counts[name] for name, total in self._sums.items()
         }
         self.forget()
         return found

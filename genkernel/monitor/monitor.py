@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import nn
 
 from genkernel.errors import GenkernelError, InputError
 from genkernel.monitor.cadence import Cadence
-from genkernel.monitor.draws import Draws
+from genkernel.monitor.draws import DRAWN, Draws
 from genkernel.monitor.losses import Losses, RunningLosses
 from genkernel.monitor.rules import Judge, Rule, default_rules
 from genkernel.monitor.rules.rule import QUIET
@@ -154,7 +154,7 @@ class Monitor:
             InputError: the step is no whole number, the loss none, or what was drawn is not what the monitor counts.
         """
         self.calls += 1
-        number = self.calls if step is None else _whole(step)
+        number = self.calls if step is None else whole_step(step)
         if rank() == 0:
             self.report(loss, timesteps=timesteps, classes=classes)
         return self._read(number) if rank() == 0 and self.due(number) else None
@@ -176,7 +176,7 @@ class Monitor:
 
     def read(self, step: int | None = None) -> Reading:
         """A reading now, whether it is due or not; rules judge it like any other."""
-        number = self.calls if step is None else _whole(step)
+        number = self.calls if step is None else whole_step(step)
         self.cadence.due(number)  # starts the clock where this is the first
         if self.trace.readings and number <= self.trace.last.step:
             self._rewind(number)
@@ -197,12 +197,15 @@ class Monitor:
         arrays: dict[str, Array] = {}
         problems: list[Problem] = []
 
+        def fail(name: str, error: Exception) -> None:
+            problems.append(Problem(name, type(error).__name__, str(error)))
+            self._say_once(name, error)
+
         def take(name: str, part: Callable[[], Any]) -> None:
             try:
                 values = part()
             except Exception as error:  # of any kind: a training must not stop because it cannot be watched
-                problems.append(Problem(name, type(error).__name__, str(error)))
-                self._say_once(name, error)
+                fail(name, error)
                 return
             for key, value in values.items():
                 if isinstance(value, np.ndarray):
@@ -213,7 +216,12 @@ class Monitor:
         take("training losses", self._losses.read)
         take("draws", self._draws.read)
         with untouched(self.watch.modules):
-            for name, part in self._parts(take).items():
+            try:
+                parts = dict(self.watch.parts())
+            except Exception as error:  # of a watch of the user's own
+                parts = {}
+                fail("parts", error)
+            for name, part in parts.items():
                 take(name, part)
             take("derived", lambda: self.watch.derived({**scalars, **arrays}, self.trace))
         scalars["health/problems"] = float(len(problems))
@@ -228,23 +236,9 @@ class Monitor:
         self.cadence.took(step, self.cadence.now() - started)
         return min(alerts, key=lambda alert: alert.severity != "failure", default=None)
 
-    def _parts(self, take: Callable[[str, Callable[[], Any]], None]) -> Mapping[str, Callable[[], Any]]:
-        """Of the watch; where one of the user's own cannot say them, that is a problem of the reading."""
-        found: dict[str, Callable[[], Any]] = {}
-
-        def ask() -> dict[str, Any]:
-            found.update(self.watch.parts())
-            return {}
-
-        take("parts", ask)
-        return found
-
     def _drawn(self) -> list[tuple[str, list[str]]]:
         """What can be counted, by the name of its argument, and its axis."""
-        prefix = "drawn/"
-        return [
-            (name.removeprefix(prefix), axes) for name, axes in self.watch.arrays.items() if name.startswith(prefix)
-        ]
+        return [(name.removeprefix(DRAWN), axes) for name, axes in self.watch.arrays.items() if name.startswith(DRAWN)]
 
     def _open(self) -> None:
         """Sinks learn what is coming: one that holds another run is an error of the call, a full disk is not."""
@@ -317,7 +311,12 @@ class Monitor:
             log.warning(words, exc_info=exc_info)
 
 
-def _whole(step: Any) -> int:
+def whole_step(step: Any) -> int:
+    """The number of a training step.
+
+    Raises:
+        InputError: it is no whole number.
+    """
     try:
         number = float(step)
     except (TypeError, ValueError, OverflowError):

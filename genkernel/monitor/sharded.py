@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from genkernel.errors import DistributedError, InputError
 from genkernel.monitor.losses import Losses
-from genkernel.monitor.monitor import Monitor
+from genkernel.monitor.monitor import Monitor, whole_step
 from genkernel.monitor.trace import Alert
 from genkernel.monitor.unwrapped import innermost, rank
 
@@ -109,7 +109,7 @@ class ShardedMonitor:
             DistributedError: another step than that of rank 0.
         """
         self._calls += 1
-        number = self._calls if step is None else int(step)
+        number = self._calls if step is None else whole_step(step)
         if self.monitor is not None:
             self.monitor.report(loss, timesteps=timesteps, classes=classes)
         if self._asked is not None and self._asked <= number < self._asked + self._every:

@@ -29,7 +29,7 @@ def detection_times(found: Mapping[str, Found], length: Mapping[str, float], met
     figure = style.new_figure(0.9 + 0.42 * len(names))
     axes = figure.subplots()
     never = 1.12
-    looks = ((0.13, style.BLUE, "o", "monitor"), (-0.13, style.VERMILION, "s", "training loss alone"))
+    looks = ((0.13, style.BLUE, "o", "readings of the monitor"), (-0.13, style.VERMILION, "s", "training loss alone"))
     for row, name in enumerate(names):
         for which, (shift, colour, mark, _) in enumerate(looks):
             times = [pair[which] for pair in found[name]]

@@ -279,6 +279,23 @@ def test_samples_of_any_number_of_axes_are_read_in_all_parts(shape: tuple[int, .
     assert not found.problems and np.isfinite(found.arrays["time/gain"]).all()
 
 
+def test_losses_of_a_reading_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    plain = DenoiserWatch._losses_of
+
+    def noted(self: DenoiserWatch, name: str, *rest: Any) -> Any:
+        asked.append(name)
+        return plain(self, name, *rest)
+
+    monkeypatch.setattr(DenoiserWatch, "_losses_of", noted)
+    classes = torch.arange(6) % 3
+    found = watch(net(classes=3), conditioning={"class_labels": classes}, groups=classes)
+    for _ in range(2):
+        for part in found.parts().values():
+            part()
+    assert sorted(asked) == ["losses", "losses", "swapped", "swapped"]
+
+
 def test_parameters_that_are_replaced_are_followed_and_ones_that_are_gone_are_said() -> None:
     module = net()
     mon = Monitor(denoiser(module), data=images(), images_per_level=3, levels=LEVELS, max_overhead=None)
@@ -299,7 +316,7 @@ def test_images_in_another_range_are_refused(data: Tensor) -> None:
         Monitor(denoiser(net()), data=data, images_per_level=3, levels=LEVELS)
 
 
-@pytest.mark.parametrize("step", [math.nan, math.inf, "abc", "3", [1], None.__class__, 1.5, True])
+@pytest.mark.parametrize("step", [math.nan, math.inf, "abc", "3", [1], object(), 1.5, True])
 def test_a_step_is_a_whole_number(step: Any) -> None:
     mon = Monitor(denoiser(net()), data=images(), images_per_level=3, levels=LEVELS)
     with pytest.raises(InputError, match="step= is the number of a training step"):

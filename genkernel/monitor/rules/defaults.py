@@ -19,8 +19,8 @@ from genkernel.monitor.rules.undrawn import RareClass, UndrawnLevels
 from genkernel.monitor.rules.unlearned_class import UnlearnedClass
 from genkernel.monitor.rules.unreached_regions import UnreachedRegions
 
-FLOORS: dict[Transform, float] = {"log": 0.05, "as it is": 0.0}  # the same for the numbers of a GAN
 LEAST = 0.2  # of a logarithm: a smaller change of a loss is not worth a message
+FLOORS: dict[Transform, float] = {"log": 0.05, "as it is": 0.0}  # the same for the numbers of a GAN
 
 
 def default_rules(kind: str) -> list[Rule]:

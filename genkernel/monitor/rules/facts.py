@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
+from genkernel.monitor.losses import TRAIN
 from genkernel.monitor.rules.words import listed
 from genkernel.monitor.trace import Alert, Trace
 
-TRAIN = "train/"  # what names of the training's own losses begin with
 LONGER = 3  # times the longest earlier pause
 
 
@@ -88,18 +88,17 @@ class StillAverage:
         distance = float(trace.scalar("ema/distance")[-1])
         ema, raw = float(trace.scalar("ema/loss")[-1]), float(trace.scalar("loss/mean")[-1])
         compared = f" Its loss is {ema:.3g}, that of the weights {raw:.3g}." if math.isfinite(ema + raw) else ""
-        begun = len(moves) > 0
         words = (
             "is its update still called?"
-            if begun
-            else "is its update called, and given this model? An average that begins later is all right"
+            if len(moves)
+            else "is its update called, and given this model? An average that begins later is all right."
         )
         return [
             Alert(
                 rule=self.name,
                 message=(
                     f"step {step}: the average of the weights (EMA) has not moved at all since step {since}, while the "
-                    f"weights did: {words}{'' if begun else '.'}{compared}"
+                    f"weights did: {words}{compared}"
                 ),
                 step=step,
                 since=since,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from genkernel.monitor.losses import TRAIN
 from genkernel.monitor.rules.change_point import LEVELS, ChangePoint, Transform
 from genkernel.monitor.trace import Alert, Trace
 
@@ -22,13 +23,13 @@ class TrainingLoss:
         self.both, self.rate = both, rate
 
     def check(self, trace: Trace) -> list[Alert]:
-        names = [name for name in trace.names if name.startswith("train/")]
+        names = [name for name in trace.names if name.startswith(TRAIN)]
         ways = (1, -1) if self.both else (1,)
         share = max(self.rate / max(1, len(names) * len(ways)), min(LEVELS))
         found = []
         for name in names:
             for way in ways:
-                says = f"step {{step}}: the loss {name.removeprefix('train/')!r} of the training "
+                says = f"step {{step}}: the loss {name.removeprefix(TRAIN)!r} of the training "
                 says += f"{'rises' if way > 0 else 'falls'}, from {{before:.3g}} to {{now:.3g}} since step {{since}}."
                 positive = not self.both and not (trace.scalar(name) < 0).any()
                 transform: Transform = "log" if positive else "as it is"
