@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from genkernel.tangent import workspace
 from genkernel.tangent.heap import give_back
 from genkernel.tangent.plan import parse_memory
 
@@ -37,7 +38,8 @@ class Headroom:
         if device.type == "cuda":
             free = torch.cuda.max_memory_allocated(device) - torch.cuda.memory_allocated(device)
         else:
-            give_back()  # what was freed is otherwise still counted as held
+            workspace.give_back()  # what was freed is otherwise still counted as held
+            give_back()
             free = _peak() - _held()
         return max(LEAST, int(PART * free))
 

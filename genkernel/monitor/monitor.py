@@ -27,6 +27,7 @@ from genkernel.monitor.watch import NEW_AXES, Watch
 from genkernel.monitor.watching import watch_of
 from genkernel.runs.codec import json_ready
 from genkernel.runs.provenance import machine, versions
+from genkernel.tangent import workspace
 
 log = logging.getLogger("genkernel")
 
@@ -224,6 +225,7 @@ class Monitor:
             for name, part in parts.items():
                 take(name, part)
             take("derived", lambda: self.watch.derived({**scalars, **arrays}, self.trace))
+        workspace.give_back()  # else the steps up to the next reading run beside it
         scalars["health/problems"] = float(len(problems))
         scalars["monitor/overhead"] = self.cadence.overhead
         _synchronize(self.watch.modules)

@@ -98,6 +98,12 @@ def kept() -> Iterator[None]:
             store.leave()
 
 
+def give_back() -> None:
+    """Return what waits for the next call to the system: that call is far away, and it counts as held until then."""
+    with _lock:
+        _waiting.clear()
+
+
 def forget() -> None:
     """Give the memory back: what comes next needs the place for something else."""
     for store in getattr(_here, "stores", None) or []:

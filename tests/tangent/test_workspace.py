@@ -47,6 +47,15 @@ def test_forgetting() -> None:
     workspace.forget()
 
 
+def test_what_waits_can_be_given_back() -> None:
+    with kept(), room(LIKE, MANY):
+        workspace.give_back()  # not what is in use
+        assert workspace._here.stores[0].bytes is not None
+    assert len(workspace._waiting) == 1
+    workspace.give_back()
+    assert not workspace._waiting
+
+
 def test_the_next_call_takes_what_waits() -> None:
     with kept(), room(LIKE, MANY) as tensor:
         where = tensor.data_ptr()
