@@ -13,8 +13,10 @@ from torch import Tensor
 
 from genkernel.errors import InputError, NonFiniteError
 from genkernel.gan.answers import Features, answers
+from genkernel.gan.lloyd import Fit, lloyd, nearest, principal_axes
 
 Array = NDArray[np.float64]
+COMPONENTS = 50  # that samples are reduced to
 _SEEN = 2000  # samples whose silhouettes are looked at: it takes all their distances
 
 
@@ -120,45 +122,50 @@ def k_means(
         OneClusterError: all samples are the same.
         NonFiniteError: a feature is NaN or infinite.
     """
-    from sklearn.cluster import KMeans
-    from sklearn.decomposition import PCA
-    from sklearn.metrics import silhouette_score
-
     points = _points(images, features)
     n = len(points)
     if count is not None and not 1 <= count <= n:
         raise InputError(f"{n} latents cannot be put into {count} clusters")
-    reduce: Callable[[Array], Array] = lambda p: p  # noqa: E731
-    if features is None and points.shape[1] > 50 and n > 50:
-        reduce = PCA(50, random_state=seed % 2**32).fit(points).transform
-    points = reduce(points)
-    spread = float(points.std(0).max())
-    if not spread > 1e-7 * (1 + float(np.abs(points).max())):
+    centre, axes = points.mean(0, dtype=torch.float64), None
+    if features is None and points.shape[1] > COMPONENTS and n > COMPONENTS:
+        axes = principal_axes(points, COMPONENTS, seed).double()
+
+    def reduced(p: Tensor) -> Tensor:  # about the mean, so that distances keep their digits far from 0
+        parts = (part - centre for part in p.split(256))  # a copy of all images in float64 would be a large one
+        return torch.cat([part if axes is None else part @ axes for part in parts])
+
+    spread, size = float(points.std(0, correction=0).max()), float(points.abs().max())
+    if not spread > 1e-7 * (1 + size):
         raise OneClusterError(
             "all samples are the same, so there is one cluster only: the generator ignores its latent"
         )
-    choices = [count] if count is not None else range(2, min(most, n - 1) + 1)
-    fits = [KMeans(k, n_init=4, random_state=seed % 2**32).fit(points) for k in choices]
-    if len(fits) > 1:
-        seen = np.sort(np.random.default_rng(seed).permutation(n)[:_SEEN])
-        scores = [
-            silhouette_score(points[seen], fit.labels_[seen]) if len(set(fit.labels_[seen])) > 1 else -1.0
-            for fit in fits
-        ]
-        if max(scores) == -1.0:
-            raise OneClusterError("all samples are the same but for single ones, so there is one cluster only")
-        fit = fits[int(np.argmax(scores))]
-        how = f"k-means, {len(fit.cluster_centers_)} clusters (the largest mean silhouette, {max(scores):.2f})"
+    compared = reduced(points)
+    if count is not None:
+        fit = lloyd(compared, count, seed)
+        how = f"k-means, {count} clusters"
     else:
-        fit = fits[0]
-        how = f"k-means, {len(fit.cluster_centers_)} clusters"
+        fit, score = _clearest([lloyd(compared, k, seed) for k in range(2, min(most, n - 1) + 1)], compared, seed)
+        how = f"k-means, {len(fit.centres)} clusters (the largest mean silhouette, {score:.2f})"
 
     def assign(x: Tensor) -> NDArray[np.int64]:
-        return fit.predict(reduce(_points(x, features))).astype(np.int64)
+        return nearest(reduced(_points(x, features)), fit.centres)[1].numpy()
 
     where = " on the samples" if features is None else " on features of the samples"
-    labels = fit.labels_.astype(np.int64)
-    return Clusters(labels, _names(None, len(fit.cluster_centers_), "cluster"), how + where, assign, False, "k-means")
+    labels = fit.labels.numpy()
+    return Clusters(labels, _names(None, len(fit.centres), "cluster"), how + where, assign, False, "k-means")
+
+
+def _clearest(fits: list[Fit], points: Tensor, seed: int) -> tuple[Fit, float]:
+    """The fit whose clusters have the largest mean silhouette, and that."""
+    from sklearn.metrics import silhouette_score
+
+    seen = np.sort(np.random.default_rng(seed).permutation(len(points))[:_SEEN])
+    some, labels = points.numpy()[seen], [fit.labels.numpy()[seen] for fit in fits]
+    scores = [silhouette_score(some, those) if len(set(those)) > 1 else -1.0 for those in labels]
+    if max(scores) == -1.0:
+        raise OneClusterError("all samples are the same but for single ones, so there is one cluster only")
+    best = int(np.argmax(scores))
+    return fits[best], scores[best]
 
 
 def one_cluster(n: int) -> Clusters:
@@ -179,10 +186,10 @@ def by_kernel(kernel: Array, count: int, seed: int = 0) -> Clusters:
     )
 
 
-def _points(images: Tensor, features: Features | None) -> Array:
+def _points(images: Tensor, features: Features | None) -> Tensor:
     found = images.detach() if features is None else answers(features, images)
-    points = found.double().cpu().flatten(1).numpy()
-    if not np.isfinite(points).all():
+    points = (found if found.dtype == torch.float64 else found.float()).cpu().flatten(1)
+    if not points.isfinite().all():
         raise NonFiniteError("the features that clusters are made from hold NaN or infinity")
     return points
 

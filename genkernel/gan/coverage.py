@@ -135,8 +135,6 @@ def mode_coverage(
         InputError: shapes do not fit, or a number that has to be positive is not.
         NonFiniteError: samples or modes hold NaN or infinity.
     """
-    from scipy.spatial.distance import cdist
-
     points, centres = _features(samples, "generated", fewest=1), _features(modes, "modes", fewest=1)
     if points.shape[1] != centres.shape[1]:
         raise InputError(f"the samples have {points.shape[1]} dimensions, the modes {centres.shape[1]}")
@@ -145,7 +143,7 @@ def mode_coverage(
         raise InputError(f"std is one positive number, or {len(centres)}, one for each mode")
     if not (math.isfinite(sigmas) and sigmas > 0):
         raise InputError(f"sigmas is a positive number, not {sigmas!r}")
-    distances = cdist(points, centres)
+    distances = _distances(torch.from_numpy(points), torch.from_numpy(centres)).numpy()
     nearest = distances.argmin(1)
     close = distances.min(1) <= sigmas * np.broadcast_to(widths, len(centres))[nearest]
     rule = f"within {sigmas:g} standard deviations of the nearest mode"
@@ -334,11 +332,14 @@ def _pair(x: Tensor, y: Tensor, name_x: str, name_y: str, fewest: int = 2) -> tu
     return one, other
 
 
+def _distances(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+
+
 def _mean_distances(points: Array) -> Array:
     """Of every row to the others ``[n]``; from differences, so that close pairs keep their digits."""
-    from scipy.spatial.distance import cdist
-
-    n = len(points)
+    every = torch.from_numpy(points)
+    n = len(every)
     together = max(1, _ENTRIES // n)
-    sums = [cdist(points[s : s + together], points).sum(1) for s in range(0, n, together)]
+    sums = [_distances(part, every).sum(1).numpy() for part in every.split(together)]
     return np.concatenate(sums) / (n - 1)

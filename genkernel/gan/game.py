@@ -25,6 +25,7 @@ from genkernel.gan.discriminator import Discriminator
 from genkernel.gan.generator import Generator
 from genkernel.gan.latent_kernel import EXACT_UP_TO
 from genkernel.gan.losses import Loss, generator_losses, loss_of
+from genkernel.gan.measures import separation
 from genkernel.models import gan_losses
 from genkernel.tangent import TangentModel, batches, exact_trace, kernel, probes
 from genkernel.tangent.passes import guarded
@@ -111,21 +112,16 @@ def drive_statistics(
         InputError: samples do not fit, an unknown loss, or a fraction outside (0, 1).
         NonFiniteError: a logit or a gradient is NaN or infinite.
     """
-    from sklearn.metrics import roc_auc_score
-
     if not 0 < fraction < 1:
         raise InputError(f"the fraction of the drive lies between 0 and 1, not at {fraction!r}")
     fake = _per_sample(discriminator.logits(generated, labels))
     true = None if real is None else _per_sample(discriminator.logits(real, real_labels))
     drive = _norms(discriminator.drive(generated, loss, labels))
     gradient = _norms(discriminator.drive(generated, torch.neg, labels))
-    separation = math.nan
-    if true is not None:
-        separation = float(roc_auc_score(np.repeat([0, 1], [len(fake), len(true)]), np.concatenate([fake, true])))
     return DriveStatistics(
         generated=_statistics(fake),
         real=None if true is None else _statistics(true),
-        separation=separation,
+        separation=math.nan if true is None else separation(fake, true),
         saturated=float((drive < fraction * gradient).mean()),
         fraction=fraction,
         flat=float((gradient == 0).mean()),

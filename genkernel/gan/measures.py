@@ -101,3 +101,10 @@ def mean_off_diagonal(normalized: Array) -> float:
 def total_variance(samples: Tensor) -> float:
     """Σ over entries of the variance over samples."""
     return float(samples.detach().double().flatten(1).var(0, unbiased=False).sum())
+
+
+def separation(generated: Array, real: Array) -> float:
+    """Probability that a real logit ``[m]`` is larger than a generated one ``[n]`` (area under the ROC curve)."""
+    fake = np.sort(generated)
+    below, up_to = np.searchsorted(fake, real, "left"), np.searchsorted(fake, real, "right")
+    return float((below + up_to).mean() / (2 * len(fake)))

@@ -55,7 +55,6 @@ from genkernel.tangent import batches, exact_trace, kernel, probes
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.fingerprint import fingerprint
 from genkernel.tangent.input_jacobian import InputJacobian
-from genkernel.tangent.restore import random_state_kept
 
 SATURATED = 0.01  # of the drive without saturation, below which a sample counts as saturated
 SHOWN = 64  # singular values of ∂G/∂z that are kept one by one; of larger latents only what follows from them
@@ -269,14 +268,11 @@ class GanWatch:
             "discriminator/spread": float(fake.std()),
         }
         if self._real is not None:
-            from sklearn.metrics import roc_auc_score
-
             true = _per_sample(now.real_answers)
-            is_real = np.repeat([0, 1], [len(fake), len(true)])
             found |= {
                 "discriminator/real_logit": float(true.mean()),
                 "discriminator/gap": float(true.mean() - fake.mean()),
-                "discriminator/separation": float(roc_auc_score(is_real, np.concatenate([fake, true]))),
+                "discriminator/separation": measures.separation(fake, true),
             }
             if self._sides is not None:
                 real_loss, fake_loss = self._sides
@@ -340,8 +336,7 @@ class GanWatch:
         assert every is not None
         if len(every.samples) < clusters:
             raise InputError(f"{clusters} regions need at least as many real samples, not {len(every.samples)}")
-        with random_state_kept():  # libraries that are imported now draw Python's random numbers
-            return names, k_means(every.samples, None, clusters, self._seed).assign
+        return names, k_means(every.samples, None, clusters, self._seed).assign
 
     def _regions_are(self, real: Any) -> str:
         if self._conditional:

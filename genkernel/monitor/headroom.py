@@ -30,9 +30,14 @@ class Headroom:
 
     def __init__(self, memory: str | int | None = None):
         self._given = None if memory is None else parse_memory(memory)
+        self._last = 0
 
     def bytes(self, device: torch.device) -> int:
-        """The given bound; else most of what this process has held on the device at its peak and holds no more."""
+        """The given bound; else most of what this process has held on the device at its peak and holds no more.
+
+        The same as last time where that fits and is at least half of it: convolutions are compiled for each number of
+        samples that runs together, and what is compiled stays in memory.
+        """
         if self._given is not None:
             return self._given
         if device.type == "cuda":
@@ -41,7 +46,10 @@ class Headroom:
             workspace.give_back()  # what was freed is otherwise still counted as held
             give_back()
             free = _peak() - _held()
-        return max(LEAST, int(PART * free))
+        now = max(LEAST, int(PART * free))
+        if not self._last <= now <= 2 * self._last:
+            self._last = now
+        return self._last
 
 
 def _peak() -> int:

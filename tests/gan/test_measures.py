@@ -82,3 +82,18 @@ def test_kernel_numbers() -> None:
     assert measures.mean_off_diagonal(np.ones((3, 3))) == pytest.approx(1)
     assert measures.mean_off_diagonal(np.array([[1, 0.2], [0.4, 1]])) == pytest.approx(0.3)
     assert math.isnan(measures.mean_off_diagonal(np.ones((1, 1))))
+
+
+def test_separation_is_the_area_under_the_roc_curve() -> None:
+    from sklearn.metrics import roc_auc_score
+
+    draw = np.random.default_rng(0)
+    for fake, real in (
+        (draw.normal(size=30), draw.normal(size=17) + 1),
+        (draw.integers(0, 4, 30).astype(float), draw.integers(1, 5, 17).astype(float)),  # ties
+        (np.zeros(3), np.zeros(2)),
+        (np.arange(3.0), np.arange(3.0) + 10),
+    ):
+        labels = np.repeat([0, 1], [len(fake), len(real)])
+        expected = roc_auc_score(labels, np.concatenate([fake, real]))
+        assert measures.separation(fake, real) == pytest.approx(expected)
