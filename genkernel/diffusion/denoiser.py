@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from genkernel.diffusion.fresh import reinitialised
 from genkernel.diffusion.schedule import NoiseSchedule
 from genkernel.diffusion.time_path import TimeCall, TimePath, capture, observe, replaced
 from genkernel.errors import GenkernelError, InputError, NonFiniteError
 from genkernel.tangent import TangentModel
 from genkernel.tangent import cotangent as _cotangent
 from genkernel.tangent.cotangents import Cotangents
+from genkernel.tangent.fresh import reinitialised
 
 # batch entries that are ours; all others are the network's conditioning
 OWN_KEYS = frozenset({"x", "t", "emb", "target", "weight"})

@@ -11,19 +11,21 @@ Every reading uses the same samples and cotangents, so that two readings differ 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from genkernel.classifier.labels import Labels, class_indices
+from genkernel.classifier.logits import logits_of
 from genkernel.errors import InputError, NonFiniteError
 from genkernel.gan.clusters import Clusters
 from genkernel.gan.latent_kernel import between_clusters
 from genkernel.monitor.average import Average
-from genkernel.monitor.classes import Labels, class_axis, class_indices, mean_by_class
+from genkernel.monitor.classes import class_axis, mean_by_class
 from genkernel.monitor.drift import drift
 from genkernel.monitor.finite import require_finite_weights
 from genkernel.monitor.headroom import Headroom
@@ -31,12 +33,11 @@ from genkernel.monitor.trace import Array, Axis, Trace
 from genkernel.monitor.watch import Values
 from genkernel.monitor.weights import WeightProbe
 from genkernel.spectra.alignment import cka
+from genkernel.spectra.gram_ranks import gram_rank_gap
 from genkernel.spectra.neighbours import TIED
-from genkernel.spectra.ranks import tangent_rank_gap
 from genkernel.tangent import Cotangents, Kernel, TangentModel, batches, exact_trace, kernel, probes, total
 from genkernel.tangent.coverage import Coverage
 from genkernel.tangent.fingerprint import fingerprint
-from genkernel.tangent.model import call_module
 from genkernel.tangent.passes import guarded
 
 TRACED_UP_TO = 4  # logits whose trace is taken exactly
@@ -195,21 +196,15 @@ class ClassifierWatch:
     def _ranks(self) -> Values:
         """The tangent rank gap of the samples held out, of the gradients of the sum of logits.
 
-        One backward pass gives the Gram matrix of these gradients, the square root of which has the same singular
-        values and ranks as the gradients themselves, and one column per sample instead of one per parameter. Rounding
-        of a Gram matrix hides singular values below √(samples × precision) of the largest: that is the tolerance.
+        One backward pass gives the Gram matrix of these gradients.
         """
         together = batches.concatenate(self._data, self._holdout)
         precision = torch.promote_types(self.model.dtype, torch.float32)
         gram = self._run("rank", together, total(), precision).values
-        values, vectors = torch.linalg.eigh((gram + gram.T) / 2)
-        rows = vectors * values.clamp_min(0).sqrt()
-        n = len(self._labels)
-        tolerance = math.sqrt(len(rows) * max(torch.finfo(self.model.dtype).eps, torch.finfo(torch.float32).eps ** 1.5))
-        gap = tangent_rank_gap(rows[:n], rows[n:], tolerance)
+        gap = gram_rank_gap(gram, len(self._labels), self.model.dtype)
         return {
             "rank/gap": float(gap.gap),
-            "rank/share": gap.gap / (len(rows) - n),
+            "rank/share": gap.gap / (len(gram) - len(self._labels)),
             "rank/trained": float(gap.trained.value),
             "rank/alone": gap.alone,
         }
@@ -325,16 +320,6 @@ class _Seen:
         self._first = self.now if self._first is None else self._first
         self.last = self.now
         return found
-
-
-def logits_of(module: nn.Module, batch: Any) -> Tensor:
-    """The logits in whatever a classifier returns."""
-    out: Any = call_module(module, batch)
-    if isinstance(out, Mapping) and "logits" in out:
-        out = out["logits"]
-    if isinstance(out, (tuple, list)) and out:
-        out = out[0]
-    return out
 
 
 def neighbour_votes(cosines: Array, labels: Labels, k: int, classes: int) -> Array:

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from genkernel.classifier.labels import Labels, class_indices
 from genkernel.diffusion import Denoiser
 from genkernel.diffusion.denoiser import sample_losses
 from genkernel.diffusion.locality import default_window, locality_index, window_mask
@@ -30,7 +31,7 @@ from genkernel.diffusion.pairs import grid
 from genkernel.diffusion.resampling import as_grid, level_means
 from genkernel.errors import InputError, NonFiniteError
 from genkernel.monitor.average import Average
-from genkernel.monitor.classes import Labels, class_axis, class_indices, mean_by_class
+from genkernel.monitor.classes import class_axis, mean_by_class
 from genkernel.monitor.draws import time_axis
 from genkernel.monitor.drift import drifts
 from genkernel.monitor.headroom import Headroom

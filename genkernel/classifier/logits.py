@@ -1,0 +1,45 @@
+"""The logits in whatever a classifier returns, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from genkernel.tangent.model import call_module
+
+
+def logits_of(module: nn.Module, batch: Any) -> Tensor:
+    """The logits: the answer itself, its ``logits``, or its first entry."""
+    out: Any = call_module(module, batch)
+    if isinstance(out, Mapping) and "logits" in out:
+        out = out["logits"]
+    if isinstance(out, (tuple, list)) and out:
+        out = out[0]
+    return out
+
+
+def predicted(logits: Tensor) -> Tensor:
+    """The most probable class ``[n]``; of a single logit ``[n, 1]``, class 1 where it is positive."""
+    return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+
+
+def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    """Of every sample ``[n]``; binary for a single logit ``[n, 1]``."""
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0], labels.to(logits), reduction="none")
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """How far the logit of the label is above the largest other one ``[n]``; negative where the answer is wrong.
+
+    Of a single logit it is that logit, with the sign of the label.
+    """
+    if logits.shape[1] == 1:
+        return logits[:, 0] * (2 * labels - 1)
+    own = logits.gather(1, labels[:, None])
+    others = logits.scatter(1, labels[:, None], -float("inf"))
+    return own[:, 0] - others.amax(1)

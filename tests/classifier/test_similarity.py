@@ -1,0 +1,76 @@
+"""Class structure of kernels: the numbers of a trained network beside their controls."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from genkernel.classifier import Classifier
+from genkernel.classifier.similarity import analyze
+from genkernel.errors import InputError
+from genkernel.tangent import TangentModel, exact_trace, kernel
+from tests.classifier.toys import blobs, mlp, trained
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    return trained(mlp().double(), *(part.double() if part.is_floating_point() else part for part in blobs()))
+
+
+def test_numbers_are_those_of_the_trace_kernel_and_its_controls(net: nn.Module) -> None:
+    x, y = blobs(60, seed=1)
+    x = x.double()
+    clf = Classifier(net, names=["a", "b", "c"])
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    found, K = analyze(clf, x, y.numpy(), progress=lambda *_: None)
+    expected = kernel(TangentModel(net), x, cotangents=exact_trace())
+    torch.testing.assert_close(K.values, expected.values)
+    assert found.names == ["a", "b", "c"]
+    assert found.answers.accuracy == pytest.approx(float((net(x).argmax(1) == y).double().mean()))
+    assert found.answers.loss == pytest.approx(float(nn.functional.cross_entropy(net(x), y)))
+    assert ((found.answers.margins > 0) == (found.answers.predictions == y.numpy())).all()
+    assert set(found.controls) == {"untrained", "without last layer", "permuted labels", "inputs"}
+    assert sum(found.share_by_layer.values()) == pytest.approx(1.0)
+    assert list(found.cka_by_layer) == list(K.layers) == list(found.share_by_layer)
+    # what training does, and what chance is
+    assert found.trained.cka > found.controls["untrained"].cka
+    assert abs(found.controls["permuted labels"].cka) < 0.15 < found.trained.cka
+    assert found.trained.blocks.contrast > found.controls["untrained"].blocks.contrast
+    assert abs(found.controls["permuted labels"].blocks.contrast) < 4 * (
+        found.controls["permuted labels"].blocks.contrast_stderr
+    )
+    separable = found.trained.separability
+    assert separable is not None and separable.held_out > 0.8 > 0.6 > separable.chance
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_single_logit_and_few_samples_of_a_class() -> None:
+    x, y = blobs(30, classes=2)
+    net = trained(mlp(1), x, y)
+    found, K = analyze(Classifier(net), x, y.numpy(), controls=False)
+    assert found.names == ["class 0", "class 1"] and not found.controls and found.answers.accuracy > 0.9
+    assert K.values.shape == (30, 30)
+    rare = np.array([0] * 18 + [1] * 3)
+    found, _ = analyze(Classifier(net), x[:21], rare, controls=False)
+    assert found.trained.separability is None and math.isfinite(found.trained.cka)
+
+
+def test_what_cannot_be_compared(net: nn.Module) -> None:
+    x, y = blobs(12)
+    clf = Classifier(net)
+    with pytest.raises(InputError, match="3 classes"):
+        analyze(clf, x.double(), y.numpy() + 1)
+    with pytest.raises(InputError, match="two of them"):
+        analyze(clf, x.double(), np.zeros(12, dtype=np.int64))
+
+
+def test_a_network_without_a_last_layer_of_its_own() -> None:
+    x, y = blobs(24)
+    net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3), nn.LogSoftmax(1))
+    found, _ = analyze(Classifier(net), x, y.numpy(), folds=2)
+    assert "without last layer" not in found.controls and any("no layer's own" in note for note in found.notes)
