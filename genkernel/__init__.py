@@ -44,6 +44,7 @@ _HOMES = {
     "load_images": "genkernel.data",
     "Denoiser": "genkernel.diffusion",
     "NoiseSchedule": "genkernel.diffusion",
+    "Classifier": "genkernel.classifier",
     "Monitor": "genkernel.monitor",
     "Alert": "genkernel.monitor",
     "sinks": "genkernel.monitor",
@@ -67,6 +68,7 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
+    from genkernel.classifier import Classifier
     from genkernel.data import load_images
     from genkernel.diffusion import Denoiser, NoiseSchedule
     from genkernel.errors import GenkernelError

@@ -117,6 +117,10 @@ def train_classifier(
     record = {
         "recipe": asdict(recipe),
         "factory": "genkernel.models.mnist_classifier:MNISTClassifier",
+        "sample_shape": [1, 32, 32],
+        "mean": 0.5,
+        "std": 0.5,
+        "names": [str(digit) for digit in range(CLASSES)],
         "images": len(images),
         "data_sha256": data_sha256(images),
         "parameters": sum(p.numel() for p in network.parameters()),

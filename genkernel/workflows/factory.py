@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,23 @@ from genkernel.errors import GenkernelError, InputError
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+_OF_OURS = re.compile(r"genkernel\.models\.\w+:\w+")
+
+
+def is_ours(factory: str) -> bool:
+    """Whether it names a network that is defined in :mod:`genkernel.models`."""
+    from torch import nn
+
+    if not _OF_OURS.fullmatch(factory):
+        return False
+    home, _, name = factory.partition(":")
+    try:
+        found = getattr(importlib.import_module(home), name)
+    except (ImportError, AttributeError):
+        return False
+    return isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == home
 
 
 def place(device: str | torch.device | None) -> torch.device:

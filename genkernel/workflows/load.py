@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
     from genkernel.diffusion import NoiseSchedule
 
-_KINDS = ("diffusion", "gan")
-_LATER = {"classifier": "classifiers"}
+_KINDS = ("diffusion", "gan", "classifier")
 
 
 def load(
@@ -39,17 +38,19 @@ def load(
     key: str | None = None,
     download: bool = False,
     trust_pickle: bool = False,
-    **generator: Any,
+    **options: Any,
 ) -> Any:
-    """Load a diffusion or flow-matching model (:class:`Denoiser`), or the generator of a GAN (:class:`Generator`).
+    """Load a diffusion or flow-matching model (:class:`Denoiser`), the generator of a GAN (:class:`Generator`), or a
+    :class:`Classifier`.
 
     Args:
         path: a diffusers pipeline or model folder, a hub id ``owner/name`` (from the local cache
-            unless ``download``), a file of weights (then with ``factory``), or the folder of a reference GAN, as
-            ``scripts/train_gan.py`` writes it, whose ``training.json`` says how both networks are built; or the name
-            of what is shipped: ``"ddpm-mnist"``, ``"dcgan-mnist"``, ``"dcgan-mnist-collapsed"``.
-        kind: ``"diffusion"``, ``"gan"``, or ``None`` to find out: a generator is what ``latent_shape`` or a
-            ``discriminator`` is given for, and what the folder of a GAN holds.
+            unless ``download``), a file of weights (then with ``factory``), a classifier of torchvision
+            (``"torchvision:resnet18"``), or the folder of a reference GAN or classifier, as ``scripts/train_gan.py``
+            writes it, whose ``training.json`` says how its networks are built; or the name of what is shipped:
+            ``"ddpm-mnist"``, ``"dcgan-mnist"``, ``"dcgan-mnist-collapsed"``, ``"mnist-classifier"``.
+        kind: ``"diffusion"``, ``"gan"``, ``"classifier"``, or ``None`` to find out: a generator is what
+            ``latent_shape`` or a ``discriminator`` is given for, and what the folder of a GAN holds.
         factory: ``"package.module:Name"``, called with ``factory_args`` to build the network that
             a bare file of weights belongs to.
         device: where to put it; a CUDA device when there is one, else the CPU.
@@ -58,15 +59,17 @@ def load(
         download: allow the network for a hub id.
         trust_pickle: allow a pickle to run code (``--trust-pickle``).
 
-        generator: for GANs, ``discriminator=`` (a file of weights, a module, or a
+        options: for GANs, ``discriminator=`` (a file of weights, a module, or a
             :class:`~genkernel.gan.Discriminator`), ``discriminator_factory=``, ``discriminator_args=``,
             ``discriminator_key=`` (the entry of its file), and the options of :class:`~genkernel.gan.Generator`
-            (``latent_shape``, ``classes``, ``space``, ``truncation``, …).
+            (``latent_shape``, ``classes``, ``space``, ``truncation``, …); for classifiers, ``weights=`` (a file, for
+            a network of torchvision) and the options of :class:`~genkernel.classifier.Classifier` (``names``,
+            ``mean``, ``std``, …).
 
     The remaining arguments are those of :func:`genkernel.wrap`, for diffusion models.
 
     Returns:
-        Denoiser or Generator: the latter with its ``discriminator``, where one was given.
+        Denoiser, Generator (with its ``discriminator``, where one was given) or Classifier.
 
     Raises:
         MissingError: there is nothing at ``path``; a hub id that is not cached fails at once.
@@ -78,32 +81,41 @@ def load(
     from genkernel.workflows.factory import from_factory, place
     from genkernel.workflows.wrap import wrap
 
-    if kind in _LATER or str(path).startswith("torchvision:"):
-        what = _LATER.get(kind or "classifier", "classifiers")
-        raise InputError(f"{what} are not supported by this version of genkernel: it loads diffusion models and GANs")
     if kind not in (None, *_KINDS):
         raise InputError(f"kind is {' or '.join(map(repr, _KINDS))} (or None to find out), not {kind!r}")
     path = shipped(path)
-    if kind == "gan" or (kind is None and (generator or _is_gan(path))):
+    foreign = {
+        "scheduler": scheduler, "schedule": schedule, "prediction_type": prediction_type, "embedding": embedding,
+        "data_range": data_range, "conditioning": conditioning, "time_mlp": time_mlp,
+    }  # fmt: skip
+    if kind == "classifier" or (kind is None and _is_classifier(path)):
+        from genkernel.workflows.load_classifier import load_classifier
+
+        if said := [option for option, value in foreign.items() if value is not None]:
+            raise InputError(f"{said[0]!r} is an option of diffusion models, and {path} is a classifier")
+        own = {"call": call, "params": params, "sample_shape": sample_shape, **options}
+        return load_classifier(
+            path, factory, factory_args, device, name=name, key=key, download=download, trust_pickle=trust_pickle,
+            **{option: value for option, value in own.items() if value is not None},
+        )  # fmt: skip
+    if kind == "gan" or (kind is None and (options or _is_gan(path))):
         from genkernel.workflows.load_gan import load_generator, refuse_foreign
 
-        foreign = {
-            "scheduler": scheduler, "schedule": schedule, "prediction_type": prediction_type, "embedding": embedding,
-            "sample_shape": sample_shape, "data_range": data_range, "conditioning": conditioning, "time_mlp": time_mlp,
-        }  # fmt: skip
-        refuse_foreign(foreign)
-        own = {"call": call, "params": params, **generator}
+        refuse_foreign({**foreign, "sample_shape": sample_shape})
+        own = {"call": call, "params": params, **options}
         return load_generator(
             path, factory, factory_args, device, name=name, key=key, trust_pickle=trust_pickle,
             **{option: value for option, value in own.items() if value is not None},
         )  # fmt: skip
-    if generator:
-        raise InputError(f"{min(generator)!r} is no option of a diffusion model")
+    if options:
+        raise InputError(f"{min(options)!r} is no option of a diffusion model")
     if _is_gan(path):
         raise InputError(f"{path} holds a GAN, not a diffusion model: analyse it with genkernel gan (gk.collapse)")
+    if _is_classifier(path):
+        raise InputError(f"{path} is a classifier, not a diffusion model: load it without kind=, or kind='classifier'")
     where = resolve(path, download=download)
     target = place(device)
-    options: dict[str, Any] = {}
+    encoding: dict[str, Any] = {}
     notes: list[str] = []
     module: nn.Module
     if factory is not None:
@@ -133,8 +145,8 @@ def load(
             shape = sample_shape or adapter.default_shape(module)
             if shape is not None and len(shape) == 3:
                 factor = encoder.factor
-                options["encode"] = encoder
-                options["image_shape"] = (encoder.channels, shape[1] * factor, shape[2] * factor)
+                encoding["encode"] = encoder
+                encoding["image_shape"] = (encoder.channels, shape[1] * factor, shape[2] * factor)
                 notes.append(
                     f"the network works on latents: images are encoded by the pipeline's {layout.encoder.name} "
                     f"(mode of the posterior, times {encoder.scale:g})"
@@ -155,7 +167,7 @@ def load(
             name or Path(path).name or where.resolve().name,
             checkpoint={"name": str(path), "sha256": sha256(where)},
             notes=notes,
-            **options,
+            **encoding,
         )
     except InputError as error:
         raise type(error)(f"{path}: {error}") from error
@@ -178,3 +190,9 @@ def _is_gan(path: str | Path) -> bool:
     from genkernel.workflows.load_gan import is_gan_folder
 
     return is_gan_folder(path)
+
+
+def _is_classifier(path: str | Path) -> bool:
+    from genkernel.workflows.load_classifier import TORCHVISION, is_classifier_folder
+
+    return str(path).startswith(TORCHVISION) or is_classifier_folder(path)

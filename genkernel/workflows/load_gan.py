@@ -6,7 +6,6 @@ in it only networks of :mod:`genkernel.models` are called, unless the user gives
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import re
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 _OURS = frozenset({"module", "name", "checkpoint", "notes", "discriminator"})
 RECORD, SNAPSHOTS = "training.json", "snapshots"
 _GENERATOR, _DISCRIMINATOR = "G.safetensors", "D.safetensors"
-_OF_OURS = re.compile(r"genkernel\.models\.\w+:\w+")
 _SNAPSHOT = re.compile(r"(\d+)\.G\.safetensors")
 
 
@@ -244,28 +242,16 @@ def _recorded(
     training: Training, side: str, factory: str | None, arguments: Mapping[str, Any] | None
 ) -> tuple[str, Mapping[str, Any]]:
     """Factory and arguments of one side: those given, else those recorded, as far as they are networks of ours."""
+    from genkernel.workflows.factory import is_ours
+
     recorded, with_arguments = training.side(side)
-    if factory is None and not _is_ours(recorded):
+    if factory is None and not is_ours(recorded):
         given = "factory=" if side == "generator" else "discriminator_factory="
         raise InputError(
             f"{training.generator.parent / RECORD} names {recorded!r}, which is no network of genkernel.models: if it "
             f"may be imported, pass {given}{recorded!r}"
         )
     return factory or recorded, with_arguments if arguments is None else arguments
-
-
-def _is_ours(factory: str) -> bool:
-    """Whether it names a network that is defined in :mod:`genkernel.models`."""
-    from torch import nn
-
-    if not _OF_OURS.fullmatch(factory):
-        return False
-    home, _, name = factory.partition(":")
-    try:
-        found = getattr(importlib.import_module(home), name)
-    except (ImportError, AttributeError):
-        return False
-    return isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == home
 
 
 def judged(given: Any, discriminator: Discriminator, key: str | None = None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``gk.wrap``: a network in memory, and its scheduler or latent shape → :class:`Denoiser` or :class:`Generator`."""
+"""``gk.wrap``: a network in memory, and what it is → :class:`Denoiser`, :class:`Generator` or :class:`Classifier`."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ def wrap(
     image_shape: tuple[int, ...] | None = None,
     checkpoint: dict[str, Any] | None = None,
     notes: Iterable[str] = (),
-    **generator: Any,
+    kind: str | None = None,
+    **options: Any,
 ) -> Any:
-    """Make a :class:`Denoiser` of a diffusers model or of any ``module(x_t, t, **conditioning)``, or a GAN's
-    :class:`Generator` of any ``module(z)``.
+    """Make a :class:`Denoiser` of a diffusers model or of any ``module(x_t, t, **conditioning)``, a GAN's
+    :class:`Generator` of any ``module(z)``, or with ``kind="classifier"`` a :class:`Classifier` of any ``module(x)``.
 
     Args:
         module: the network; it is never changed.
@@ -55,11 +56,13 @@ def wrap(
         encode, image_shape: how images become samples, for networks that work on latents.
         checkpoint: provenance of the weights.
         notes: sentences to carry along.
-        generator: for GANs, ``latent_shape=`` and the other options of :class:`~genkernel.gan.Generator`, and
-            ``discriminator=`` (a module, or a :class:`~genkernel.gan.Discriminator`).
+        kind: ``"diffusion"``, ``"gan"``, ``"classifier"``, or None for one of the first two, whose options are given.
+        options: for GANs, ``latent_shape=`` and the other options of :class:`~genkernel.gan.Generator`, and
+            ``discriminator=`` (a module, or a :class:`~genkernel.gan.Discriminator`); for classifiers, those of
+            :class:`~genkernel.classifier.Classifier`.
 
     Returns:
-        Denoiser, or Generator where one of its options is given.
+        Denoiser, Generator or Classifier.
 
     Raises:
         InputError: a piece is missing or does not fit; the sentence says which.
@@ -71,16 +74,27 @@ def wrap(
 
     if not isinstance(module, nn.Module):
         raise InputError(f"wrap takes a torch.nn.Module, not {type(module).__name__}")
-    if generator:
+    if kind not in (None, "diffusion", "gan", "classifier"):
+        raise InputError(f"kind is 'diffusion', 'gan' or 'classifier', not {kind!r}")
+    own = {"call": call, "params": params, "name": name, "checkpoint": checkpoint, "notes": notes}
+    foreign = {
+        "scheduler": scheduler, "schedule": schedule, "prediction_type": prediction_type, "embedding": embedding,
+        "data_range": data_range, "conditioning": conditioning, "time_mlp": time_mlp, "encode": encode,
+        "image_shape": image_shape,
+    }  # fmt: skip
+    if kind == "classifier":
+        from genkernel.workflows.load_classifier import wrap_classifier
+
+        if given := [option for option, value in foreign.items() if value is not None]:
+            raise InputError(f"{given[0]!r} is an option of diffusion models, not of classifiers")
+        shape = {} if sample_shape is None else {"sample_shape": sample_shape}
+        return wrap_classifier(module, {**own, **shape, **options})
+    if kind == "gan" or (kind is None and options):
         from genkernel.workflows.load_gan import wrap_generator
 
-        foreign = {
-            "scheduler": scheduler, "schedule": schedule, "prediction_type": prediction_type, "embedding": embedding,
-            "sample_shape": sample_shape, "data_range": data_range, "conditioning": conditioning, "time_mlp": time_mlp,
-            "encode": encode, "image_shape": image_shape,
-        }  # fmt: skip
-        own = {"call": call, "params": params, "name": name, "checkpoint": checkpoint, "notes": notes}
-        return wrap_generator(module, {**own, **generator}, foreign)
+        return wrap_generator(module, {**own, **options}, {**foreign, "sample_shape": sample_shape})
+    if options:
+        raise InputError(f"{min(options)!r} is no option of a diffusion model")
     return wrap_denoiser(
         module,
         scheduler,
