@@ -7,7 +7,6 @@ rightly. So does the confidence, which costs nothing: what counts is what the ke
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,170 +17,137 @@ from torch import Tensor
 from genkernel.classifier.classifier import Classifier
 from genkernel.classifier.labels import Labels
 from genkernel.classifier.logits import predicted
+from genkernel.classifier.results import Extrapolation, Reach
 from genkernel.errors import InputError
 from genkernel.spectra.gram_ranks import gram_rank_gap
-from genkernel.spectra.novelty import Auroc, auroc, novelty
+from genkernel.spectra.novelty import auroc, novelty
 from genkernel.tangent import Cotangents, Kernel, batches, kernel, total
 
-FEWEST = 8  # right and wrong answers each, below which a rank correlation says nothing
+FEWEST = 8  # right and wrong answers each, below which nothing is said of what tells them apart
+CLASSES = 4  # below which a rank correlation over classes says nothing
 
 
 @dataclass
-class Reach:
-    """m samples seen from n training samples.
+class Seen:
+    """What the classifier was trained on, as far as it is compared with.
 
     Attributes:
-        similarity: mean cosine of each sample to the training samples of each class ``[m, C]``.
-        predictions: what the classifier answers ``[m]``.
-        nearest: the class with the largest similarity ``[m]``.
-        distance: projection distance, the share of a tangent feature outside of the training span ``[m]``.
-        followed: share of the samples that are answered with their nearest class.
-        confidence: largest probability of each answer ``[m]``.
+        samples: n of them, as the network takes them.
+        labels: ``[n]``, places among the classes.
+        classes: their numbers among the logits ``[C]``.
+        kernel: between these samples.
+        cotangents: of the kernel.
+        options: of :func:`genkernel.kernel`, such as ``dtype`` and ``memory``.
     """
 
-    similarity: np.ndarray
-    predictions: Labels
-    nearest: Labels
-    distance: np.ndarray
-    followed: float
-    confidence: np.ndarray
-
-
-@dataclass
-class Extrapolation:
-    """New samples beside samples of the training distribution that were held out.
-
-    Attributes:
-        new, held_out: each seen from the training samples; ``held_out`` None where none were given.
-        newness: how well the projection distance tells new from held-out samples; None without these.
-        rank_gap: directions that the new samples add to the tangent space, per sample.
-        held_out_rank_gap: the same of held-out samples.
-        labels: of the new samples ``[m]``; None where they belong to no class.
-        matrix: mean similarity of new samples of each class to training samples of each ``[C, C]``.
-        accuracy: of the new samples, with ``accuracy_per_class`` ``[C]``.
-        by_similarity: how well the similarity to the class that is answered tells right from wrong answers; neither
-            this nor the confidence knows the label.
-        by_confidence: the same of the confidence, which costs nothing.
-        per_class: Spearman correlation over classes of mean similarity to the own class and accuracy.
-        notes: what to know, in sentences.
-    """
-
-    new: Reach
-    held_out: Reach | None = None
-    newness: Auroc | None = None
-    rank_gap: float = math.nan
-    held_out_rank_gap: float = math.nan
-    labels: Labels | None = None
-    matrix: np.ndarray | None = None
-    accuracy: float = math.nan
-    accuracy_per_class: np.ndarray | None = None
-    by_similarity: Auroc | None = None
-    by_confidence: Auroc | None = None
-    per_class: float = math.nan
-    notes: list[str] = field(default_factory=list)
+    samples: Any
+    labels: Labels
+    classes: Labels
+    kernel: Kernel
+    cotangents: Cotangents
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def extrapolation(
-    classifier: Classifier,
-    trained: Kernel,
-    samples: Any,
-    labels: Labels,
-    new: Any,
-    new_labels: Labels | None = None,
-    held_out: Any = None,
-    *,
-    cotangents: Cotangents,
-    dtype: torch.dtype | None = None,
-    memory: str | int = "8GiB",
-    **options: Any,
-) -> Extrapolation:
+    classifier: Classifier, seen: Seen, new: Any, new_labels: Labels | None = None, held_out: Any = None
+) -> tuple[Extrapolation, list[str]]:
     """Where new samples lie for the kernel of a classifier.
 
     Args:
-        trained: the kernel between the training samples.
-        samples, labels: these n samples, as the network takes them, and their classes ``[n]``.
-        new, new_labels: m others, and their classes where they have any.
+        seen: training samples and their kernel.
+        new, new_labels: m others, and their classes (numbers among the logits) where they have any.
         held_out: samples of the same kind as those of the training that it has not seen.
-        cotangents: of ``trained``.
-        dtype, memory, options: of :func:`genkernel.kernel`.
+
+    Returns:
+        The numbers, and what to know about them, in sentences.
 
     Raises:
         InputError: samples of another form, or labels of classes that there are no training samples of.
     """
-    classes = int(labels.max()) + 1
-    if new_labels is not None and not set(np.unique(new_labels)) <= set(np.unique(labels)):
-        missing = sorted(set(np.unique(new_labels).tolist()) - set(np.unique(labels).tolist()))
+    known = set(seen.classes.tolist())
+    if new_labels is not None and (missing := sorted(set(np.unique(new_labels).tolist()) - known)):
         raise InputError(
-            f"new samples are of classes {missing}, of which there are no training samples: leave their labels out "
+            f"new samples are of classes {missing[:5]}, of which there are no training samples: leave their labels out "
             "where they belong to no class"
         )
-    own: dict[str, Any] = {"dtype": dtype, "memory": memory, **options}
-
-    def reach(others: Any) -> Reach:
-        cross = kernel(classifier.tangent, others, samples, cotangents=cotangents, by=None, **own)
-        return _reach(trained, cross, labels, classes, classifier.logits(others))
-
     notes: list[str] = []
-
-    def gap(others: Any, which: str) -> float:
-        together = batches.concatenate(samples, others)
-        gram = kernel(classifier.tangent, together, cotangents=total(), by=None, **own).values
-        found = gram_rank_gap(gram, len(labels), dtype or classifier.dtype)
-        if not found.stable:
-            steps = ", ".join(f"{gap} at {factor:g} times it" for factor, gap in found.by_factor.items())
-            notes.append(f"the rank gap of {which} samples hangs on the tolerance: {steps}")
-        return found.gap / batches.size(others)
-
-    found = Extrapolation(new=reach(new), rank_gap=gap(new, "new"), labels=new_labels, notes=notes)
+    found = Extrapolation(new=_reach(classifier, seen, new, "new", notes))
     if held_out is not None:
-        found.held_out, found.held_out_rank_gap = reach(held_out), gap(held_out, "held-out")
+        found.held_out = _reach(classifier, seen, held_out, "held-out", notes)
         found.newness = auroc(found.held_out.distance, found.new.distance)
     if new_labels is not None:
-        _judge(found, new_labels, classes)
-    return found
+        found.labels = np.searchsorted(seen.classes, new_labels)
+        notes += _judge(found, found.labels, len(seen.classes))
+    return found, notes
 
 
-def _reach(trained: Kernel, cross: Kernel, labels: Labels, classes: int, logits: Tensor) -> Reach:
+def _reach(classifier: Classifier, seen: Seen, others: Any, which: str, notes: list[str]) -> Reach:
+    options = {**seen.options, "by": None}
+    cross = kernel(classifier.tangent, others, seen.samples, cotangents=seen.cotangents, **options)
+    together = batches.concatenate(seen.samples, others)
+    gram = kernel(classifier.tangent, together, cotangents=total(), **options).values
+    gap = gram_rank_gap(gram, len(seen.labels), options.get("dtype") or classifier.dtype)
+    m = batches.size(others)
+    vacuous = gap.vacuous or gap.gap >= m
+    if vacuous:
+        notes.append(
+            f"every one of the {m} {which} samples adds a direction of its own, as samples of any kind do where there "
+            "are more parameters than samples: the rank gap says nothing here"
+        )
+    elif not gap.stable:
+        steps = ", ".join(f"{count} at {factor:g} times it" for factor, count in gap.by_factor.items())
+        notes.append(f"the rank gap of the {which} samples hangs on the tolerance: {steps}")
     cosines = cross.normalized().values.numpy()
-    similarity = np.full((len(cosines), classes), math.nan)
-    for c in np.unique(labels):
-        similarity[:, c] = cosines[:, labels == c].mean(1)
-    nearest, said = np.nanargmax(similarity, axis=1), predicted(logits).numpy()
-    single = logits.shape[1] == 1
-    probabilities = torch.cat([-logits, logits], 1).mul(0.5).softmax(1) if single else logits.softmax(1)
+    similarity = np.stack([cosines[:, seen.labels == c].mean(1) for c in range(len(seen.classes))], 1)
+    logits = classifier.logits(others)
+    said = _places(predicted(logits).numpy(), seen.classes)
     return Reach(
         similarity=similarity,
         predictions=said,
-        nearest=nearest,
-        distance=novelty(trained, cross).projection_distance.numpy(),
-        followed=float((nearest == said).mean()),
-        confidence=probabilities.amax(1).numpy(),
+        nearest=similarity.argmax(1),
+        distance=novelty(seen.kernel, cross).projection_distance.numpy(),
+        confidence=_confidence(logits),
+        followed=float((similarity.argmax(1) == said).mean()),
+        rank_gap=gap.gap / m,
+        rank_gap_says=not vacuous and gap.stable,
     )
 
 
-def _judge(found: Extrapolation, labels: Labels, classes: int) -> None:
-    """Right and wrong answers beside similarity and confidence."""
+def _places(numbers: Labels, classes: Labels) -> Labels:
+    """Places of class numbers among the classes; −1 for others."""
+    at = np.searchsorted(classes, numbers).clip(max=len(classes) - 1)
+    return np.where(classes[at] == numbers, at, -1)
+
+
+def _confidence(logits: Tensor) -> np.ndarray:
+    single = logits.shape[1] == 1
+    both = torch.cat([torch.zeros_like(logits), logits], 1) if single else logits
+    return both.softmax(1).amax(1).numpy()
+
+
+def _judge(found: Extrapolation, labels: Labels, classes: int) -> list[str]:
+    """Right and wrong answers beside similarity and confidence; what to know, in sentences."""
     right = found.new.predictions == labels
+    answered = found.new.predictions >= 0
     told = found.new.similarity[np.arange(len(labels)), found.new.predictions]
-    sure = found.new.confidence
     present = np.unique(labels)
     found.accuracy = float(right.mean())
-    found.accuracy_per_class = np.full(classes, math.nan)
-    found.matrix = np.full((classes, classes), math.nan)
+    found.accuracy_per_class = np.full(classes, np.nan)
+    found.matrix = np.full((classes, classes), np.nan)
     for c in present:
         found.accuracy_per_class[c] = right[labels == c].mean()
         found.matrix[c] = found.new.similarity[labels == c].mean(0)
-    if min(right.sum(), (~right).sum()) >= FEWEST:
-        found.by_similarity = auroc(told[~right], told[right])
-        found.by_confidence = auroc(sure[~right], sure[right])
-    else:
-        found.notes.append(
-            f"{int((~right).sum())} of {len(right)} new samples are answered wrongly: what tells right from wrong "
-            f"answers is not to be seen in fewer than {FEWEST} of either"
-        )
-    similar = found.matrix.diagonal()[present]
-    accurate = found.accuracy_per_class[present]
-    if len(present) >= 4 and np.ptp(similar) > 0 and np.ptp(accurate) > 0:
+    similar, accurate = found.matrix.diagonal()[present], found.accuracy_per_class[present]
+    if len(present) >= CLASSES and np.ptp(similar) > 0 and np.ptp(accurate) > 0:
         from scipy.stats import spearmanr
 
         found.per_class = float(spearmanr(similar, accurate).statistic)
+    wrong = ~right & answered
+    if min(right.sum(), wrong.sum()) < FEWEST:
+        return [
+            f"{int((~right).sum())} of {len(right)} new samples are answered wrongly: what tells right from wrong "
+            f"answers is not to be seen in fewer than {FEWEST} of either"
+        ]
+    found.by_similarity = auroc(told[wrong], told[right])
+    found.by_confidence = auroc(found.new.confidence[wrong], found.new.confidence[right])
+    return []

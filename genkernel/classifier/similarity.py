@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,82 +22,21 @@ import torch
 from torch import Tensor
 
 from genkernel.classifier.classifier import Classifier
+from genkernel.classifier.extrapolation import Seen, extrapolation
 from genkernel.classifier.labels import Labels
 from genkernel.classifier.logits import cross_entropies, margins, predicted
+from genkernel.classifier.results import TRAINED, Answers, Separation, SimilarityResult, Structure
 from genkernel.errors import InputError
 from genkernel.spectra.alignment import cka, kernel_target_alignment
-from genkernel.spectra.class_blocks import ClassBlocks, class_blocks
-from genkernel.spectra.neighbours import NeighbourAgreement, knn_label_agreement
-from genkernel.spectra.separability import Separability, tangent_linear_separability, without_layers
-from genkernel.tangent import Cotangents, Kernel, TangentModel, exact_trace, kernel, probes
+from genkernel.spectra.class_blocks import class_blocks
+from genkernel.spectra.embedding import embed
+from genkernel.spectra.neighbours import knn_label_agreement
+from genkernel.spectra.separability import tangent_linear_separability, without_layers
+from genkernel.tangent import Kernel, TangentModel, exact_trace, kernel, probes
 from genkernel.tangent.fresh import reinitialised
 
 FEWEST = 4  # samples that an unbiased alignment needs
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass
-class Answers:
-    """What the classifier says.
-
-    Attributes:
-        predictions: ``[n]``.
-        margins: of the logit of the label over the largest other one ``[n]``.
-        loss, accuracy: means.
-        accuracy_per_class, loss_per_class: ``[C]``; NaN for a class without samples.
-    """
-
-    predictions: Labels
-    margins: np.ndarray
-    loss: float
-    accuracy: float
-    accuracy_per_class: np.ndarray
-    loss_per_class: np.ndarray
-
-
-@dataclass
-class Structure:
-    """How one kernel is organised by the labels.
-
-    Attributes:
-        blocks: mean cosines within and between classes.
-        cka: unbiased alignment with the labels; 0 for a kernel that does not know them, 1 for one that knows nothing
-            else; NaN where a kernel has no spread.
-        kta: kernel-target alignment, which is not centred: common directions count.
-        agreement: share of the k nearest neighbours with the same label.
-        separability: of a linear SVM; None where classes are too small for folds.
-    """
-
-    blocks: ClassBlocks
-    cka: float
-    kta: float
-    agreement: NeighbourAgreement
-    separability: Separability | None
-
-
-@dataclass
-class Similarity:
-    """Everything :func:`analyze` found.
-
-    Attributes:
-        names: of the classes.
-        labels: ``[n]``.
-        answers: at these samples.
-        trained: the kernel of the network as it is.
-        controls: by name: ``"untrained"``, ``"without last layer"``, ``"permuted labels"``, ``"inputs"``.
-        cka_by_layer: alignment of each layer's kernel with the labels, in the network's order.
-        share_by_layer: of the trace.
-        notes: what to know, in sentences.
-    """
-
-    names: list[str]
-    labels: Labels
-    answers: Answers
-    trained: Structure
-    controls: dict[str, Structure] = field(default_factory=dict)
-    cka_by_layer: dict[str, float] = field(default_factory=dict)
-    share_by_layer: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 def analyze(
@@ -106,6 +44,9 @@ def analyze(
     samples: Any,
     labels: Labels,
     *,
+    new: Any = None,
+    new_labels: Labels | None = None,
+    held_out: Any = None,
     number: int = 8,
     neighbours: int = 10,
     folds: int = 5,
@@ -115,18 +56,20 @@ def analyze(
     memory: str | int = "8GiB",
     progress: Progress | None = None,
     **options: Any,
-) -> tuple[Similarity, Kernel]:
+) -> tuple[SimilarityResult, Kernel]:
     """Class structure of the trace kernel over labelled samples.
 
     Args:
         samples: n of them, as the network takes them.
-        labels: 0 … C − 1 ``[n]``.
+        labels: numbers of logits ``[n]``.
+        new, new_labels, held_out: as for :func:`genkernel.classifier.extrapolation.extrapolation`.
         number: of random probes; with no more logits than that, the trace is exact.
         neighbours: of each sample.
         folds: of the cross-validation.
         seed: of probes, folds, the permutation and the untrained network.
         controls: also those that the numbers have to be held against.
         dtype, memory, options: of :func:`genkernel.kernel`.
+        progress: called with (stage, stages done, number of stages) before each stage.
 
     Returns:
         The numbers, and the kernel of the network with its layers.
@@ -135,94 +78,132 @@ def analyze(
         InputError: too few samples or classes, or labels beyond the logits.
         GenkernelError: as for :func:`genkernel.kernel`.
     """
-    n = len(labels)
-    if n < FEWEST or len(np.unique(labels)) < 2:
+    n, say = len(labels), progress or (lambda *_: None)
+    classes, places = np.unique(labels, return_inverse=True)
+    if n < FEWEST or len(classes) < 2:
         raise InputError(f"similarity compares classes: give at least {FEWEST} samples of at least two of them")
+    if held_out is not None and new is None:
+        raise InputError("held-out samples are what new ones are compared with: give these as well")
     stages = ["answers", "kernel", *(["untrained", "controls"] if controls else [])]
-    say = progress or (lambda *_: None)
-    say(stages[0], 0, len(stages))
+    stages += ["new samples"] if new is not None else []
+
+    def begin(stage: str) -> None:
+        say(stage, stages.index(stage), len(stages))
+
+    begin("answers")
     logits = classifier.logits(samples)
     count = max(2, logits.shape[1])
     if int(labels.max()) >= count:
         raise InputError(f"the classifier tells {count} classes apart, and there are labels up to {int(labels.max())}")
-    cotangents = exact_trace() if logits.shape[1] <= number else probes(number, seed)
-    say(stages[1], 1, len(stages))
+    exact = logits.shape[1] <= number
+    cotangents = exact_trace() if exact else probes(number, seed)
+    own: dict[str, Any] = {"dtype": dtype, "memory": memory, **options}
 
     def run(model: TangentModel) -> Kernel:
-        return _kernel(model, samples, cotangents, dtype, memory, options)
+        return kernel(model, samples, cotangents=cotangents, **{"by": "layer", **own})
 
-    def structure(K: Any, y: Labels = labels) -> Structure:
-        return _structure(K, y, min(neighbours, n - 1), folds, seed, _points(samples))
+    def structure(K: Any, y: Labels = places) -> Structure:
+        return _structure(K, y, min(neighbours, n - 1), folds, seed)
 
+    begin("kernel")
     found = run(classifier.tangent)
-    result = Similarity(
-        names=classifier.class_names(count),
-        labels=labels,
-        answers=_answers(logits, labels, count),
-        trained=structure(found),
-        cka_by_layer={name: cka(values, torch.from_numpy(labels)) for name, values in found.layers.items()},
+    points = _points(samples)
+    near = None if points is None else knn_label_agreement(None, places, min(neighbours, n - 1), points=points)
+    cosines, plane = found.normalized(), embed(found.normalized(), "pca", min(2, n - 1))
+    names = classifier.class_names(count)
+    result = SimilarityResult(
+        names=[names[c] for c in classes],
+        classes=classes,
+        labels=places,
+        answers=_answers(logits, labels, classes),
+        structures={TRAINED: structure(found)},
+        euclidean=math.nan if near is None or near.euclidean is None else near.euclidean.value,
+        euclidean_stderr=math.nan if near is None or near.euclidean is None else near.euclidean.stderr,
+        chance=_chance(places),
+        k=min(neighbours, n - 1),
+        cka_by_layer={name: cka(values, torch.from_numpy(places)) for name, values in found.layers.items()},
         share_by_layer=_shares(found),
+        cosines=cosines.values.numpy(),
+        stderr=None if cosines.stderr is None else float(cosines.stderr.mean()),
+        plane=plane.points.numpy(),
+        plane_shares=np.array([]) if plane.shares is None else plane.shares.numpy(),
+        meta={"probes": 0 if exact else number, "samples": n, "seed": seed, "logits": int(logits.shape[1])},
     )
     if controls:
-        say(stages[2], 2, len(stages))
+        begin("untrained")
         fresh, notes = reinitialised(classifier.module, seed)
         result.notes += [f"untrained: {note}" for note in notes]
-        named = {name: value.detach() for name, value in fresh.named_parameters()}
-        result.controls["untrained"] = structure(run(classifier.tangent.at(named, strict=False)))
-        say(stages[3], 3, len(stages))
-        head = classifier.head(samples)
-        last = [name for name in found.layers if name in {p.rpartition(".")[0] or p for p in head}]
-        if last and len(last) < len(found.layers):
-            result.controls["without last layer"] = structure(without_layers(found, *last))
+        weights = {name: value.detach() for name, value in fresh.named_parameters()}
+        result.structures["untrained"] = structure(run(classifier.tangent.at(weights, strict=False)))
+        begin("controls")
+        if last := _last_layers(classifier, samples, found):
+            result.structures["without last layer"] = structure(without_layers(found, *last))
         else:
-            result.notes.append("no layer's own output are the logits: there is no kernel without the last layer")
-        result.controls["permuted labels"] = structure(found, np.random.default_rng(seed).permutation(labels))
-        if (points := _points(samples)) is not None:
+            result.notes.append("the logits are no layer's own output: there is no kernel without the last layer")
+        permuted = np.random.default_rng(seed).permutation(places)
+        result.structures["permuted labels"] = structure(found, permuted)
+        if points is not None:
             flat = points.double().flatten(1)
-            result.controls["inputs"] = structure(flat @ flat.T)
+            result.structures["inputs"] = structure(flat @ flat.T)
+    if new is not None:
+        begin("new samples")
+        seen = Seen(samples, places, classes, found, cotangents, own)
+        result.extrapolation, notes = extrapolation(classifier, seen, new, new_labels, held_out)
+        result.notes += notes
     return result, found
 
 
-def _kernel(
-    model: TangentModel,
-    samples: Any,
-    cotangents: Cotangents,
-    dtype: torch.dtype | None,
-    memory: str | int,
-    options: dict[str, Any],
-) -> Kernel:
-    return kernel(model, samples, cotangents=cotangents, by="layer", dtype=dtype, memory=memory, **options)
-
-
-def _structure(K: Any, labels: Labels, neighbours: int, folds: int, seed: int, points: Tensor | None) -> Structure:
+def _structure(K: Any, labels: Labels, neighbours: int, folds: int, seed: int) -> Structure:
     y = torch.from_numpy(labels)
-    least = int(np.bincount(labels)[np.unique(labels)].min())
-    foldable = least * (folds - 1) // folds >= folds
+    blocks, near = class_blocks(K, y), knn_label_agreement(K, y, neighbours).kernel
+    assert near is not None
+    least = int(np.bincount(labels).min())
+    separation = None
+    if least * (folds - 1) // folds >= folds:
+        said = tangent_linear_separability(K, y, folds=folds, seed=seed)
+        separation = Separation(
+            said.held_out, said.stderr, said.in_sample, said.in_sample_hard, said.chance, said.converged
+        )
     return Structure(
-        blocks=class_blocks(K, y),
+        matrix=blocks.matrix.numpy(),
+        within=blocks.within,
+        between=blocks.between,
+        within_stderr=blocks.within_stderr,
+        between_stderr=blocks.between_stderr,
+        contrast_stderr=blocks.contrast_stderr,
         cka=cka(K, y),
         kta=kernel_target_alignment(K, y),
-        agreement=knn_label_agreement(K, y, neighbours, points=points),
-        separability=tangent_linear_separability(K, y, folds=folds, seed=seed) if foldable else None,
+        neighbours=near.value,
+        neighbours_stderr=near.stderr,
+        separation=separation,
     )
 
 
-def _answers(logits: Tensor, labels: Labels, count: int) -> Answers:
+def _last_layers(classifier: Classifier, samples: Any, found: Kernel) -> list[str]:
+    """Layers of the kernel whose answers the logits are; empty where that leaves nothing."""
+    homes = {parameter.rpartition(".")[0] or parameter for parameter in classifier.head(samples)}
+    last = [name for name in found.layers if name in homes]
+    return last if len(last) < len(found.layers) else []
+
+
+def _answers(logits: Tensor, labels: Labels, classes: Labels) -> Answers:
     y = torch.from_numpy(labels)
     losses, said = cross_entropies(logits, y).numpy(), predicted(logits).numpy()
     right = (said == labels).astype(float)
-
-    def by_class(values: np.ndarray) -> np.ndarray:
-        return np.array([values[labels == c].mean() if (labels == c).any() else math.nan for c in range(count)])
-
     return Answers(
         predictions=said,
         margins=margins(logits, y).numpy(),
         loss=float(losses.mean()),
         accuracy=float(right.mean()),
-        accuracy_per_class=by_class(right),
-        loss_per_class=by_class(losses),
+        accuracy_per_class=np.array([right[labels == c].mean() for c in classes]),
+        loss_per_class=np.array([losses[labels == c].mean() for c in classes]),
     )
+
+
+def _chance(labels: Labels) -> float:
+    """That a neighbour drawn at random has the same label."""
+    sizes, n = np.bincount(labels), len(labels)
+    return float((sizes * (sizes - 1)).sum() / (n * (n - 1)))
 
 
 def _shares(found: Kernel) -> dict[str, float]:
@@ -232,5 +213,5 @@ def _shares(found: Kernel) -> dict[str, float]:
 
 
 def _points(samples: Any) -> Tensor | None:
-    """Samples as points; None where they are more than one tensor."""
+    """Samples as points; None where they are more than one tensor of real numbers."""
     return samples.detach().cpu() if isinstance(samples, Tensor) and samples.is_floating_point() else None

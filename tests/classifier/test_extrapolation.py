@@ -10,48 +10,52 @@ import pytest
 import torch
 
 from genkernel.classifier import Classifier
-from genkernel.classifier.extrapolation import Extrapolation, extrapolation
+from genkernel.classifier.extrapolation import Seen, extrapolation
+from genkernel.classifier.results import Extrapolation
 from genkernel.errors import InputError
 from genkernel.tangent import exact_trace, kernel
 from tests.classifier.toys import blobs, mlp, trained
 
+Run = Callable[..., tuple[Extrapolation, list[str]]]
+
 
 @pytest.fixture(scope="module")
-def run() -> Callable[..., Extrapolation]:
+def run() -> Run:
     x, y = blobs(60)
     clf = Classifier(trained(mlp(), x, y))
     K = kernel(clf.tangent, x, cotangents=exact_trace())
 
-    def of(new: Any, labels: Any = None, **more: Any) -> Extrapolation:
-        classes = None if labels is None else np.asarray(labels)
-        return extrapolation(clf, K, x, y.numpy(), new, classes, cotangents=exact_trace(), **more)
+    seen = Seen(x, y.numpy(), np.arange(3), K, exact_trace())
+
+    def of(new: Any, labels: Any = None, held_out: Any = None) -> tuple[Extrapolation, list[str]]:
+        return extrapolation(clf, seen, new, None if labels is None else np.asarray(labels), held_out)
 
     return of
 
 
-def test_training_samples_are_not_new(run: Callable[..., Extrapolation]) -> None:
+def test_training_samples_are_not_new(run: Run) -> None:
     x, y = blobs(60)
-    found = run(x[:12], y[:12].numpy())
+    found, notes = run(x[:12], y[:12].numpy())
     assert found.new.distance.max() < 1e-2
-    assert found.rank_gap <= 1 / 12  # copies raise singular values, one of which may be at the tolerance
+    assert found.new.rank_gap <= 1 / 12  # copies raise singular values, one of which may be at the tolerance
     assert found.accuracy == 1.0 and found.new.followed == 1.0 and (found.new.nearest == y[:12].numpy()).all()
-    assert found.by_similarity is None and "0 of 12" in found.notes[-1]
+    assert found.by_similarity is None and "0 of 12" in notes[-1]
 
 
-def test_samples_from_elsewhere_are_further_than_held_out_ones(run: Callable[..., Extrapolation]) -> None:
+def test_samples_from_elsewhere_are_further_than_held_out_ones(run: Run) -> None:
     held, _ = blobs(40, seed=5)
     draw = torch.Generator().manual_seed(0)
     far = 12 * torch.randn(40, 2, generator=draw)
-    found = run(far, held_out=held)
+    found, _ = run(far, held_out=held)
     assert found.newness is not None and found.held_out is not None
     assert found.new.distance.mean() > found.held_out.distance.mean() and found.newness.value > 0.7
-    assert found.rank_gap >= found.held_out_rank_gap and found.labels is None
+    assert found.new.rank_gap >= found.held_out.rank_gap and found.labels is None
 
 
-def test_similarities_are_those_of_the_cross_kernel(run: Callable[..., Extrapolation]) -> None:
+def test_similarities_are_those_of_the_cross_kernel(run: Run) -> None:
     x, y = blobs(60)
     new, labels = blobs(60, seed=3, spread=1.6)
-    found = run(new, labels.numpy())
+    found, _ = run(new, labels.numpy())
     clf = Classifier(trained(mlp(), x, y))
     cosines = kernel(clf.tangent, new, x, cotangents=exact_trace()).normalized().values
     for c in range(3):
@@ -68,6 +72,6 @@ def test_similarities_are_those_of_the_cross_kernel(run: Callable[..., Extrapola
     assert found.by_similarity.value == pytest.approx(np.mean(pairs))
 
 
-def test_classes_without_training_samples(run: Callable[..., Extrapolation]) -> None:
+def test_classes_without_training_samples(run: Run) -> None:
     with pytest.raises(InputError, match=r"classes \[7\]"):
         run(torch.randn(3, 2), [0, 1, 7])

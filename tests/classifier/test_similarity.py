@@ -33,17 +33,15 @@ def test_numbers_are_those_of_the_trace_kernel_and_its_controls(net: nn.Module) 
     assert found.answers.accuracy == pytest.approx(float((net(x).argmax(1) == y).double().mean()))
     assert found.answers.loss == pytest.approx(float(nn.functional.cross_entropy(net(x), y)))
     assert ((found.answers.margins > 0) == (found.answers.predictions == y.numpy())).all()
-    assert set(found.controls) == {"untrained", "without last layer", "permuted labels", "inputs"}
+    assert set(found.structures) == {"trained", "untrained", "without last layer", "permuted labels", "inputs"}
     assert sum(found.share_by_layer.values()) == pytest.approx(1.0)
     assert list(found.cka_by_layer) == list(K.layers) == list(found.share_by_layer)
     # what training does, and what chance is
-    assert found.trained.cka > found.controls["untrained"].cka
-    assert abs(found.controls["permuted labels"].cka) < 0.15 < found.trained.cka
-    assert found.trained.blocks.contrast > found.controls["untrained"].blocks.contrast
-    assert abs(found.controls["permuted labels"].blocks.contrast) < 4 * (
-        found.controls["permuted labels"].blocks.contrast_stderr
-    )
-    separable = found.trained.separability
+    assert found.trained.cka > found.structures["untrained"].cka
+    assert abs(found.structures["permuted labels"].cka) < 0.15 < found.trained.cka
+    assert found.trained.contrast > found.structures["untrained"].contrast
+    assert abs(found.structures["permuted labels"].contrast) < 4 * (found.structures["permuted labels"].contrast_stderr)
+    separable = found.trained.separation
     assert separable is not None and separable.held_out > 0.8 > 0.6 > separable.chance
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name])
@@ -53,11 +51,13 @@ def test_a_single_logit_and_few_samples_of_a_class() -> None:
     x, y = blobs(30, classes=2)
     net = trained(mlp(1), x, y)
     found, K = analyze(Classifier(net), x, y.numpy(), controls=False)
-    assert found.names == ["class 0", "class 1"] and not found.controls and found.answers.accuracy > 0.9
+    assert (
+        found.names == ["class 0", "class 1"] and list(found.structures) == ["trained"] and found.answers.accuracy > 0.9
+    )
     assert K.values.shape == (30, 30)
     rare = np.array([0] * 18 + [1] * 3)
     found, _ = analyze(Classifier(net), x[:21], rare, controls=False)
-    assert found.trained.separability is None and math.isfinite(found.trained.cka)
+    assert found.trained.separation is None and math.isfinite(found.trained.cka)
 
 
 def test_what_cannot_be_compared(net: nn.Module) -> None:
@@ -73,4 +73,4 @@ def test_a_network_without_a_last_layer_of_its_own() -> None:
     x, y = blobs(24)
     net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3), nn.LogSoftmax(1))
     found, _ = analyze(Classifier(net), x, y.numpy(), folds=2)
-    assert "without last layer" not in found.controls and any("no layer's own" in note for note in found.notes)
+    assert "without last layer" not in found.structures and any("no layer's own" in note for note in found.notes)
