@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 from genkernel.errors import InputError
 
-#: a reading costs so many times what it took: the step after it takes memory anew (measured: 4 % of a reading), and
-#: what else it costs cannot be seen from here
-AFTERMATH = 1.1
+#: A reading costs so many times what it took: the step after it takes memory anew (measured: 4 % of a reading), and
+#: what else it costs cannot be seen from here. With 1.1, trainings beside other work took up to 1.13 times as much
+#: longer as their readings had taken.
+AFTERMATH = 1.2
 PAUSE = 10.0  # times the longest of the last steps: of a longer pause the rest does not count
 _GAPS = 16  # steps that are looked back at for it
 _REMEMBERED = 3  # readings whose longest is what the next is expected to take
@@ -21,7 +22,7 @@ class Cadence:
     """Decides which steps are read, and measures what that costs.
 
     A reading is due ``every`` steps. It waits while taking it would raise the share of time spent on readings,
-    Σ seconds of readings / seconds of everything else since the first step, above ``max_overhead``, or rather 1/1.1 of
+    Σ seconds of readings / seconds of everything else since the first step, above ``max_overhead``, or rather 1/1.2 of
     it (:data:`AFTERMATH`). The first reading is taken in any case, since nothing is known of its cost; the ones after
     it pay it back. Of a pause that is longer than :data:`PAUSE` times the longest of the last steps, such as a
     validation or a machine that slept, only so much counts as time of the training: readings are not made up for in a
