@@ -52,6 +52,8 @@ _HOMES = {
     "wrap": "genkernel.workflows",
     "locality": "genkernel.workflows",
     "collapse": "genkernel.workflows",
+    "similarity": "genkernel.workflows.similarity",  # genkernel.workflows.similarity is a module
+    "SimilarityReport": "genkernel.workflows",
     "doctor": "genkernel.workflows",
     "Report": "genkernel.workflows",
     "GanReport": "genkernel.workflows",
@@ -113,6 +115,7 @@ if TYPE_CHECKING:
     )
     from genkernel.workflows.monitor_report import monitor_report
     from genkernel.workflows.path_report import path_report
+    from genkernel.workflows.similarity import SimilarityReport, similarity
     from genkernel.workflows.spectrum import SpectrumReport, spectrum
 
 

@@ -97,7 +97,7 @@ def analyze(
         raise InputError(f"the classifier tells {count} classes apart, and there are labels up to {int(labels.max())}")
     exact = logits.shape[1] <= number
     cotangents = exact_trace() if exact else probes(number, seed)
-    own: dict[str, Any] = {"dtype": dtype, "memory": memory, **options}
+    own: dict[str, Any] = {"dtype": dtype, "memory": memory, "progress": False, **options}
 
     def run(model: TangentModel) -> Kernel:
         return kernel(model, samples, cotangents=cotangents, **{"by": "layer", **own})

@@ -18,7 +18,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from genkernel import __version__
-from genkernel.cli import bench, compare, demo, diffusion, doctor, experiment, gan, monitor, path, spectrum
+from genkernel.cli import bench, classifier, compare, demo, diffusion, doctor, experiment, gan, monitor, path, spectrum
 from genkernel.cli.console import Interrupted, complain, note
 from genkernel.cli.hints import hint
 from genkernel.cli.ranks import Ranks, alone
@@ -74,6 +74,7 @@ def genkernel(
 app.command("demo")(demo.demo)
 app.command("diffusion", no_args_is_help=True)(diffusion.diffusion)
 app.command("gan", no_args_is_help=True)(gan.gan)
+app.command("classifier", no_args_is_help=True)(classifier.classifier)
 app.command("path", no_args_is_help=True)(path.path)
 app.command("spectrum", no_args_is_help=True)(spectrum.spectrum)
 app.command("monitor", no_args_is_help=True)(monitor.monitor)

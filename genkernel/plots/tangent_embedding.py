@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from genkernel.spectra.embedding import Embedding
 
-_COLOURS = (
+COLOURS = (
     style.BLUE,
     style.VERMILION,
     style.GREEN,
@@ -27,7 +27,7 @@ _COLOURS = (
     "#8c510a",  # brown, and indigo: ten classes
     "#3b2c85",
 )
-_MARKS = ("o", "^", "s", "D", "v", "P", "X", "*", "<", ">")
+MARKS = ("o", "^", "s", "D", "v", "P", "X", "*", "<", ">")
 _NAMES = {"pca": "kernel PC", "tsne": "t-SNE", "umap": "UMAP"}
 
 
@@ -64,8 +64,8 @@ def tangent_planes(
             handles[name] = axes.scatter(
                 *points[found == c, :2].T,
                 s=20 if c in outlined else 11,
-                marker=_MARKS[c % len(_MARKS)],
-                color=_COLOURS[c % len(_COLOURS)],
+                marker=MARKS[c % len(MARKS)],
+                color=COLOURS[c % len(COLOURS)],
                 alpha=0.95 if c in outlined else 0.7,
                 linewidths=0.7 if c in outlined else 0,
                 edgecolors=style.INK,

@@ -53,7 +53,9 @@ def spectrum_page(result: SpectrumResult, provenance: Mapping[str, Any], drawn: 
         result.meta.get("dtype"),
     ]
     return render(
-        "spectrum.html.j2",
+        "reading.html.j2",
+        kicker="spectrum · eigenmodes of the tangent kernel",
+        says="What this kernel says",
         title=f"The spectrum of {name}",
         heading="How many directions, and who shares them?",
         subtitle=" · ".join(str(word) for word in words if word),

@@ -24,6 +24,8 @@ _HOMES = {
     "open_run": "report",
     "path_report": "path_report",
     "PathReport": "path_report",
+    "similarity": "similarity",
+    "SimilarityReport": "similarity",
     "spectrum": "spectrum",
     "SpectrumReport": "spectrum",
     "monitor_report": "monitor_report",
@@ -36,6 +38,7 @@ __all__ = [
     "MonitorReport",
     "PathReport",
     "Report",
+    "SimilarityReport",
     "SpectrumReport",
     "collapse",
     "doctor",
@@ -44,6 +47,7 @@ __all__ = [
     "monitor_report",
     "open_run",
     "path_report",
+    "similarity",
     "spectrum",
     "wrap",
 ]
@@ -56,6 +60,7 @@ if TYPE_CHECKING:
     from genkernel.workflows.monitor_report import MonitorReport, monitor_report
     from genkernel.workflows.path_report import PathReport, path_report
     from genkernel.workflows.report import GanReport, Report, open_run
+    from genkernel.workflows.similarity import SimilarityReport, similarity
     from genkernel.workflows.spectrum import SpectrumReport, spectrum
     from genkernel.workflows.wrap import wrap
 

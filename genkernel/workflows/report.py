@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from genkernel.tangent import Kernel
     from genkernel.workflows.monitor_report import MonitorReport
     from genkernel.workflows.path_report import PathReport
+    from genkernel.workflows.similarity import SimilarityReport
     from genkernel.workflows.spectrum import SpectrumReport
 
 PAGE, SUMMARY, PROVENANCE, RESULT, ARRAYS, KERNEL, WEIGHTING = (
@@ -285,9 +286,11 @@ def families() -> dict[str, type[BaseReport[Any]]]:
     """Kind → the class of its reports."""
     from genkernel.workflows.monitor_report import MonitorReport
     from genkernel.workflows.path_report import PathReport
+    from genkernel.workflows.similarity import SimilarityReport
     from genkernel.workflows.spectrum import SpectrumReport
 
-    return {report.kind: report for report in (Report, GanReport, PathReport, SpectrumReport, MonitorReport)}
+    known = (Report, GanReport, SimilarityReport, PathReport, SpectrumReport, MonitorReport)
+    return {report.kind: report for report in known}
 
 
 @overload
@@ -296,6 +299,10 @@ def open_run(path: str | Path, kind: Literal["diffusion"]) -> Report: ...
 
 @overload
 def open_run(path: str | Path, kind: Literal["gan"]) -> GanReport: ...
+
+
+@overload
+def open_run(path: str | Path, kind: Literal["classifier"]) -> SimilarityReport: ...
 
 
 @overload
@@ -313,17 +320,18 @@ def open_run(path: str | Path, kind: Literal["monitor"]) -> MonitorReport: ...
 @overload
 def open_run(
     path: str | Path, kind: None = None
-) -> Report | GanReport | PathReport | SpectrumReport | MonitorReport: ...
+) -> Report | GanReport | SimilarityReport | PathReport | SpectrumReport | MonitorReport: ...
 
 
 def open_run(path: str | Path, kind: str | None = None) -> Any:
     """Read a run folder back.
 
     Args:
-        kind: ``"diffusion"``, ``"gan"``, ``"path"``, ``"spectrum"`` or ``"monitor"`` where no other kind will do.
+        kind: ``"diffusion"``, ``"gan"``, ``"classifier"``, ``"path"``, ``"spectrum"`` or ``"monitor"`` where no other
+            kind will do.
 
     Returns:
-        Report, GanReport, PathReport, SpectrumReport or MonitorReport: by what the run is of.
+        Report, GanReport, SimilarityReport, PathReport, SpectrumReport or MonitorReport: by what the run is of.
 
     Raises:
         MissingError: the folder or one of its files is not there, or the run was never finished.

@@ -1,0 +1,338 @@
+"""``gk.similarity``: from a classifier and labelled samples to a report on what its kernel makes of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from genkernel.classifier.classifier import Classifier
+from genkernel.classifier.labels import Labels, balanced, class_indices
+from genkernel.classifier.results import SCHEMA_VERSION, SimilarityResult
+from genkernel.errors import InputError
+from genkernel.runs import Provenance, RunFolder, Stopwatch, data_sha256
+from genkernel.workflows.arguments import (
+    as_dtype,
+    check_counts,
+    check_device,
+    check_memory,
+    say_nothing,
+    shown,
+    stays_on,
+)
+from genkernel.workflows.report import BaseReport
+from genkernel.workflows.resume import finished
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+READ = 10  # times as many images are read as are taken: so many of every class are to be among them
+
+
+class SimilarityReport(BaseReport["SimilarityResult"]):
+    """What :func:`genkernel.similarity` found, and where it came from.
+
+    Attributes:
+        result: the numbers (:class:`SimilarityResult`).
+        provenance: versions, arguments, digests, timings.
+        folder: where it was saved to or read from; None for a report in memory.
+        reused: it was read from a finished run instead of being computed.
+    """
+
+    kind = "classifier"
+
+    @classmethod
+    def _stored(cls) -> tuple[type[SimilarityResult], int]:
+        return SimilarityResult, SCHEMA_VERSION
+
+    def _drawings(self) -> Mapping[str, Callable[[], Figure]]:
+        from genkernel.plots.classifier import classifier_figures
+
+        return classifier_figures(self.result)
+
+    def _page(self, drawn: Mapping[str, bytes]) -> str:
+        from genkernel.report.classifier import classifier_page
+
+        return classifier_page(self.result, self.provenance.to_json(), drawn)
+
+    def __repr__(self) -> str:
+        own = self.result.trained
+        size = f"{len(self.result.labels)} samples, {len(self.result.names)} classes"
+        return f"SimilarityReport({size}, within − between {own.contrast:.2f}, CKA {own.cka:.2f}{self._where()})"
+
+
+@dataclass
+class Samples:
+    """Samples as a network takes them, with their classes where these are known.
+
+    Attributes:
+        inputs: a tensor ``[n, ...]``, a dict of the network's keyword arguments, or a tuple.
+        labels: ``[n]``, or None.
+        description: what they are and where they come from.
+    """
+
+    inputs: Any
+    labels: Labels | None
+    description: str
+
+    def __len__(self) -> int:
+        from genkernel.tangent import batches
+
+        return batches.size(self.inputs)
+
+    def about(self) -> dict[str, Any]:
+        """For provenance."""
+        from genkernel.tangent.fingerprint import fingerprint
+
+        plain = isinstance(self.inputs, Tensor)
+        return {
+            "description": self.description,
+            "count": len(self),
+            "sha256": data_sha256(self.inputs) if plain else fingerprint(self.inputs),
+        }
+
+
+def similarity(
+    model: Any,
+    data: Any,
+    *,
+    labels: Any = None,
+    new: Any = None,
+    new_labels: Any = None,
+    held_out: Any = None,
+    samples: int = 200,
+    probes: int = 8,
+    neighbours: int = 10,
+    controls: bool = True,
+    seed: int = 0,
+    out: str | Path | None = None,
+    split: str = "test",
+    dtype: str | torch.dtype | None = None,
+    memory: str | int = "8GiB",
+    device: str | torch.device | None = None,
+    download: bool = False,
+    trust_pickle: bool = False,
+    resume: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+    **options: Any,
+) -> SimilarityReport:
+    """Does the kernel of a classifier know its classes, what is that due to, and how far does it reach? (THEORY §8)
+
+    Args:
+        model: a :class:`~genkernel.Classifier`, a network (whose options are those of the wrapper), or a path or name
+            for :func:`genkernel.load`, such as ``"torchvision:resnet18"`` or ``"mnist-classifier"``.
+        data: labelled samples. Anything :func:`genkernel.load_images` reads with labels, brought to the size and
+            channels of the classifier and normalised as it says; or, as the network takes them, ``(inputs, labels)``,
+            or a tensor or dict of its keyword arguments with ``labels``.
+        labels: classes ``[n]`` of ``data``, where they do not come with it.
+        new: samples of another kind, such as printed digits for a network of written ones; forms as for ``data``.
+        new_labels: their classes, where they do not come with them.
+        held_out: samples of the kind of ``data`` that the network was not trained on, beside which new ones are seen;
+            those that are part of ``data`` are left out.
+        samples: at most so many of each, of all classes alike, drawn with ``seed``.
+        probes: random probes of the trace kernel; with no more logits than that it is exact.
+        neighbours: of each sample.
+        controls: also compute the untrained network, permuted labels, the inputs, and the kernel without its last
+            layer.
+        seed: of the choice of samples, the probes, the folds and the untrained network.
+        out: write the run folder there; it is claimed before the work starts.
+        split: of data sources that have several.
+        dtype: of the gradients (default: the model's).
+        memory: bound on the memory of the kernel computation, such as ``"8GiB"``.
+        device: where to compute; by default where the model is.
+        download: allow the network for torchvision's weights and data sets.
+        trust_pickle: allow a checkpoint's pickle to run code.
+        resume: if ``out`` already holds this very run, read it instead of computing it again.
+        progress: called with (stage, stages done, number of stages) before each stage.
+        say: called with one sentence for everything that was converted or assumed.
+        options: of :func:`genkernel.load`, or of :class:`~genkernel.Classifier`.
+
+    Returns:
+        SimilarityReport: ``.result``, ``.kernel``, ``.summary()``, ``.save(dir)``.
+
+    Raises:
+        InputError: samples without labels, or of a form that the classifier does not take.
+        GenkernelError: see ``load``, ``load_images`` and the analysis; every message is one sentence.
+    """
+    from genkernel.classifier.reading import read
+    from genkernel.classifier.similarity import analyze
+
+    say = say or say_nothing
+    check_counts(samples=(samples, 4), probes=(probes, 1), neighbours=(neighbours, 1))
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InputError(f"seed has to be a whole number from 0 to 2^32 - 1, not {shown(seed)}")
+    kind = as_dtype(dtype)
+    check_memory(memory)
+    check_device(device)
+    watch = Stopwatch()
+    folder = None if out is None else RunFolder.create(out, kind=SimilarityReport.kind)
+    try:
+        with watch("load"):
+            clf = _classifier(model, device, download, trust_pickle, options)
+            for note in clf.notes:
+                say(note)
+
+        def take(given: Any, classes: Any, name: str, without: Any = None) -> Samples:
+            found = samples_for(
+                clf, given, classes, samples, seed, split=split, download=download, name=name, without=without
+            )
+            say(f"{name}: {found.description}")
+            return found
+
+        with watch("data"):
+            trained = take(data, labels, "data")
+            if trained.labels is None:
+                raise InputError("similarity compares classes, and data has no labels: give labels=")
+            others = None if new is None else take(new, new_labels, "new")
+            held = None if held_out is None else take(held_out, None, "held_out", trained.inputs)
+        provenance = Provenance(
+            arguments={
+                "checkpoint": clf.checkpoint.get("name") or clf.name,
+                "data": trained.about(),
+                "labels": data_sha256(torch.from_numpy(trained.labels)),
+                "new": None if others is None else others.about(),
+                "new_labels": others is not None and others.labels is not None,
+                "held_out": None if held is None else held.about(),
+                "samples": samples,
+                "probes": probes,
+                "neighbours": neighbours,
+                "controls": controls,
+                "seed": seed,
+                "dtype": str(kind or clf.dtype).removeprefix("torch."),
+                "device": str(clf.device),
+                "memory": str(memory),
+            },
+            seed=seed,
+            device=str(clf.device),
+            dtype=str(kind or clf.dtype).removeprefix("torch."),
+            checkpoint={"name": clf.checkpoint.get("name") or clf.name, "sha256": clf.checkpoint.get("sha256")},
+            data={"source": trained.description, **trained.about()},
+        )
+        if resume and out is not None and (earlier := finished(out, provenance)) is not None:
+            say(f"the finished run in {out} has the same arguments, samples and weights: it is used again")
+            return earlier
+        with watch("similarity"):
+            result, kernel = analyze(
+                clf,
+                trained.inputs,
+                trained.labels,
+                new=None if others is None else others.inputs,
+                new_labels=None if others is None else others.labels,
+                held_out=None if held is None else held.inputs,
+                number=probes,
+                neighbours=neighbours,
+                controls=controls,
+                seed=seed,
+                dtype=kind,
+                memory=memory,
+                progress=progress,
+            )
+        result.meta.update(model=clf.name, dtype=provenance.dtype, data=trained.description)
+        result.meta["reading"] = read(result)
+        report = SimilarityReport(result, kernel, provenance, stopwatch=watch)
+        if folder is None:
+            provenance.complete(watch)
+        else:
+            report.save(folder)
+        return report
+    finally:
+        if folder is not None:
+            folder.close()
+
+
+def _classifier(model: Any, device: Any, download: bool, trust_pickle: bool, options: Mapping[str, Any]) -> Classifier:
+    """A classifier from whatever was given; a module or classifier is never moved."""
+    if isinstance(model, (str, Path)):
+        from genkernel.workflows.load import load
+
+        given = {"kind": "classifier", **options}
+        found = load(model, device=device, download=download, trust_pickle=trust_pickle, **given)
+        assert isinstance(found, Classifier)
+        return found
+    if isinstance(model, Classifier):
+        if options:
+            raise InputError(
+                f"{', '.join(sorted(options))} cannot be changed on a finished Classifier: give it to gk.wrap"
+            )
+        found = model
+    else:
+        from genkernel.workflows.wrap import wrap
+
+        found = wrap(model, kind="classifier", **options)
+    stays_on(found, device)
+    return found
+
+
+def samples_for(
+    clf: Classifier,
+    given: Any,
+    labels: Any,
+    limit: int,
+    seed: int = 0,
+    *,
+    split: str = "test",
+    download: bool = False,
+    name: str = "data",
+    without: Any = None,
+) -> Samples:
+    """Samples as a classifier takes them, of all classes alike.
+
+    Images that are read (from a folder, an archive, a data set) are in [0, 1], and are brought to the classifier's
+    size, channels and normalisation. Tensors and dicts are taken as they are.
+
+    Args:
+        limit: at most so many.
+        name: for messages.
+        without: samples that are not to be among them.
+
+    Raises:
+        InputError: they are neither, labels do not fit, or none is left.
+    """
+    from genkernel.data import ImageSet, load_images
+    from genkernel.tangent import batches
+
+    if isinstance(given, (str, Path, ImageSet)):
+        shape = clf.sample_shape
+        fits: dict[str, Any] = {}
+        if shape is not None and len(shape) == 3:
+            fits = {"size": (shape[1], shape[2]), "channels": shape[0]}
+        most = READ * limit if labels is None else None  # labels are of all of them
+        found = load_images(given, limit=most, split=split, seed=seed, download=download, **fits)
+        inputs: Any = clf.prepare(found.images)
+        classes = labels if labels is not None else found.labels
+        said = found.describe().removeprefix(f"{len(found)} images ")
+    else:
+        pair = isinstance(given, (tuple, list)) and len(given) == 2 and labels is None
+        inputs, classes = given if pair else (given, labels)
+        said = "in memory, " + (f"{tuple(inputs.shape[1:])}" if isinstance(inputs, Tensor) else type(inputs).__name__)
+    n = batches.size(inputs)
+    own = None if classes is None else class_indices(classes, n, f"samples of {name}")
+    there = np.flatnonzero(~_among(inputs, without, n))
+    if not len(there):
+        raise InputError(f"all samples of {name} are part of data: give others")
+    rows = there[_rows(None if own is None else own[there], len(there), limit, seed)]
+    left = "" if len(there) == n else f"; {n - len(there)} that are part of data left out"
+    taken = batches.take(inputs, torch.from_numpy(rows))
+    return Samples(taken, None if own is None else own[rows], f"{len(rows)} of {n} samples {said}{left}")
+
+
+def _among(inputs: Any, others: Any, n: int) -> NDArray[np.bool_]:
+    """Which of n samples are among others; none where they are more than one tensor."""
+    if not isinstance(inputs, Tensor) or not isinstance(others, Tensor):
+        return np.zeros(n, dtype=bool)
+    known = {row.numpy().tobytes() for row in others.detach().cpu().contiguous()}
+    return np.array([row.numpy().tobytes() in known for row in inputs.detach().cpu().contiguous()], dtype=bool)
+
+
+def _rows(labels: Labels | None, n: int, limit: int, seed: int) -> NDArray[np.int64]:
+    if labels is not None:
+        return balanced(labels, limit, seed)
+    return np.sort(np.random.default_rng(seed).permutation(n)[:limit])
