@@ -25,7 +25,14 @@ def main(arguments: list[str] | None = None) -> None:
     size = args.size or (32 if args.kind == "gan" else 16)  # what the recipes' networks take
     images = load_images(args.data, size=size, channels=1, split="train", limit=4096, seed=0).images
     found = measure_overhead(
-        args.kind, images, steps=args.steps, every=args.every, caps=args.cap, batch=args.batch, progress=not args.quiet
+        args.kind,
+        images,
+        steps=args.steps,
+        every=args.every,
+        caps=args.cap,
+        batch=args.batch,
+        widths=args.widths,
+        progress=not args.quiet,
     )
     text = json.dumps(found, indent=1)
     print(text)
@@ -42,6 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--cap", type=float, nargs="+", default=[0.02], help="max_overhead, one run for each")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--size", type=int, help="pixels per side (default: 16, of a GAN 32)")
+    parser.add_argument("--widths", type=int, nargs="+", help="of a UNet's blocks (default: the recipe's, 32 64 64)")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--out", type=Path, help="JSON file")
     parser.add_argument("--quiet", action="store_true")

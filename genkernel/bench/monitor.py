@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,7 @@ def measure_overhead(
     caps: list[float],
     batch: int,
     seed: int = 0,
+    widths: Sequence[int] | None = None,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Time of trainings with monitors, one for each cap, over that of the same training without one.
@@ -74,11 +76,12 @@ def measure_overhead(
         steps, every: of the training, and between two readings.
         caps: values of ``max_overhead``.
         batch: images per step.
+        widths: of the UNet's blocks; those of the recipe by default.
 
     Returns:
         Everything that JSON can hold: seconds, ratios, readings, and whether all ended with the same weights.
     """
-    make = {"ddpm": _ddpm, "gan": _gan}[kind]
+    make = _maker(kind, widths)
     bare = make(images, steps, batch, seed)
     watched = []
     for cap in caps:
@@ -119,7 +122,7 @@ def measure_overhead(
         "parameters": [sum(p.numel() for p in net.parameters()) for net in bare.networks],
         "seconds_per_step": bare.seconds / steps,
         "runs": rows,
-        "memory": measure_memory(kind, images, batch=batch, seed=seed),
+        "memory": measure_memory(kind, images, batch=batch, seed=seed, widths=widths),
     }
 
 
@@ -134,7 +137,9 @@ def _beside(loop: _Loop, bare: _Loop) -> dict[str, float]:
     return {name: float(np.median(values)) if len(values) else math.nan for name, values in found.items()}
 
 
-def measure_memory(kind: str, images: Tensor, *, batch: int, seed: int = 0) -> dict[str, Any]:
+def measure_memory(
+    kind: str, images: Tensor, *, batch: int, seed: int = 0, widths: Sequence[int] | None = None
+) -> dict[str, Any]:
     """Bytes that the process holds at most: before there is a monitor, with a reading after every step, and after.
 
     What stays when the monitor is gone are libraries and the code that oneDNN compiles for shapes that training does
@@ -144,7 +149,7 @@ def measure_memory(kind: str, images: Tensor, *, batch: int, seed: int = 0) -> d
         ``peak_before``, ``peak_with``, ``peak_after`` in bytes; ``more``, the second over the first, less 1;
         ``more_by_readings``, the second over the third, less 1. Empty where the platform does not say.
     """
-    loop = {"ddpm": _ddpm, "gan": _gan}[kind](images, 3 * MEMORY_STEPS, batch, seed)
+    loop = _maker(kind, widths)(images, 3 * MEMORY_STEPS, batch, seed)
     for _ in range(WARMED):
         loop.advance()
     peaks = []
@@ -168,10 +173,15 @@ def measure_memory(kind: str, images: Tensor, *, batch: int, seed: int = 0) -> d
     }
 
 
-def _ddpm(images: Tensor, steps: int, batch: int, seed: int) -> _Loop:
+def _maker(kind: str, widths: Sequence[int] | None) -> Callable[[Tensor, int, int, int], _Loop]:
+    return partial(_ddpm, widths=widths) if kind == "ddpm" else _gan
+
+
+def _ddpm(images: Tensor, steps: int, batch: int, seed: int, widths: Sequence[int] | None = None) -> _Loop:
     from genkernel.models.ddpm import DDPMRecipe, DDPMTraining
 
-    recipe = DDPMRecipe(size=images.shape[-1], steps=steps, batch=batch, seed=seed)
+    given = {} if widths is None else {"widths": tuple(widths)}
+    recipe = DDPMRecipe(size=images.shape[-1], steps=steps, batch=batch, seed=seed, **given)
     training = DDPMTraining(images, recipe)
 
     def watch(**options: Any) -> Monitor:

@@ -138,6 +138,24 @@ class Extrapolation:
 
 
 @dataclass
+class Moment:
+    """An earlier checkpoint of the same network, at the same samples.
+
+    Attributes:
+        name: of the checkpoint.
+        accuracy, loss: there.
+        structure: of its kernel.
+        alike: CKA of its kernel with that of the network as it is.
+    """
+
+    name: str
+    accuracy: float
+    loss: float
+    structure: Structure
+    alike: float
+
+
+@dataclass
 class SimilarityResult:
     """What the kernel of a trained classifier makes of its classes.
 
@@ -157,6 +175,7 @@ class SimilarityResult:
         stderr: of its entries over probes, mean; None when exact.
         plane: the samples in two kernel principal components ``[n, 2]``, with the ``plane_shares`` of the variance.
         extrapolation: where new samples were given.
+        course: earlier checkpoints, in the order in which they were given.
         meta: model, data, seeds, dtype, probes, number of samples; ``reading``: what the numbers say, in sentences.
         notes: what to know about them, in sentences.
     """
@@ -177,6 +196,7 @@ class SimilarityResult:
     plane: Array
     plane_shares: Array
     extrapolation: Extrapolation | None = None
+    course: list[Moment] = field(default_factory=list)
     meta: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -224,23 +244,30 @@ class SimilarityResult:
             "separability": None
             if found is None
             else {"train_accuracy": found.in_sample, **{k: v for k, v in vars(found).items() if k != "in_sample"}},
-            "controls": {
-                name: {
-                    "contrast": one.contrast,
-                    "contrast_stderr": one.contrast_stderr,
-                    "cka": one.cka,
-                    "kernel_agreement": one.neighbours,
-                    "held_out": None if one.separation is None else one.separation.held_out,
-                    "train_accuracy": None if one.separation is None else one.separation.in_sample,
-                }
-                for name, one in self.structures.items()
-                if name != TRAINED
-            },
+            "controls": {name: _short(one) for name, one in self.structures.items() if name != TRAINED},
+            "course": [_moment(one) for one in self.course],
             "extrapolation": None if said is None else _said(said),
             "rank_gap": None if said is None else said.new.rank_gap,
             "notes": self.notes,
         }
         return dict(json_ready(summary))
+
+
+def _short(one: Structure) -> dict[str, Any]:
+    return {
+        "contrast": one.contrast,
+        "contrast_stderr": one.contrast_stderr,
+        "cka": one.cka,
+        "kernel_agreement": one.neighbours,
+        "held_out": None if one.separation is None else one.separation.held_out,
+        "train_accuracy": None if one.separation is None else one.separation.in_sample,
+    }
+
+
+def _moment(one: Moment) -> dict[str, Any]:
+    return {
+        "name": one.name, "accuracy": one.accuracy, "loss": one.loss, "alike": one.alike, **_short(one.structure),
+    }  # fmt: skip
 
 
 def _said(found: Extrapolation) -> dict[str, Any]:

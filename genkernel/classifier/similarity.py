@@ -14,7 +14,7 @@ Four questions, each beside what it has to be compared with:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from genkernel.classifier.classifier import Classifier
 from genkernel.classifier.extrapolation import Seen, extrapolation
 from genkernel.classifier.labels import Labels
 from genkernel.classifier.logits import cross_entropies, margins, predicted
-from genkernel.classifier.results import TRAINED, Answers, Separation, SimilarityResult, Structure
+from genkernel.classifier.results import TRAINED, Answers, Moment, Separation, SimilarityResult, Structure
 from genkernel.errors import InputError
 from genkernel.spectra.alignment import cka, kernel_target_alignment
 from genkernel.spectra.class_blocks import class_blocks
@@ -47,6 +47,7 @@ def analyze(
     new: Any = None,
     new_labels: Labels | None = None,
     held_out: Any = None,
+    checkpoints: Mapping[str, Any] | None = None,
     number: int = 8,
     neighbours: int = 10,
     folds: int = 5,
@@ -63,6 +64,8 @@ def analyze(
         samples: n of them, as the network takes them.
         labels: numbers of logits ``[n]``.
         new, new_labels, held_out: as for :func:`genkernel.classifier.extrapolation.extrapolation`.
+        checkpoints: weights of the same network by name, in the order of the training, in any form that
+            :meth:`TangentModel.at` takes.
         number: of random probes; with no more logits than that, the trace is exact.
         neighbours: of each sample.
         folds: of the cross-validation.
@@ -86,6 +89,7 @@ def analyze(
         raise InputError("held-out samples are what new ones are compared with: give these as well")
     stages = ["answers", "kernel", *(["untrained", "controls"] if controls else [])]
     stages += ["new samples"] if new is not None else []
+    stages += ["checkpoints"] if checkpoints else []
 
     def begin(stage: str) -> None:
         say(stage, stages.index(stage), len(stages))
@@ -133,8 +137,7 @@ def analyze(
         begin("untrained")
         fresh, notes = reinitialised(classifier.module, seed)
         result.notes += [f"untrained: {note}" for note in notes]
-        weights = {name: value.detach() for name, value in fresh.named_parameters()}
-        result.structures["untrained"] = structure(run(classifier.tangent.at(weights, strict=False)))
+        result.structures["untrained"] = structure(run(classifier.tangent.at(fresh)))
         begin("controls")
         if last := _last_layers(classifier, samples, found):
             result.structures["without last layer"] = structure(without_layers(found, *last))
@@ -150,6 +153,12 @@ def analyze(
         seen = Seen(samples, places, classes, found, cotangents, own)
         result.extrapolation, notes = extrapolation(classifier, seen, new, new_labels, held_out)
         result.notes += notes
+    for name, weights in (checkpoints or {}).items():
+        begin("checkpoints")
+        model = classifier.tangent.at(weights)
+        K = kernel(model, samples, cotangents=cotangents, **{**own, "by": None})
+        answers = _answers(classifier.logits(samples, model), labels, classes)
+        result.course.append(Moment(name, answers.accuracy, answers.loss, structure(K), cka(K, found)))
     return result, found
 
 

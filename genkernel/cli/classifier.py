@@ -51,6 +51,15 @@ def classifier(
             show_default=False,
         ),
     ] = None,
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--earlier",
+            help="Weights of an earlier checkpoint of the same network; several times, in the order of the training.",
+            rich_help_panel=options.READING,
+            show_default=False,
+        ),
+    ] = None,
     split: Annotated[
         str, typer.Option(help="train or test, of sources that have both.", rich_help_panel=options.READING)
     ] = "test",
@@ -130,6 +139,7 @@ def classifier(
             data,
             new=new,
             held_out=held_out,
+            checkpoints=checkpoints,
             samples=samples,
             probes=probes,
             neighbours=neighbours,

@@ -43,6 +43,8 @@ def classifier_figures(result: SimilarityResult) -> dict[str, Callable[[], Figur
         found["layers"] = lambda: layers(result)
     if result.plane.shape[1] == 2 and len(result.names) <= COLOURED:
         found["plane"] = lambda: plane(result)
+    if result.course:
+        found["course"] = lambda: course(result)
     if (said := result.extrapolation) is not None:
         found["reach"] = lambda: reach(result, said)
         if said.matrix is not None:
@@ -159,6 +161,33 @@ def layers(result: SimilarityResult) -> Figure:
     axes.set_ylim(min(0.0, min(aligned) - 0.03), 1.0)
     axes.legend(fontsize=7.8, loc="upper left", ncols=3, columnspacing=1.2, bbox_to_anchor=(0, 1.14), borderaxespad=0)
     style.footer(figure, result.meta, f"n = {len(result.labels)} samples")
+    return figure
+
+
+@style.house
+def course(result: SimilarityResult) -> Figure:
+    """Accuracy and class structure of earlier checkpoints, and how alike their kernels are to the last one."""
+    names = [one.name for one in result.course] + ["as it is"]
+    every = [one.structure for one in result.course] + [result.trained]
+    accuracy = [one.accuracy for one in result.course] + [result.answers.accuracy]
+    figure = style.new_figure(3.3, width=max(style.WIDTH, min(7.4, 0.35 * len(names) + 3)))
+    axes = figure.subplots()
+    places = np.arange(len(names))
+    axes.plot(places, accuracy, color=style.INK, marker="o", label="accuracy")
+    axes.plot(places, [one.cka for one in every], color=style.BLUE, marker="s", label="CKA with labels")
+    contrast, error = (np.array([getattr(one, name) for one in every]) for name in ("contrast", "contrast_stderr"))
+    axes.plot(places, contrast, color=style.VERMILION, marker="^", label="within − between")
+    axes.fill_between(
+        places, contrast - 1.96 * error, contrast + 1.96 * error, color=style.VERMILION, alpha=0.2, linewidth=0
+    )
+    alike = [one.alike for one in result.course] + [1.0]
+    axes.plot(places, alike, color=style.GREY, linestyle="--", label="CKA with the last kernel")
+    few = len(names) <= NAMED
+    shown = places if few else np.unique(np.linspace(0, len(names) - 1, 8).round().astype(int))
+    axes.set_xticks(shown, [_short(names[i], 14) for i in shown], rotation=30, ha="right")
+    axes.set_ylim(min(0.0, float(np.nanmin(contrast))) - 0.03, 1.04)
+    axes.legend(fontsize=7.8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    style.footer(figure, result.meta, f"n = {len(result.labels)} samples · band: 95 % over samples")
     return figure
 
 

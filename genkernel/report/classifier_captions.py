@@ -17,7 +17,7 @@ SECTIONS = (
         "What is it due to?",
         "Classes that look different to begin with are apart in any kernel, and more parameters than samples separate "
         "anything in-sample. What training made of it is the difference to the untrained network.",
-        ("controls", "layers"),
+        ("controls", "layers", "course"),
     ),
     Section(
         "new",
@@ -66,6 +66,13 @@ CAPTIONS = {
         "whole is the sum of the layers.",
         "A layer with a large alignment and a small share has little say.",
         "Line of CKA over layers, with bars of their share of the trace.",
+    ),
+    "course": Caption(
+        "Earlier checkpoints",
+        "Accuracy at the same samples, alignment with the labels, the difference of mean cosines within and between "
+        "classes, and how alike the kernel of each checkpoint is to the last one.",
+        "Distances along the axis are not those of the training.",
+        "Lines over checkpoints.",
     ),
     "reach": Caption(
         "New samples beside held-out ones",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +107,7 @@ def similarity(
     new: Any = None,
     new_labels: Any = None,
     held_out: Any = None,
+    checkpoints: Mapping[str, Any] | Sequence[str | Path] | None = None,
     samples: int = 200,
     probes: int = 8,
     neighbours: int = 10,
@@ -137,6 +138,8 @@ def similarity(
         new_labels: their classes, where they do not come with them.
         held_out: samples of the kind of ``data`` that the network was not trained on, beside which new ones are seen;
             those that are part of ``data`` are left out.
+        checkpoints: earlier weights of the same network: files in the order of the training, or name → a file or
+            anything else that :meth:`TangentModel.at` takes.
         samples: at most so many of each, of all classes alike, drawn with ``seed``.
         probes: random probes of the trace kernel; with no more logits than that it is exact.
         neighbours: of each sample.
@@ -179,6 +182,7 @@ def similarity(
             clf = _classifier(model, device, download, trust_pickle, options)
             for note in clf.notes:
                 say(note)
+            earlier_weights = _checkpoints(checkpoints, trust_pickle)
 
         def take(given: Any, classes: Any, name: str, without: Any = None) -> Samples:
             found = samples_for(
@@ -201,6 +205,7 @@ def similarity(
                 "new": None if others is None else others.about(),
                 "new_labels": others is not None and others.labels is not None,
                 "held_out": None if held is None else held.about(),
+                "checkpoints": list(earlier_weights),
                 "samples": samples,
                 "probes": probes,
                 "neighbours": neighbours,
@@ -227,6 +232,7 @@ def similarity(
                 new=None if others is None else others.inputs,
                 new_labels=None if others is None else others.labels,
                 held_out=None if held is None else held.inputs,
+                checkpoints=earlier_weights,
                 number=probes,
                 neighbours=neighbours,
                 controls=controls,
@@ -246,6 +252,23 @@ def similarity(
     finally:
         if folder is not None:
             folder.close()
+
+
+def _checkpoints(given: Any, trust_pickle: bool) -> dict[str, Any]:
+    """Name → weights, read where they are files."""
+    from genkernel.checkpoints import read_state_dict, resolve
+
+    if given is None:
+        return {}
+    if isinstance(given, (str, Path)):
+        given = [given]
+    if not isinstance(given, Mapping):
+        given = {Path(file).stem: file for file in given}
+    found = {}
+    for name, weights in given.items():
+        file = isinstance(weights, (str, Path))
+        found[str(name)] = read_state_dict(resolve(weights), trust_pickle=trust_pickle) if file else weights
+    return found
 
 
 def _classifier(model: Any, device: Any, download: bool, trust_pickle: bool, options: Mapping[str, Any]) -> Classifier:

@@ -12,7 +12,10 @@ from torch import nn
 from genkernel.classifier import Classifier
 from genkernel.classifier.similarity import analyze
 from genkernel.errors import InputError
+from genkernel.spectra.alignment import cka
+from genkernel.spectra.class_blocks import class_blocks
 from genkernel.tangent import TangentModel, exact_trace, kernel
+from genkernel.tangent.fresh import reinitialised
 from tests.classifier.toys import blobs, mlp, trained
 
 
@@ -74,3 +77,30 @@ def test_a_network_without_a_last_layer_of_its_own() -> None:
     net = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 3), nn.LogSoftmax(1))
     found, _ = analyze(Classifier(net), x, y.numpy(), folds=2)
     assert "without last layer" not in found.structures and any("no layer's own" in note for note in found.notes)
+
+
+def test_the_course_over_checkpoints(net: nn.Module) -> None:
+    x, y = blobs(45, seed=4)
+    x = x.double()
+    start = mlp().double()
+    half = {name: (value + start.state_dict()[name]) / 2 for name, value in net.state_dict().items()}
+    found, K = analyze(
+        Classifier(net), x, y.numpy(), controls=False, checkpoints={"start": start, "half": half, "end": net}
+    )
+    assert [one.name for one in found.course] == ["start", "half", "end"]
+    first, _, last = found.course
+    early = kernel(TangentModel(start), x, cotangents=exact_trace())
+    assert first.structure.cka == pytest.approx(cka(early, y)) and first.alike == pytest.approx(cka(early, K))
+    assert last.alike == pytest.approx(1.0) and last.accuracy == found.answers.accuracy > first.accuracy
+    assert last.structure.contrast == pytest.approx(found.trained.contrast) and first.alike < last.alike
+
+
+def test_the_untrained_network_has_no_statistics_of_the_trained_one() -> None:
+    x, y = blobs(30)
+    net = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
+    net[1].running_var.fill_(1e4)
+    net[1].running_mean.fill_(5.0)
+    found, _ = analyze(Classifier(net), x, y.numpy())
+    fresh, _ = reinitialised(net, 0)
+    expected = class_blocks(kernel(TangentModel(fresh), x, cotangents=exact_trace()), y)
+    assert found.structures["untrained"].within == pytest.approx(expected.within)

@@ -17,7 +17,7 @@ from genkernel.workflows.similarity import SimilarityReport, samples_for
 from tests.classifier.toys import blobs, mlp, trained
 
 DIGITS = Path(gk.__file__).parents[1] / "assets" / "mnist-16.npz"
-FIGURES = {"class_blocks", "kernel", "controls", "layers", "plane", "reach", "new_classes"}
+FIGURES = {"class_blocks", "kernel", "controls", "layers", "plane", "course", "reach", "new_classes"}
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> SimilarityReport:
     new, labels = blobs(60, seed=2, spread=1.5)
     return gk.similarity(
         trained(mlp(), x, y), x, labels=y, new=(new, labels), held_out=blobs(60, seed=3)[0], names=["a", "b", "c"],
-        samples=60, out=tmp_path_factory.mktemp("runs") / "run",
+        samples=60, checkpoints={"start": mlp()}, out=tmp_path_factory.mktemp("runs") / "run",
     )  # fmt: skip
 
 
