@@ -257,7 +257,7 @@ def test_configurations_that_do_not_fit(saved, ddpm):
     ("options", "sentence"),
     [
         ({"kind": "gan"}, "does not say what network it belongs to"),
-        ({"kind": "classifier"}, "classifiers are not supported"),
+        ({"kind": "classifier"}, "does not say what network it belongs to"),
         ({"kind": "vae"}, "kind is 'diffusion' or 'gan'"),
         ({"device": "toaster"}, "device 'toaster' cannot be used"),
         ({"prediction_type": "noise"}, "prediction_type is"),
