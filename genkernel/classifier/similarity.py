@@ -131,7 +131,7 @@ def analyze(
         stderr=None if cosines.stderr is None else float(cosines.stderr.mean()),
         plane=plane.points.numpy(),
         plane_shares=np.array([]) if plane.shares is None else plane.shares.numpy(),
-        meta={"probes": 0 if exact else number, "samples": n, "seed": seed, "logits": int(logits.shape[1])},
+        meta={"probes": None if exact else number, "samples": n, "seed": seed, "logits": int(logits.shape[1])},
     )
     if controls:
         begin("untrained")

@@ -69,7 +69,7 @@ def class_blocks(result: SimilarityResult) -> Figure:
         if len(result.names) <= WRITTEN:
             _write(axes, one.matrix, scale["vmin"] < 0)
         axes.set_title(f"{name}\n", fontsize=9.5, pad=3)
-        words = f"{one.within:.2f} within, {one.between:.2f} between"
+        words = f"{one.within:.2f} within, {one.between:.2f} between".replace("-", "−")
         axes.text(0, 1.03, words, transform=axes.transAxes, fontsize=7.6, color=style.MUTED)
     bar = figure.colorbar(image, ax=list(panels), shrink=0.8, pad=0.02)
     bar.set_label("mean cosine")
@@ -260,6 +260,7 @@ def new_classes(result: SimilarityResult, found: Extrapolation) -> Figure:
             if np.isfinite(x) and np.isfinite(y):
                 right.annotate(_short(name), (x, y), xytext=(4, 3), textcoords="offset points", fontsize=7.5)
     right.set_ylim(-0.04, 1.08)
+    right.margins(x=0.16)  # for names
     right.set_xlabel("mean similarity to the own class")
     right.set_ylabel("accuracy")
     if np.isfinite(found.per_class):
