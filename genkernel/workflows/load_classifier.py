@@ -125,7 +125,9 @@ def _torchvision(
     said: dict[str, Any] = {"mean": transforms.mean, "std": transforms.std, "sample_shape": (3, side, side)}
     if weights is None:
         said["names"] = default.meta["categories"]
-    notes = [f"images are {side} × {side}, with the mean and standard deviation of torchvision's weights"]
+    assumed = [f"{side} × {side}"] if "sample_shape" not in options else []
+    assumed += ["normalised"] if not {"mean", "std"} & set(options) else []
+    notes = [f"images are {' and '.join(assumed)} as for torchvision's own weights"] if assumed else []
     checkpoint = {"name": path if weights is None else str(weights), "sha256": sha256(where)}
     return _wrapped(
         module.eval().to(target), path, {**said, **options}, name=name or which, checkpoint=checkpoint, notes=notes
