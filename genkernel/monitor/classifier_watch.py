@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from genkernel.classifier.labels import Labels, class_indices
-from genkernel.classifier.logits import logits_of
+from genkernel.classifier.logits import cross_entropies, logits_of, predicted
 from genkernel.errors import InputError, NonFiniteError
 from genkernel.gan.clusters import Clusters
 from genkernel.gan.latent_kernel import between_clusters
@@ -262,8 +261,7 @@ class ClassifierWatch:
         if len(bad):
             raise NonFiniteError(f"the logits of {len(bad)} of {n} samples are NaN or infinite, first of {int(bad[0])}")
         y = torch.from_numpy(labels)
-        losses = F.cross_entropy(logits, y, reduction="none")
-        return losses.numpy(), (logits.argmax(1) == y).double().numpy()
+        return cross_entropies(logits, y).numpy(), (predicted(logits) == y).double().numpy()
 
     def _run(
         self,

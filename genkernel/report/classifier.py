@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from genkernel.plots.style import pair
 from genkernel.report.classifier_captions import CAPTIONS, LIMITS, SECTIONS, TERMS
-from genkernel.report.page import Number, Table, pictures, render
+from genkernel.report.page import Number, Table, filled, render
 from genkernel.report.provenance import citation, finished_at, provenance_facts
 from genkernel.report.words import fixed
 
@@ -24,20 +24,10 @@ def classifier_page(result: SimilarityResult, provenance: Mapping[str, Any], dra
         provenance: the content of ``run.json``.
         drawn: figures as PNG bytes, by the names of :func:`genkernel.plots.classifier.classifier_figures`.
     """
-    tables = {"classes": [class_table(result)], "controls": [control_table(result)]}
-    sections = []
-    for section in SECTIONS:
-        figures = pictures(drawn, section.figures, CAPTIONS)
-        if figures:
-            sections.append(
-                {
-                    "anchor": section.anchor,
-                    "title": section.title,
-                    "lead": section.lead,
-                    "figures": figures,
-                    "tables": tables.get(section.anchor, []),
-                }
-            )
+    tables = {
+        "classes": [class_table(result)],
+        "controls": [control_table(result)] if len(result.structures) > 1 else [],
+    }
     name = str((provenance.get("checkpoint") or {}).get("name") or "this classifier")
     words = [
         result.meta.get("model"),
@@ -54,7 +44,7 @@ def classifier_page(result: SimilarityResult, provenance: Mapping[str, Any], dra
         subtitle=" · ".join(str(word) for word in words if word),
         reading=result.meta.get("reading") or ["This run states no reading: see the numbers."],
         numbers=key_numbers(result),
-        sections=sections,
+        sections=filled(SECTIONS, drawn, CAPTIONS, tables),
         limits=[*LIMITS, *(note[:1].upper() + note[1:] + "." for note in result.notes)],
         terms=TERMS,
         facts=provenance_facts(provenance),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from genkernel.report.captions import CAPTIONS, Caption
+from genkernel.report.captions import CAPTIONS, Caption, Section
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -74,6 +74,22 @@ def pictures(
                 files=[f"figures/{name}.png", f"figures/{name}.svg"] if files else [],
             )
         )
+    return found
+
+
+def filled(
+    sections: Iterable[Section],
+    drawn: Mapping[str, bytes],
+    captions: Mapping[str, Caption],
+    tables: Mapping[str, list[Table]],
+) -> list[dict[str, Any]]:
+    """Sections that have a figure or a table, as the templates take them; tables are by the section's anchor."""
+    found = []
+    for section in sections:
+        figures, own = pictures(drawn, section.figures, captions), tables.get(section.anchor, [])
+        if figures or own:
+            place = {"anchor": section.anchor, "title": section.title, "lead": section.lead}
+            found.append({**place, "figures": figures, "tables": own})
     return found
 
 

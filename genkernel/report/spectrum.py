@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genkernel.plots.style import number, pair
-from genkernel.report.page import Number, Table, pictures, render
+from genkernel.report.page import Number, Table, filled, render
 from genkernel.report.provenance import citation, finished_at, provenance_facts
 from genkernel.report.spectrum_captions import CAPTIONS, LIMITS, SECTIONS, TERMS
 from genkernel.report.words import fixed
@@ -29,19 +29,6 @@ def spectrum_page(result: SpectrumResult, provenance: Mapping[str, Any], drawn: 
         drawn: figures as PNG bytes, by the names of :func:`genkernel.plots.spectrum.spectrum_figures`.
     """
     tables = {"groups": group_tables(result), "residual": residual_tables(result)}
-    sections = []
-    for section in SECTIONS:
-        figures = pictures(drawn, section.figures, CAPTIONS)
-        if figures or tables.get(section.anchor):
-            sections.append(
-                {
-                    "anchor": section.anchor,
-                    "title": section.title,
-                    "lead": section.lead,
-                    "figures": figures,
-                    "tables": tables.get(section.anchor, []),
-                }
-            )
     name = str((provenance.get("checkpoint") or {}).get("name") or "this kernel")
     one = result.spectrum
     words = [
@@ -61,7 +48,7 @@ def spectrum_page(result: SpectrumResult, provenance: Mapping[str, Any], drawn: 
         subtitle=" · ".join(str(word) for word in words if word),
         reading=result.meta.get("reading") or ["This run states no reading: see the numbers."],
         numbers=key_numbers(result),
-        sections=sections,
+        sections=filled(SECTIONS, drawn, CAPTIONS, tables),
         limits=LIMITS,
         terms=TERMS,
         facts=provenance_facts(provenance),

@@ -198,8 +198,8 @@ def _record(path: str | Path) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read: {error}") from error
+    except (OSError, ValueError):  # somebody else's file of that name
+        return None
     return found if isinstance(found, dict) and isinstance(found.get("factory"), str) else None
 
 

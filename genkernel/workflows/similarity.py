@@ -17,11 +17,13 @@ from genkernel.classifier.labels import Labels, balanced, class_indices
 from genkernel.classifier.results import SCHEMA_VERSION, SimilarityResult
 from genkernel.errors import InputError
 from genkernel.runs import Provenance, RunFolder, Stopwatch, data_sha256
+from genkernel.tangent.fingerprint import fingerprint
 from genkernel.workflows.arguments import (
     as_dtype,
     check_counts,
     check_device,
     check_memory,
+    described,
     say_nothing,
     shown,
     stays_on,
@@ -89,12 +91,11 @@ class Samples:
 
     def about(self) -> dict[str, Any]:
         """For provenance."""
-        from genkernel.tangent.fingerprint import fingerprint
-
         plain = isinstance(self.inputs, Tensor)
         return {
             "description": self.description,
             "count": len(self),
+            "labels": None if self.labels is None else data_sha256(torch.from_numpy(self.labels)),
             "sha256": data_sha256(self.inputs) if plain else fingerprint(self.inputs),
         }
 
@@ -201,11 +202,11 @@ def similarity(
             arguments={
                 "checkpoint": clf.checkpoint.get("name") or clf.name,
                 "data": trained.about(),
-                "labels": data_sha256(torch.from_numpy(trained.labels)),
                 "new": None if others is None else others.about(),
-                "new_labels": others is not None and others.labels is not None,
                 "held_out": None if held is None else held.about(),
-                "checkpoints": list(earlier_weights),
+                "checkpoints": {name: fingerprint(weights) for name, weights in earlier_weights.items()},
+                # what is made of a file, whose digest does not say so
+                "network": described(options or None),
                 "samples": samples,
                 "probes": probes,
                 "neighbours": neighbours,
@@ -266,8 +267,11 @@ def _checkpoints(given: Any, trust_pickle: bool) -> dict[str, Any]:
         given = {Path(file).stem: file for file in given}
     found = {}
     for name, weights in given.items():
-        file = isinstance(weights, (str, Path))
-        found[str(name)] = read_state_dict(resolve(weights), trust_pickle=trust_pickle) if file else weights
+        if isinstance(weights, (str, Path)):
+            weights = read_state_dict(resolve(weights), trust_pickle=trust_pickle)
+        elif isinstance(weights, torch.nn.Module):
+            weights = weights.state_dict()
+        found[str(name)] = weights
     return found
 
 

@@ -118,3 +118,11 @@ def test_weights_that_do_not_fit_and_pickles(tmp_path: Path) -> None:
         gk.wrap(mlp(), kind="classifier", scheduler="x")
     with pytest.raises(InputError, match="'classifier'"):
         gk.wrap(mlp(), kind="regressor")
+
+
+def test_somebody_else_s_record_is_none_of_ours(tmp_path: Path) -> None:
+    from genkernel.workflows.load_classifier import is_classifier_folder
+
+    for content in ("not JSON", "[]", '{"factory": 3}'):
+        (tmp_path / "training.json").write_text(content)
+        assert not is_classifier_folder(tmp_path)

@@ -141,7 +141,10 @@ def test_runs_that_cannot_be_read(tmp_path: Path) -> None:
     out = Report(fake_result(), None, record()).save(tmp_path / "a")
     summary = json.loads((out / "summary.json").read_text())
     for change, words in (
-        ({"kind": "other"}, "kind 'other'; this version reads diffusion, gan, classifier, path, spectrum and monitor runs"),
+        (
+            {"kind": "other"},
+            "kind 'other'; this version reads diffusion, gan, classifier, path, spectrum and monitor runs",
+        ),
         ({"kind": "gan"}, "stored GanResult cannot be read"),
         ({"schema_version": 99}, "schema 99"),
     ):

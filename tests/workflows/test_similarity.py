@@ -55,6 +55,11 @@ def test_resuming_gives_the_same_run_and_refuses_another(tmp_path: Path) -> None
     assert again.reused and again.summary() == first.summary()
     with pytest.raises(InputError, match="neighbours"):
         gk.similarity("mnist-classifier", DIGITS, resume=True, neighbours=3, **given)
+    with pytest.raises(InputError, match="network"):
+        gk.similarity("mnist-classifier", DIGITS, resume=True, params="last.*", **given)
+    earlier = {"start": gk.load("mnist-classifier").module}
+    with pytest.raises(InputError, match="checkpoints"):
+        gk.similarity("mnist-classifier", DIGITS, resume=True, checkpoints=earlier, **given)
 
 
 def test_images_become_what_the_classifier_takes() -> None:
