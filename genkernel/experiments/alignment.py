@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from genkernel.experiments.domingos import network
 from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
+from genkernel.experiments.plane_points import disk_and_circle
 
 Array = NDArray[np.float64]
 
@@ -66,15 +67,6 @@ class Setting:
 
 
 QUICK = Setting(width=32, steps=600, permuted_steps=2000, seeds=2, moments=(0, 10, 30, 100, 300, 600), draws=8)
-
-
-def disk_and_circle(n: int, radius: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Points ``[n, 2]`` of a disk (class 0) and of the unit circle (class 1) in turn, uniform on each."""
-    draw = torch.Generator().manual_seed(seed)
-    angle = 2 * math.pi * torch.rand(n, generator=draw, dtype=torch.float64)
-    outside = torch.arange(n) % 2 == 1
-    r = torch.where(outside, 1.0, radius * torch.rand(n, generator=draw, dtype=torch.float64).sqrt())
-    return r[:, None] * torch.stack([angle.cos(), angle.sin()], 1), outside.long()
 
 
 def trained(
