@@ -130,7 +130,28 @@ def said(value: Any) -> str:
 # name → (module below genkernel.experiments, one line for the list). Each module has
 # run(*, quick: bool, seed: int, progress: bool) -> Outcome
 EXPERIMENTS: dict[str, tuple[str, str]] = {
+    "linear-machines": (
+        "linear_machines",
+        "networks whose tangent kernel is known: the formula exact, the kernel a cosine",
+    ),
     "domingos": ("domingos", "the formula of path kernels: how exact, for which step sizes and widths"),
+    "ball-sphere": ("ball_sphere", "a ball against a sphere, and two sides of a line: neighbours, linear separability"),
+    "neighbours": ("neighbours", "who is near in the tangent kernel while a network learns, with four optimizers"),
+    "regression-kernels": (
+        "regression_kernels",
+        "tangent kernels of a smooth and of a broken function of one variable",
+    ),
+    "class-kernels": ("class_kernels", "kernels of digits and of colour images before and after training"),
+    "tangent-svm": ("tangent_svm", "linear machines on tangent features against RBF on the points, with controls"),
+    "tangent-map": ("tangent_map", "maps of tangent features: classes that were learned, and classes that were not"),
+    "extrapolation": ("extrapolation", "printed digits and letters: does the kernel's similarity tell the accuracy"),
+    "cka-accuracy": ("cka_accuracy", "does alignment with the labels tell accuracy, over architectures"),
+    "invariances": ("invariances", "which symmetries of a network its kernel inherits"),
+    "line-filling": ("line_filling", "a network that could fill segments perfectly: does training find it"),
+    "shape-filling": ("shape_filling", "a U-Net that fills shapes: interpolation, and failure on harder shapes"),
+    "two-peaks": ("two_peaks", "sequences with peaks: what kernel and tangent map say about the rule that was learned"),
+    "noise-locality": ("noise_locality", "how local in noise level denoisers are, and what makes them so"),
+    "contrast": ("contrast", "denoisers beside GANs: which parts of the data does a correction reach"),
     "optimizers": ("path_optimizers", "does every optimizer's path add up, and at which order of the step size"),
     "weak-error": ("weak_error", "how far the stochastic differential equations are from the optimizers they model"),
     "retraining": ("retraining", "how well contributions predict trainings without some of the data"),
