@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from genkernel.cli import options
-from genkernel.cli.console import note, print_json, quiet_stdout, results
-from genkernel.errors import InputError
+from genkernel.cli.console import note, print_json, quiet_stdout, results, stages
+from genkernel.errors import GenkernelError, InputError
 
 if TYPE_CHECKING:
-    from genkernel.experiments.outcome import Outcome
+    from genkernel.experiments.outcome import Claim, Outcome
 
 STYLES = {"yes": "bold green", "no": "bold red", "partly": "bold yellow", "undecided": "bold"}
 
@@ -23,6 +24,13 @@ def experiment(
         str | None, typer.Argument(metavar="NAME", help="One of those that --list names.", show_default=False)
     ] = None,
     names: Annotated[bool, typer.Option("--list", help="List the experiments and stop.")] = False,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="All of them, each in a process and a folder of its own. The same command goes on after a stop.",
+        ),
+    ] = False,
     quick: Annotated[
         bool,
         typer.Option(
@@ -38,7 +46,7 @@ def experiment(
         str | None,
         typer.Option(
             help="Images in the place of made-up ones, where the experiment trains on images: a folder, an .npz, or a "
-            "torchvision data set such as MNIST.",
+            "torchvision data set such as MNIST. With --all a folder with mnist.npz, fashion-mnist.npz, emoji32.npz.",
             rich_help_panel=options.READING,
             show_default=False,
         ),
@@ -59,6 +67,10 @@ def experiment(
             show_default=False,
         ),
     ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(help="With --all: experiments at a time.", rich_help_panel=options.COMPUTING, min=1),
+    ] = 1,
     as_json: options.Json = False,
 ) -> None:
     """Run one of the papers' studies again: what was put to the test, what was measured, and does it hold?
@@ -73,16 +85,23 @@ def experiment(
     - `genkernel experiment domingos --quick --out outcomes/domingos`
 
     - `genkernel experiment what-if --data MNIST --work unfinished/what-if`
+
+    - `genkernel experiment --all --quick --data data/ --jobs 2`
     """
     from genkernel.experiments.outcome import EXPERIMENTS
 
     if names:
         _list(as_json)
         return
-    if name is None:
-        raise InputError(f"name an experiment: {', '.join(EXPERIMENTS)}")
     if seed < 0:
         raise InputError(f"--seed has to be a whole number from 0, not {seed}")
+    if every:
+        if name is not None or work is not None:
+            raise InputError("--all takes neither a NAME nor --work: every experiment gets a folder below --out")
+        _all(out or Path("genkernel-experiments"), quick, seed, data, jobs, as_json)
+        return
+    if name is None:
+        raise InputError(f"name an experiment: {', '.join(EXPERIMENTS)}")
     from genkernel.experiments import folder as folders
     from genkernel.experiments.outcome import experiment as find
     from genkernel.runs import Provenance, RunFolder, Stopwatch
@@ -102,17 +121,41 @@ def experiment(
 
 def _inputs(name: str, study: Callable[..., Outcome], data: str | None, work: Path | None) -> dict[str, str]:
     """What was given beside the seed, for experiments that take it."""
-    from inspect import signature
+    from genkernel.experiments.series import inputs_of
 
-    found, known = {}, signature(study).parameters
-    images = "data" if "data" in known else "images"  # a folder of data sets, or one set of images
-    for flag, key, value in (("--data", images, data), ("--work", "work", work)):
+    found = {}
+    images, unfinished = inputs_of(study)
+    for flag, key, value in (("--data", images, data), ("--work", "work" if unfinished else None, work)):
         if value is None:
             continue
-        if key not in known:
+        if key is None:
             raise InputError(f"the experiment {name!r} has no use for {flag}")
         found[key] = str(value)
     return found
+
+
+def _all(out: Path, quick: bool, seed: int, data: str | None, jobs: int, as_json: bool) -> None:
+    """Run all experiments and print which claims hold."""
+    from genkernel.experiments.outcome import EXPERIMENTS
+    from genkernel.experiments.series import CLAIMS, MARKDOWN, Finished, run_series
+
+    with stages() as (advance, say):
+        advance("experiments", 0, len(EXPERIMENTS))
+
+        def shown(one: Finished, done: int, count: int) -> None:
+            advance("experiments", done, count)
+            what = f"{one.seconds:.0f} s" if one.seconds is not None else f"failed: {one.error}"
+            say(f"{done} of {count}: {one.name}, {what}")
+
+        found = run_series(list(EXPERIMENTS), out, quick=quick, seed=seed, data=data, jobs=jobs, report=shown)
+    if as_json:
+        print_json({"experiments": [asdict(one) for one in found]})
+    else:
+        _claims([(one.name, claim) for one in found for claim in one.claims])
+        results().print(f"outcomes: {out} ({MARKDOWN}, {CLAIMS}, a folder each)", markup=False, soft_wrap=True)
+    failed = [one.name for one in found if one.error is not None]
+    if failed:
+        raise GenkernelError(f"{len(failed)} of {len(found)} failed ({', '.join(failed)}): see NAME.log in {out}")
 
 
 def show(outcome: Outcome, place: Path, as_json: bool) -> None:
@@ -123,22 +166,28 @@ def show(outcome: Outcome, place: Path, as_json: bool) -> None:
 
         print_json(read_json(place / SUMMARY))
         return
+    if outcome.claims:
+        _claims([(None, claim) for claim in outcome.claims])
+    count = len(outcome.figures)
+    figures = f", {count} figure{'s' * (count > 1)}" if count else ""
+    results().print(f"outcome: {place} (summary.json, tables.md{figures}, run.json)", markup=False, soft_wrap=True)
+
+
+def _claims(rows: Sequence[tuple[str | None, Claim]]) -> None:
+    """A table of claims, with the experiment that each is of where there are several."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    console = results()
-    if outcome.claims:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for head in ("claim", "measured"):
-            table.add_column(head, overflow="fold")
-        table.add_column("holds", no_wrap=True)
-        for claim in outcome.claims:
-            table.add_row(Text(claim.claim), Text(claim.measured), Text(claim.holds, STYLES[claim.holds]))
-        console.print(table)
-    count = len(outcome.figures)
-    figures = f", {count} figure{'s' * (count > 1)}" if count else ""
-    console.print(f"outcome: {place} (summary.json, tables.md{figures}, run.json)", markup=False, soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    named = any(name is not None for name, _ in rows)
+    for head in (*(["experiment"] if named else []), "claim", "measured"):
+        table.add_column(head, overflow="fold", no_wrap=head == "experiment")
+    table.add_column("holds", no_wrap=True)
+    for name, claim in rows:
+        first = [Text(name or "")] if named else []
+        table.add_row(*first, Text(claim.claim), Text(claim.measured), Text(claim.holds, STYLES[claim.holds]))
+    results().print(table)
 
 
 def _list(as_json: bool) -> None:
