@@ -4,6 +4,7 @@
 #   make test-all  all tests that this machine can run
 #   make lint      ruff and mypy
 #   make bench     time the engine beside its alternatives: make bench ARGS=--quick
+#   make docs      build the documentation into site/ (nothing is fetched)
 #   make zoo       check the engine on every architecture and write docs/architectures.md
 # PYTHON=/path/to/python chooses the interpreter (3.11 or newer) for a new .venv.
 # JOBS=1 runs the tests in one process; by default there are as many as processors, up to four.
@@ -16,7 +17,7 @@ STAMP := $(VENV)/.installed
 ARGS :=
 JOBS := auto --maxprocesses 4
 
-.PHONY: demo test test-all lint format bench zoo clean
+.PHONY: demo test test-all lint format bench docs zoo clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -40,11 +41,15 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/genkernel bench $(ARGS)
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
+	@echo 'built: site/index.html'
+
 zoo: $(STAMP)
 	$(BIN)/python scripts/check_architectures.py $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The stamp is written last, so an installation that was interrupted is taken up again, and a
 # change of the dependencies brings the environment up to date.

@@ -29,12 +29,12 @@ class Setting:
     samples: int = 40
     queries: int = 20
     hidden: int = 12
-    speeds: tuple[float, ...] = (1.25, 0.8, 0.4, 0.2, 0.1, 0.05)
-    horizon: float = 10.0
+    speeds: tuple[float, ...] = (1.25, 0.8, 0.4, 0.2, 0.1)
+    horizon: float = 5.0
     points: int = 300
     radius: float = 0.8
-    width: int = 7
-    steps: int = 2000
+    width: int = 4
+    steps: int = 1500
 
 
-QUICK = Setting(seeds=3, speeds=(1.25, 0.8, 0.2, 0.05), horizon=5.0, points=200, width=5, steps=1000)
+QUICK = Setting(seeds=3, speeds=(1.25, 0.8, 0.4, 0.2), horizon=3.0, points=200, steps=1000)

@@ -23,7 +23,7 @@ OPTIMIZERS: dict[str, Make] = {
 BATCH = 8
 NETWORKS = ("GELU", "tanh", "ReLU", "ReLU, no biases")
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"GELU": nn.GELU, "tanh": nn.Tanh, "ReLU": nn.ReLU}
-RATE = 1e-2  # of Adam on the points
+RATE = 2e-2  # of Adam on the points
 SOLVED = 1e-7  # total slack, per sample, of a linear programme that separates
 
 
@@ -44,7 +44,7 @@ def machine(name: str, inputs: int, hidden: int, seed: int) -> nn.Module:
 
 
 def regression(setting: Setting, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Normal points, a noisy answer that is not linear in them, and fresh points: ``[n, d]``, ``[n, 1]``, ``[m, d]``."""
+    """Normal points ``[n, d]``, noisy answers that are not linear in them ``[n, 1]``, fresh points ``[m, d]``."""
     draw = torch.Generator().manual_seed(seed)
     x = torch.randn(setting.samples + setting.queries, setting.inputs, generator=draw, dtype=torch.float64)
     noise = 0.1 * torch.randn(setting.samples, 1, generator=draw, dtype=torch.float64)
@@ -69,7 +69,9 @@ def kernel(net: nn.Module, x: Tensor) -> Any:
     return gk.kernel(net, x, cotangents=gk.total(), dtype="float64", progress=False, distributed=False)
 
 
-def gap(net: nn.Module, rate: float, steps: int, optimizer: str, data: tuple[Tensor, Tensor, Tensor], seed: int) -> float:
+def gap(
+    net: nn.Module, rate: float, steps: int, optimizer: str, data: tuple[Tensor, Tensor, Tensor], seed: int
+) -> float:
     """What the sum over kernels at the start of every step misses, relative to the change of the outputs."""
     from genkernel.paths import record
 

@@ -163,7 +163,15 @@ def rescaled(schedule: NoiseSchedule, variance: float) -> NoiseSchedule:
 
 
 def denoiser(
-    sample_shape: tuple[int, ...], kind: str, schedule: NoiseSchedule, *, width: int, depth: int, dim: int, blocks: int, seed: int
+    sample_shape: tuple[int, ...],
+    kind: str,
+    schedule: NoiseSchedule,
+    *,
+    width: int,
+    depth: int,
+    dim: int,
+    blocks: int,
+    seed: int,
 ) -> Denoiser:
     """A denoiser of points (``sample_shape`` of one size) or grey images, freshly initialised from the seed.
 

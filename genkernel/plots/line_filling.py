@@ -1,0 +1,110 @@
+"""Filling lines: which starts find the exact solution, and where the others are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genkernel.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float64]
+
+_LOOKS = {
+    "exact structure": (style.BLUE, "o"),
+    "wider convolution": (style.VERMILION, "s"),
+    "convolutions between": (style.GREEN, "D"),
+}
+
+
+@style.house
+def line_filling(
+    starts: Mapping[tuple[str, int, int], tuple[int, int]],
+    noises: Sequence[tuple[float, int, int]],
+    curves: Mapping[str, tuple[int, Array]],
+    length: int,
+    meta: dict[str, Any],
+) -> Figure:
+    """Three panels.
+
+    Args:
+        starts: (structure, length, ones) → starts that end right everywhere, and all.
+        noises: (standard deviation, starts that end right, all), from the exact weights.
+        curves: structure → trained number of ones, shares of wrong places by number of ones ``[n + 1, R]``.
+        length: of the sequences of ``noises`` and ``curves``.
+        meta: for the footer.
+    """
+    figure = style.new_figure(5.4, width=7.2)
+    grid = figure.add_gridspec(2, 2)
+    _starts(figure.add_subplot(grid[0, 0]), starts)
+    _noises(figure.add_subplot(grid[0, 1]), noises, length)
+    _curves(figure.add_subplot(grid[1, :]), curves, length)
+    style.footer(figure, meta, "bars: 95 % (Wilson); below: medians, and the range of the middle half of the starts")
+    return figure
+
+
+def _starts(axes: Axes, starts: Mapping[tuple[str, int, int], tuple[int, int]]) -> None:
+    sizes = sorted({n for _, n, _ in starts})
+    for (structure, (colour, mark)), shift in zip(_LOOKS.items(), (-0.18, 0.0, 0.18), strict=True):
+        own = [(n, ones, *starts[name, n, ones]) for name, n, ones in starts if name == structure]
+        for n in sizes:
+            group = sorted(one for one in own if one[0] == n)
+            for k, (_, _, good, count) in enumerate(group):
+                place = sizes.index(n) + shift + 0.07 * (k - (len(group) - 1) / 2)
+                low, high = _wilson(good, count)
+                axes.plot([place, place], [low, high], color=colour, lw=1)
+                axes.plot(place, good / count, color=colour, marker=mark, ls="", ms=5, mfc=colour if k else "white")
+        axes.plot([], [], color=colour, marker=mark, ls="", label=structure)
+    axes.set_xticks(range(len(sizes)), [str(n) for n in sizes])
+    axes.set(ylim=(-0.04, 1.42), xlim=(-0.5, len(sizes) - 0.5))
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.set_xlabel("length n (hollow: fewer ones)")
+    axes.set_ylabel("starts that find it")
+    axes.legend(fontsize=7, loc="upper right")
+    axes.set_title("From random weights")
+
+
+def _noises(axes: Axes, noises: Sequence[tuple[float, int, int]], length: int) -> None:
+    for noise, good, count in noises:
+        low, high = _wilson(good, count)
+        axes.plot([noise, noise], [low, high], color=style.BLUE, lw=1)
+    axes.plot([n for n, _, _ in noises], [g / c for _, g, c in noises], color=style.BLUE, marker="o")
+    axes.set_xscale("log")
+    ticks = [n for n, _, _ in noises]
+    axes.set_xticks(ticks, [f"{n:g}" for n in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(-0.04, 1.08)
+    axes.set_xlabel("standard deviation of the noise")
+    axes.set_ylabel("starts that find it")
+    axes.set_title(f"From the exact weights, n = {length}")
+
+
+def _curves(axes: Axes, curves: Mapping[str, tuple[int, Array]], length: int) -> None:
+    at = np.arange(length + 1)
+    for structure, (ones, wrong) in curves.items():
+        colour, mark = _LOOKS[structure]
+        low, middle, high = np.quantile(wrong, (0.25, 0.5, 0.75), axis=1)
+        axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
+        axes.plot(at, middle, color=colour, marker=mark, label=f"{structure}")
+        axes.axvline(ones, color=style.MUTED, lw=0.8, ls=":")
+    axes.axhline(0.5, color=style.MUTED, lw=0.8, ls="--")
+    axes.set(ylim=(-0.02, 0.72), xlim=(-0.3, length + 0.3))
+    axes.set_xticks(at[:: max(1, length // 16)])
+    axes.set_xlabel("nonzero coordinates k (dotted: trained)")
+    axes.set_ylabel("share of wrong places")
+    axes.legend(fontsize=7.5, loc="upper left", ncols=3)
+    axes.set_title(f"Random starts on other numbers of ones, n = {length}")
+
+
+def _wilson(good: int, count: int) -> tuple[float, float]:
+    """95 % interval of a share."""
+    z = 1.959964
+    share = good / count
+    middle, spread = share + z**2 / (2 * count), z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return (middle - spread) / (1 + z**2 / count), (middle + spread) / (1 + z**2 / count)
