@@ -100,11 +100,15 @@ def ball(setting: Setting, seed: int) -> Ball:
         if first is None:
             first = maps, by_kernel.numpy(), by_distance.numpy()
     assert first is not None
-    gathered = [np.array(column) for column in zip(*rows, strict=True)]
+    fresh, radius, spread, closed, shared, shared_before, own, own_euclidean = (
+        np.array(column) for column in zip(*rows, strict=True)
+    )
+    maps, by_kernel_first, by_distance_first = first
     return Ball(
-        descent, *gathered,
+        descent, fresh, radius, spread, closed, shared, shared_before, own, own_euclidean,
         {name: {m: np.array([one[name][m] for one in machines]) for m in machines[0][name]} for name in MACHINES},
-        torch.stack([direction(seed + r + FRESH) for r in range(setting.seeds)]).numpy(), *first,
+        torch.stack([direction(seed + r + FRESH) for r in range(setting.seeds)]).numpy(),
+        maps, by_kernel_first, by_distance_first,
     )  # fmt: skip
 
 
@@ -120,7 +124,7 @@ def boundary(net: nn.Module) -> tuple[float, float, float]:
         if at.any():
             j = int(at.argmax())
             found.append(float(r[j] + (r[j + 1] - r[j]) * -ray[j] / (ray[j + 1] - ray[j])))
-    once = (np.diff(np.sign(values), axis=1) != 0).sum(1) == 1
+    once = (np.diff(values >= 0, axis=1)).sum(1) == 1
     if not found:
         return math.nan, math.nan, 0.0
     return float(np.mean(found)), float(np.std(found)), float(once.mean())

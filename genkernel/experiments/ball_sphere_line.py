@@ -31,9 +31,9 @@ class Line:
         own: name of the neighbours (``kernel``, ``untrained``, ``Euclidean``) → part with the side of x0 ``[R, s]``.
         across, along: likewise, standard deviation of their places in that direction ``[R, s]``.
         metric, metric_before: turn of the tangent feature per unit of length, across and along, at every point of a
-            lattice, after and before training ``[R, 2, L, L]`` (places along × places across); NaN outside of the disk.
-        tilt: angle in degrees between the normal and the direction in which it turns fastest ``[R, L, L]``.
-        lattice: places ``[L]`` across, and along.
+            lattice, after and before training ``[R, 2, L, A]`` (places along × places across); NaN outside of the disk.
+        tilt: angle in degrees between the normal and the direction in which it turns fastest ``[R, L, A]``.
+        lattice: places across ``[A]``, and along ``[L]``.
         normals: of every seed ``[R, 2]``.
         regions: outputs of the first network on a square.
         nearest, nearest_euclidean: of the first seed, on the side of the normal ``[s, k]``.
@@ -47,7 +47,7 @@ class Line:
     metric: Array
     metric_before: Array
     tilt: Array
-    lattice: Array
+    lattice: tuple[Array, Array]
     normals: Array
     regions: Array
     nearest: NDArray[np.int64]
@@ -85,7 +85,8 @@ def line(setting: Setting, seed: int) -> Line:
     after, before = (torch.stack([one[which] for one in metrics]) for which in (0, 1))
     return Line(
         descent, np.array(fresh), gathered("own"), gathered("across"), gathered("along"), turns(after), turns(before),
-        tilt(after), places(setting.lattice).numpy(), torch.stack([normal for _, _, normal in draws]).numpy(),
+        tilt(after), (places(setting.lattice[0]).numpy(), places(setting.lattice[1]).numpy()),
+        torch.stack([normal for _, _, normal in draws]).numpy(),
         outputs_on(descent.end[0], square(HALF, 70)), *first,
     )  # fmt: skip
 
@@ -110,29 +111,28 @@ def spreads(x: Tensor, y: Tensor, near: Tensor, normal: Tensor) -> dict[str, Arr
 
 
 def places(count: int) -> Tensor:
-    """Coordinates of the lattice, across and along."""
+    """Coordinates of the lattice, across or along."""
     return torch.linspace(-0.9, 0.9, count, dtype=torch.float64)
 
 
-def lattice_metric(net: torch.nn.Module, normal: Tensor, count: int) -> Tensor:
-    """The kernel's metric in the frame of normal and line ``[L, L, 2, 2]``, rows along it; NaN beyond the disk."""
-    at = places(count)
-    along, across = torch.meshgrid(at, at, indexing="ij")
+def lattice_metric(net: torch.nn.Module, normal: Tensor, counts: tuple[int, int]) -> Tensor:
+    """The kernel's metric in the frame of normal and line ``[L, A, 2, 2]``, rows along it; NaN beyond the disk."""
+    along, across = torch.meshgrid(places(counts[1]), places(counts[0]), indexing="ij")
     tangent = torch.stack([-normal[1], normal[0]])
     points = across[..., None] * normal + along[..., None] * tangent
     inside = points.norm(dim=2) <= 1
-    found = torch.full((count, count, 2, 2), torch.nan, dtype=torch.float64)
+    found = torch.full((*along.shape, 2, 2), torch.nan, dtype=torch.float64)
     found[inside] = kernel_metric(net, points[inside], torch.stack([normal, tangent]))
     return found
 
 
 def turns(metric: Tensor) -> Array:
-    """Radians per unit of length across and along ``[R, 2, L, L]`` of metrics ``[R, L, L, 2, 2]``."""
+    """Radians per unit of length across and along ``[R, 2, L, A]`` of metrics ``[R, L, A, 2, 2]``."""
     return metric.diagonal(dim1=3, dim2=4).sqrt().permute(0, 3, 1, 2).numpy()
 
 
 def tilt(metric: Tensor) -> Array:
-    """Degrees between the normal and the direction of fastest turning ``[R, L, L]``, 0 to 90."""
+    """Degrees between the normal and the direction of fastest turning ``[R, L, A]``, 0 to 90."""
     a, b, c = metric[..., 0, 0], metric[..., 0, 1], metric[..., 1, 1]
     return (0.5 * torch.atan2(2 * b, a - c)).abs().rad2deg().numpy()
 

@@ -52,9 +52,10 @@ def told(outcome: Outcome, ball: Ball, line: Line, setting: Setting, seed: int) 
                 measure: {name: v.tolist() for name, v in getattr(line, measure).items()}
                 for measure in ("own", "across", "along")
             },
-            "lattice": line.lattice.tolist(), "turn": _mean_map(line.metric),
+            "lattice": [each.tolist() for each in line.lattice], "turn": _mean_map(line.metric),
             "turn before": _mean_map(line.metric_before),
             "tilt": {name: v.tolist() for name, v in _zones(line, line.tilt).items()},
+            "turn across by zone": {name: v.tolist() for name, v in _zones(line, line.metric[:, 0]).items()},
         },
     }  # fmt: skip
     return outcome
@@ -65,9 +66,8 @@ def _training(d: Descent) -> dict[str, Any]:
 
 
 def _mean_map(values: Array) -> list[Any]:
-    """Means over seeds ``[2, L, L]``, None outside of the disk."""
-    mean = values.mean(0)
-    return np.where(np.isnan(mean), None, mean).tolist()  # type: ignore[no-any-return]
+    """Means over seeds ``[2, L, A]``, None outside of the disk."""
+    return [[[None if v != v else v for v in row] for row in each] for each in values.mean(0).tolist()]
 
 
 # ----------------------------------------------------------------------------------- tables
@@ -244,19 +244,19 @@ def _of_the_line(line: Line, setting: Setting) -> list[Claim]:
             each(learned),
         ),
         Claim(
-            f"it is localised around the centre (section 5.2): across the line the kernel turns faster within "
-            f"{CENTRE:g} of it than {AWAY:g} and more from the line, and {AWAY:g} and more along it",
+            "it is localised around the centre (section 5.2): the kernel turns across the line at most half as fast "
+            f"{AWAY:g} and more from the line, and {AWAY:g} and more along it, as within {CENTRE:g} of the centre",
             f"radians per unit of length: centre {pair(across['centre'])} across and {pair(along['centre'])} along; "
             f"away from the line {pair(across['away'])} across; on the line towards its ends {pair(across['ends'])} "
             f"across; untrained {pair(before['centre'])}, {pair(before['away'])} and {pair(before['ends'])} across",
-            above(around(across["centre"] - across["away"]), around(across["centre"] - across["ends"])),
+            above(*(around(across["centre"] / 2 - across[zone]) for zone in ("away", "ends"))),
         ),
     ]  # fmt: skip
 
 
 def _zones(line: Line, values: Array) -> dict[str, Array]:
-    """Means ``[R]`` of a map ``[R, L, L]`` near the centre, away from the line, and on the line towards its ends."""
-    along, across = np.meshgrid(np.abs(line.lattice), np.abs(line.lattice), indexing="ij")
+    """Means ``[R]`` of a map ``[R, L, A]`` near the centre, away from the line, and on the line towards its ends."""
+    along, across = np.meshgrid(*(np.abs(each) for each in reversed(line.lattice)), indexing="ij")
     zones = {
         "centre": (along <= CENTRE) & (across <= CENTRE),
         "away": (along <= CENTRE) & (across >= AWAY),

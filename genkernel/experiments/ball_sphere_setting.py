@@ -38,11 +38,11 @@ class Setting:
     distances: tuple[float, ...] = (0.05, 0.2, 0.4, 0.6, 0.8)
     gap: float = 0.05
     side: int = 60
-    lattice: int = 17
+    lattice: tuple[int, int] = (41, 11)
     folds: int = 5
 
 
 QUICK = Setting(
     samples=160, fresh=300, width=32, steps=600, moments=(0, 30, 100, 300, 600), seeds=2, neighbours=40, side=30,
-    lattice=9,
+    lattice=(13, 5),
 )  # fmt: skip

@@ -32,8 +32,8 @@ class Descent:
 
     points: list[Tensor]
     labels: list[Tensor]
-    start: list[nn.Sequential]
-    end: list[nn.Sequential]
+    start: list[nn.Module]
+    end: list[nn.Module]
     moments: tuple[int, ...]
     accuracy: Array
     loss: Array
@@ -41,7 +41,7 @@ class Descent:
 
 def descended(drawn: Sequence[tuple[Tensor, Tensor]], setting: Setting, seed: int) -> Descent:
     """Full-batch gradient descent on the mean squared error, constant rate, one network for every draw."""
-    start: list[nn.Sequential] = [network(setting.width, nn.GELU, seed + r) for r in range(len(drawn))]  # type: ignore[misc]
+    start: list[nn.Module] = [network(setting.width, nn.GELU, seed + r) for r in range(len(drawn))]
     stack = SideBySide(start)
     x = torch.stack([points for points, _ in drawn], 1)
     y = torch.stack([2.0 * labels.double() - 1 for _, labels in drawn], 1)

@@ -128,9 +128,7 @@ def mixer(width: int, depth: int) -> Tokens:
         return nn.Sequential(nn.Linear(size, 2 * size), nn.GELU(), nn.Linear(2 * size, size))
 
     blocks = [
-        nn.Sequential(
-            Residual(nn.LayerNorm(width), Transposed(two(tokens))), Residual(nn.LayerNorm(width), two(width))
-        )
+        nn.Sequential(Residual(nn.LayerNorm(width), Transposed(two(tokens))), Residual(nn.LayerNorm(width), two(width)))
         for _ in range(depth)
     ]
     return Tokens(width, *blocks)

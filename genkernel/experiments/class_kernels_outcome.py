@@ -182,7 +182,7 @@ def claims(found: Cases) -> list[Claim]:
         above(*intervals(lambda name, kernel: rise(name, kernel, "within")), *high),
         decided_near_zero(zero),
         above(*intervals(lambda name, kernel: rise(name, kernel, "cka"))),
-        above(*(one for what in ("contrast", "cka") for one in intervals(lambda n, k, w=what: rise(n, k, w, HELD)))),
+        above(*(around(rise(name, kernel, what, HELD)) for what in ("contrast", "cka") for name, kernel in both)),
         above(*intervals(lambda name, kernel: rise(name, kernel + BARE, "contrast", HELD))),
         above(*intervals(meaning)),
         above(*(around(own[name] - plain[name]) for name in found)),

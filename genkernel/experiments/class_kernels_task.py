@@ -15,7 +15,7 @@ DIGITS, EMOJI = "MNIST", "colour emoji"
 FILES = {DIGITS: "mnist", EMOJI: "emoji32"}
 HEADS = {DIGITS: (128,), EMOJI: (256, 128)}  # fully connected layers, as the paper has them for MNIST and CIFAR-10
 CLASSES = 10
-RATE, MOMENTUM, BATCH = 0.03, 0.9, 20
+RATE, MOMENTUM, BATCH = 0.015, 0.9, 20
 
 # first code points of emoji, by the blocks of Unicode's charts that show things of one kind
 KINDS: dict[str, tuple[tuple[int, int], ...]] = {

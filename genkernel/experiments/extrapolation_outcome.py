@@ -128,7 +128,7 @@ def claims(found: list[dict[str, Any]], setting: Setting) -> list[Claim]:
         (f"Spearman's correlation {_said(own)}", above(around(own))),
         (
             ", ".join(
-                f"{_said(own - gap)} with {name}, difference {_said(gap)}" for name, gap in rivals.items()
+                f"{_said(own - gap)} (similarity {name}), difference {_said(gap)}" for name, gap in rivals.items()
             ),
             above(*(around(gap) for gap in rivals.values())),
         ),

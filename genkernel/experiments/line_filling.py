@@ -11,17 +11,17 @@ the text; the structure is rebuilt from its description (:mod:`genkernel.experim
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from torch import Tensor, nn
 
 from genkernel.experiments import line_filling_task as task
-from genkernel.experiments.line_filling_outcome import report
+from genkernel.experiments.line_filling_outcome import BETWEEN, OTHERS, RANDOM, SHAPE, WIDE, report
 from genkernel.experiments.line_filling_setting import QUICK, Setting
 from genkernel.experiments.outcome import Outcome
 
-SHAPE, WIDE, BETWEEN = "exact structure", "wider convolution", "convolutions between"
-RANDOM = "random"
+NON_LINEAR: dict[str, Callable[[], nn.Module]] = {OTHERS[0]: nn.GELU, OTHERS[1]: task.Absolute}
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,9 @@ def cases(setting: Setting) -> list[tuple[str, str | float, int, int]]:
         found += [(SHAPE, RANDOM, length, k) for k in numbers(setting, length)]
     for noise in setting.noises:
         found.append((SHAPE, noise, setting.detailed, numbers(setting, setting.detailed)[-1]))
+    for structure in OTHERS:
+        for length in setting.other_sizes:
+            found += [(structure, RANDOM, length, k) for k in numbers(setting, length)]
     for length in setting.wide_sizes:
         found += [(WIDE, RANDOM, length, k) for k in numbers(setting, length)]
     found += [(BETWEEN, RANDOM, setting.detailed, k) for k in numbers(setting, setting.detailed)]
@@ -68,12 +71,9 @@ def trained(setting: Setting, structure: str, start: str | float, length: int, o
     if isinstance(start, float):
         net = task.exact(setting.replicates, start, seed)
     else:
-        shapes = {
-            SHAPE: task.Structure(),
-            WIDE: task.Structure(reach=3),
-            BETWEEN: task.Structure(between=setting.channels),
-        }
-        net = task.Filler(setting.replicates, shapes[structure], seed)
+        shapes = {WIDE: task.Structure(reach=3), BETWEEN: task.Structure(between=setting.channels)}
+        shape = shapes.get(structure, task.Structure())
+        net = task.Filler(setting.replicates, shape, seed, NON_LINEAR.get(structure, nn.ReLU)())
     task.train(net, length, ones, setting.steps, setting.batch, setting.rate, seed + 1)
     squares, wrong = task.errors(net, length, setting.tested, seed + 2)
     parameters = sum(p[0].numel() for p in net.parameters())
@@ -92,19 +92,15 @@ def run(*, quick: bool = False, seed: int = 0, progress: bool = True, setting: S
     from tqdm.auto import tqdm
 
     setting = setting or (QUICK if quick else Setting())
-    kinds: dict[str, nn.Module] = {"|x|": _Absolute(), "ReLU": nn.ReLU(), "GELU": nn.GELU()}
+    kinds: dict[str, nn.Module] = {"|x|": task.Absolute(), "ReLU": nn.ReLU(), "GELU": nn.GELU()}
     exact = {
         name: [task.largest_error(task.exact(activation=kind), n) for n in setting.verified]
         for name, kind in kinds.items()
     }
-    found = [trained(setting, *case, seed) for case in tqdm(cases(setting), disable=not progress, desc="line-filling")]
+    found = [
+        trained(setting, structure, start, length, ones, seed)
+        for structure, start, length, ones in tqdm(cases(setting), disable=not progress, desc="line-filling")
+    ]
     outcome = Outcome("line-filling", asdict(setting) | {"quick": quick, "seed": seed})
     report(outcome, setting, exact, found, seed)
     return outcome
-
-
-class _Absolute(nn.Module):
-    """|x| / 2 in each of two channels: |a - b| after the last convolution."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.abs() / 2

@@ -12,6 +12,7 @@ class Setting:
     Attributes:
         sizes: lengths of sequences that networks are trained on from random weights, powers of two.
         ones: nonzero coordinates of training sequences, as parts of the length.
+        other_sizes: lengths for the exact structure with other non-linearities, GELU and |x|.
         wide_sizes: lengths for a structure with a wider first convolution.
         detailed: the length at which starts and structures are compared.
         noises: standard deviations of what is added to the weights of the exact network.
@@ -24,9 +25,10 @@ class Setting:
         verified: lengths at which the exact network is compared with the formula on all inputs.
     """
 
-    sizes: tuple[int, ...] = (4, 8, 16, 32)
+    sizes: tuple[int, ...] = (2, 4, 8, 16, 32)
     ones: tuple[float, ...] = (0.25, 0.5)
-    wide_sizes: tuple[int, ...] = (4, 8, 16)
+    other_sizes: tuple[int, ...] = (2, 4, 8)
+    wide_sizes: tuple[int, ...] = (2, 4, 8, 16)
     detailed: int = 16
     noises: tuple[float, ...] = (0.01, 0.1, 0.3, 1.0)
     channels: int = 8
@@ -39,6 +41,6 @@ class Setting:
 
 
 QUICK = Setting(
-    sizes=(4, 8), ones=(0.5,), wide_sizes=(4, 8), detailed=8, noises=(0.1, 1.0), replicates=8, steps=300, tested=20,
-    verified=(2, 4, 8),
+    sizes=(2, 4, 8), ones=(0.5,), other_sizes=(4,), wide_sizes=(4, 8), detailed=8, noises=(0.1, 1.0), replicates=8,
+    steps=300, tested=20, verified=(2, 4, 8),
 )  # fmt: skip

@@ -54,6 +54,13 @@ class Structure:
     between: int = 0
 
 
+class Absolute(nn.Module):
+    """|x| / 2: two channels of it sum to |a - b|."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.abs() / 2
+
+
 class Filler(nn.Module):
     """Replicates of the network, each with its own weights.
 

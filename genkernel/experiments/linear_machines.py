@@ -125,7 +125,7 @@ def _network(setting: Setting, name: str, seed: int) -> dict[str, Any]:
         spoken = every @ task.own_weights(net)
         found[when] = {
             "accuracy": accuracy(net, x, y),
-            "identity": float((spoken - out).norm() / out.norm()),
+            "identity": float((spoken - out).norm() / out.norm().clamp_min(1e-300)),  # 0 of a silent network
             "right": float(((spoken > 0).long() == y).double().mean()),
             "outside": task.outside(out, rest),
             "outside, intercept": task.outside(out, rest, intercept=True),

@@ -14,6 +14,7 @@ from genkernel.experiments.replicates import above, around, pair
 from genkernel.experiments.slopes import has_order, slope
 
 EXACT = 1e-12  # rounding of some hundred steps in float64, with a wide margin
+SLOW = 0.2  # of 2/λ: below it the order of the gap in the step size is read off
 OUTSIDE = 1e-8  # relative distance from a span that is no rounding
 SMOOTH = NETWORKS[:2]
 HOMOGENEOUS = NETWORKS[3]
@@ -64,12 +65,12 @@ def _tables(
     setting: Setting, rows: list[dict[str, Any]], gaps: dict[str, Any], found: dict[str, Any], made: dict[str, bool]
 ) -> list[Table]:
     formula = Table(
-        f"What the discrete formula misses, relative to the change of the outputs: mean of {setting.seeds} seeds; step "
-        "sizes as parts of 2/λ, where descent on a linear machine begins to diverge",
+        f"What the discrete formula misses, relative to the change of the outputs: median of {setting.seeds} seeds; "
+        "step sizes as parts of 2/λ, where descent on a linear machine begins to diverge",
         ("machine", *(f"{speed:g}" for speed in setting.speeds), *list(OPTIMIZERS)[1:]),
         [
-            (name, *(float(v) for v in gaps[name].mean(0)),
-             *(float(np.mean([row["optimizers"][name][o] for row in rows])) if name in LINEAR else None
+            (name, *(float(v) for v in np.median(gaps[name], axis=0)),
+             *(float(np.median([row["optimizers"][name][o] for row in rows])) if name in LINEAR else None
                for o in list(OPTIMIZERS)[1:]))
             for name in gaps
         ],
@@ -101,9 +102,10 @@ def _tables(
 def _formula_claims(setting: Setting, rows: list[dict[str, Any]], gaps: dict[str, Any]) -> list[Claim]:
     most = {name: float(np.nan_to_num(gaps[name], nan=math.inf).max()) for name in LINEAR}
     others = [float(row["optimizers"][n][o]) for row in rows for n in LINEAR for o in row["optimizers"][n]]
-    slow = [i for i, speed in enumerate(setting.speeds) if speed <= 0.5]
-    means = {name: gaps[name][:, slow].mean(0) for name in OTHERS}
-    slopes = {name: slope([setting.speeds[i] for i in slow], v.tolist()) for name, v in means.items()}
+    slow = [i for i, speed in enumerate(setting.speeds) if speed <= SLOW]
+    rates = [setting.speeds[i] for i in slow]
+    middle = {name: np.median(gaps[name][:, slow], axis=0) for name in OTHERS}
+    slopes = {name: [slope(rates, v.tolist()) for v in gaps[name][:, slow]] for name in OTHERS}
     plain = [row["cosines"][LINEAR[0]] for row in rows]
     biased = [row["cosines"][LINEAR[1]] for row in rows]
     rounding = max(max(one["kernel"], one["moved"]) for one in plain)
@@ -125,11 +127,11 @@ def _formula_claims(setting: Setting, rows: list[dict[str, Any]], gaps: dict[str
             "it takes a machine linear in its weights, not in its inputs: two linear layers in a row miss O(η), as a "
             "network with GELU does (ours)",
             "; ".join(
-                f"{name}: {means[name][0]:.1e} at {setting.speeds[slow[0]]:g} of 2/λ, {means[name][-1]:.1e} at "
-                f"{setting.speeds[slow[-1]]:g}, slope {slopes[name]:.2f}"
+                f"{name}: {middle[name][0]:.1e} at {rates[0]:g} of 2/λ, {middle[name][-1]:.1e} at {rates[-1]:g} "
+                f"(medians), slope {pair(slopes[name])}"
                 for name in OTHERS
             ),
-            verdict(has_order(s, 1) for s in slopes.values()),
+            verdict(has_order(float(np.mean(s)), 1) for s in slopes.values()),
         ),
         Claim(
             "the kernel of linear regression is x · x', whatever the weights, and its normalised version is the cosine "

@@ -24,17 +24,17 @@ class Setting:
         steps: of full-batch Adam on the points.
     """
 
-    seeds: int = 10
+    seeds: int = 6
     inputs: int = 5
     samples: int = 40
     queries: int = 20
     hidden: int = 12
-    speeds: tuple[float, ...] = (1.25, 0.8, 0.4, 0.2, 0.1)
-    horizon: float = 5.0
-    points: int = 300
+    speeds: tuple[float, ...] = (1.25, 0.8, 0.4, 0.2, 0.1, 0.05)
+    horizon: float = 3.0
+    points: int = 200
     radius: float = 0.8
     width: int = 4
-    steps: int = 1500
+    steps: int = 1000
 
 
-QUICK = Setting(seeds=3, speeds=(1.25, 0.8, 0.4, 0.2), horizon=3.0, points=200, steps=1000)
+QUICK = Setting(seeds=2, speeds=(1.25, 0.4, 0.2, 0.1), horizon=2.0, points=120, steps=500)

@@ -117,7 +117,8 @@ class Sine(nn.Module):
 
 def one_sine() -> tuple[nn.Sequential, Tensor, Tensor]:
     """f = 1 · sin(3x + 0) + 0 and points of [-π, π] with its sign: right everywhere, by construction."""
-    net = nn.Sequential(nn.Linear(1, 1), Sine(), nn.Linear(1, 1)).double()
+    with torch.random.fork_rng(devices=[]):
+        net = nn.Sequential(nn.Linear(1, 1), Sine(), nn.Linear(1, 1)).double()
     with torch.no_grad():
         for p, value in zip(net.parameters(), (3.0, 0.0, 1.0, 0.0), strict=True):
             p.fill_(value)
@@ -145,6 +146,10 @@ def outside(outputs: Tensor, features: Tensor, intercept: bool = False) -> float
         intercept: with a column of ones.
     """
     columns = _columns(features, intercept)
+    if not float(outputs.norm()):
+        return 0.0
+    if not columns.shape[1]:  # ReLUs that are silent on all points
+        return 1.0
     basis, values, _ = torch.linalg.svd(columns, full_matrices=False)
     basis = basis[:, values > values[0] * max(columns.shape) * torch.finfo(columns.dtype).eps]
     rest = outputs - basis @ (basis.T @ outputs)

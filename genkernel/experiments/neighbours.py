@@ -5,9 +5,9 @@ Points of the unit circle against points of a disk inside (Guo, He & Morel, sect
 kernel, and K̃(x0, x) over training for a point x0 of the circle and points x of both classes. The text keeps neither
 radii, number of points, network, loss, batches nor learning rates. Ours: radii 0.9 and 1, 400 points, the three-layer
 GELU network of Courtois et al. (section 5.1), squared and logistic loss, batches of 32. Every optimizer has the rate,
-of a grid in half decades, with the smallest training loss at the end on points of its own, for each loss; optimizers
-are compared at equal steps and at equal training loss. SGD and SGD with momentum also run at one common rate, and SGD
-at that rate divided by 1 - momentum.
+in half decades, with the smallest training loss at the end on points of its own, for each loss; optimizers are compared
+at equal steps and at equal training loss. SGD and SGD with momentum also run at one common rate, and SGD at that rate
+divided by 1 - momentum.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from dataclasses import asdict
 from genkernel.experiments.neighbours_found import Found
 from genkernel.experiments.neighbours_outcome import told
 from genkernel.experiments.neighbours_setting import (
-    GRID,
     MOMENTUM,
     OPTIMIZERS,
     QUICK,
     RADIUS,
+    RATES,
     SAME_RATE,
     SGD,
     SGDM,
@@ -60,6 +60,6 @@ def run(*, quick: bool = False, seed: int = 0, progress: bool = True, setting: S
             bar.update()
     settings = asdict(setting) | {
         "seed": seed, "quick": quick, "radius": RADIUS, "momentum": MOMENTUM, "same_rate": SAME_RATE,
-        "grid": {name: list(rates) for name, rates in GRID.items()},
+        "rates": list(RATES),
     }  # fmt: skip
     return told(Outcome("neighbours", settings), found)

@@ -151,7 +151,7 @@ def _compared(found: Found) -> list[Claim]:
         Claim(
             f"SGD with momentum is ahead at equal training loss too ({level:g} of its start; ours)",
             "contrast there: " + found.by_loss(lambda c: _known(at_equal_loss(c))),
-            above(*(around(v) for v in equal)),
+            above(*(around(v[~np.isnan(v)]) for v in equal)),
         ),
         Claim(
             f"what momentum gains over SGD at the same rate is the rate over 1 - momentum (ours): SGD at that rate "

@@ -57,13 +57,13 @@ def _drawn(outcome: Outcome, found: Found) -> None:
         columns, x, labels, anchors, classes, (HALF, SIDE), meta, f"SGD, {note}"
     )
     optimizers = {
-        f"{o} (rate {found.courses[loss, o].rate:g})": (
+        f"{o}\n(rate {found.courses[loss, o].rate:g})": (
             found.courses[loss, o].nearest[-1], found.courses[loss, o].regions[-1]
         )
         for o in OPTIMIZERS
     }  # fmt: skip
     outcome.figures["neighbours-optimizers"] = plots.nearest_of_anchors(
-        optimizers, x, labels, anchors, classes, (HALF, SIDE), meta, f"at the end, {note}"
+        optimizers, x, labels, anchors, classes, (HALF, SIDE), meta, f"at the end, {loss} loss"
     )
     curves = {key: c.pairs for key, c in found.courses.items()}
     outcome.figures["neighbours-pairs"] = plots.pairs_over_training(

@@ -9,12 +9,8 @@ MOMENTUM = 0.9
 RADIUS = 0.9  # of the disk; the circle's is 1
 SGD, SGDM, RMSPROP, ADAM = "SGD", "SGD with momentum", "RMSprop", "Adam"
 OPTIMIZERS = (SGD, SGDM, RMSPROP, ADAM)
-GRID = {  # learning rates to choose from, half a decade apart
-    SGD: (0.1, 0.3, 1.0, 3.0),
-    SGDM: (0.01, 0.03, 0.1, 0.3),
-    RMSPROP: (0.001, 0.003, 0.01, 0.03),
-    ADAM: (0.003, 0.01, 0.03, 0.1),
-}
+RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # to choose from
+FIRST = {SGD: 0.3, SGDM: 0.03, RMSPROP: 0.003, ADAM: 0.01}  # where the search for the best of them begins
 SAME_RATE = 0.01  # of SGD and of SGD with momentum; SGD also gets it divided by 1 - momentum
 SQUARED, LOGISTIC = "squared", "logistic"
 
@@ -62,13 +58,13 @@ class Setting:
     """
 
     samples: int = 400
-    width: int = 64
+    width: int = 48
     batch: int = 32
-    steps: int = 1500
-    moments: tuple[int, ...] = (0, 3, 10, 20, 30, 50, 75, 100, 150, 200, 300, 450, 600, 800, 1000, 1250, 1500)
+    steps: int = 1000
+    moments: tuple[int, ...] = (0, 5, 15, 30, 60, 100, 175, 300, 500, 750, 1000)
     neighbours: int = 100
-    seeds: int = 10
-    tuning_seeds: int = 3
+    seeds: int = 8
+    tuning_seeds: int = 2
     losses: tuple[str, ...] = (SQUARED, LOGISTIC)
     levels: tuple[float, ...] = (0.5, 0.25, 0.1, 0.05)
 

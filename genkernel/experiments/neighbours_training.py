@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,11 +16,12 @@ from genkernel.experiments.fitting import fit
 from genkernel.experiments.neighbours_setting import (
     ADAM,
     ANCHORS,
-    GRID,
+    FIRST,
     LOGISTIC,
     MOMENTUM,
     PARTNERS,
     RADIUS,
+    RATES,
     RMSPROP,
     SGDM,
     Setting,
@@ -107,7 +109,7 @@ def optimizer_of(name: str, parameters: Any, rate: float) -> torch.optim.Optimiz
 
 def started(task: Task, width: int) -> SideBySide:
     """Three-layer GELU networks, one for every seed."""
-    return SideBySide([network(width, nn.GELU, seed) for seed in task.seeds])  # type: ignore[misc]
+    return SideBySide([network(width, nn.GELU, seed) for seed in task.seeds])
 
 
 def losses_of(stack: nn.Module, task: Task, loss: str) -> tuple[Array, Array]:
@@ -132,16 +134,30 @@ def trained(
 
 
 def chosen_rate(optimizer: str, loss: str, setting: Setting, seed: int) -> tuple[float, dict[float, float]]:
-    """The rate with the smallest mean training loss at the end, on points and weights of their own; all of these.
+    """The rate with the smallest mean training loss at the end, on points and weights of their own; all losses.
 
-    Rates whose loss is not finite are out.
+    The search goes up and down the list of rates until the best one has worse ones on both sides.
     """
     task = Task.drawn(setting.samples, tuple(seed + TUNING + r for r in range(setting.tuning_seeds)))
-    found = {}
-    for rate in GRID[optimizer]:
+
+    def at_end(rate: float) -> float:
         value = float(losses_of(trained(task, loss, optimizer, rate, setting, seed + TUNING), task, loss)[0].mean())
-        found[rate] = value if np.isfinite(value) else float("inf")
-    return min(found, key=lambda rate: found[rate]), found
+        return value if np.isfinite(value) else float("inf")
+
+    return lowest(RATES, FIRST[optimizer], at_end)
+
+
+def lowest(rates: Sequence[float], first: float, value: Callable[[float], float]) -> tuple[float, dict[float, float]]:
+    """The rate of a rising list at which a value with one minimum is lowest, and all values that were needed."""
+    found = {first: value(first)}
+    for step in (1, -1):
+        at = rates.index(first) + step
+        while 0 <= at < len(rates):
+            found[rates[at]] = value(rates[at])
+            if found[rates[at]] >= found[rates[at - step]]:
+                break
+            at += step
+    return min(found, key=lambda rate: found[rate]), dict(sorted(found.items()))
 
 
 def course(task: Task, loss: str, optimizer: str, rate: float, setting: Setting, seed: int) -> Course:
@@ -184,7 +200,7 @@ class Row:
     extra: dict[str, float] = field(default_factory=dict)
 
 
-def seen(net: nn.Sequential, task: Task, replicate: int, setting: Setting, ends: bool) -> Row:
+def seen(net: nn.Module, task: Task, replicate: int, setting: Setting, ends: bool) -> Row:
     """What the kernel of one network says of its training points, the anchors and the pairs."""
     from genkernel.spectra import knn_label_agreement, without_layers
     from genkernel.spectra.class_blocks import class_blocks

@@ -5,8 +5,8 @@ make it large, and so the prediction at a noise level is shaped by nearby levels
 are ours. Small denoisers of points in the plane and of 8×8 digits are trained with two noise schedules and two
 embeddings, and, as controls, without any information on the time in the embedding, with an embedding whose blocks of
 timesteps are exchanged, and with inputs whose scale does not show the level. Three indices are held side by side: of
-the cosine kernel, of the kernel itself, and of what was learned from where (contributions along the whole training, gross
-and net).
+the cosine kernel, of the kernel itself, and of what was learned from where (contributions along the whole training,
+gross and net).
 """
 
 from __future__ import annotations

@@ -66,13 +66,16 @@ class Learning:
 
     Attributes:
         gross, net: indices of contributions before and after cancellation over time.
-        told: index of the gross ones with levels in the order of a permuted embedding.
+        beyond: index of the gross ones against the mean row in the place of the training mass: 0 where all levels
+            learn from the same, however loud some of these are.
+        beyond_told: the same with levels in the order of a permuted embedding.
         matrices: ``"gross"`` and ``"net"``, rows are the queries' levels, each divided by its sum ``[L, L]``.
     """
 
     gross: float
     net: float
-    told: float
+    beyond: float
+    beyond_told: float
     matrices: dict[str, Array]
 
 
@@ -98,6 +101,11 @@ def index(matrix: Array, mass: Array | None = None) -> float:
     mask = window_mask(np.arange(count, dtype=np.float64), 1.0)
     share = np.full(count, 1 / count) if mass is None else mass
     return float(np.nanmean(massed_rows(np.maximum(matrix, 0.0), share, mask)))
+
+
+def beyond_mean(matrix: Array) -> float:
+    """Index of a matrix whose rows sum to 1, against its mean row."""
+    return index(matrix, matrix.mean(0))
 
 
 def in_told_order(matrix: Array) -> Array:
@@ -140,13 +148,17 @@ def kernels(den: Denoiser, held_out: Tensor, buckets: NoiseBuckets, *, probes: i
     lag = -np.abs(levels.timesteps[:, None] - levels.timesteps[None])
     ranks = [float("nan") if one is None else rank_correlation(one, cosine)[0] for one in (*told, lag)]
     return Kernels(
-        index(cosine.matrix),
-        index(raw.matrix),
-        index(in_told_order(cosine.matrix)),
-        *(index(other.matrix) for other in others.values()),
-        *ranks,
-        cosine.matrix,
-        {"kernel": profile(cosine.matrix)} | {name: profile(other.matrix) for name, other in others.items()},
+        cosine=index(cosine.matrix),
+        raw=index(raw.matrix),
+        told=index(in_told_order(cosine.matrix)),
+        embedding_only=index(others["embedding only"].matrix),
+        input_only=index(others["input only"].matrix),
+        shuffled=index(others["shuffled levels"].matrix),
+        rank_raw=ranks[0],
+        rank_told=ranks[1],
+        rank_lag=ranks[2],
+        matrix=cosine.matrix,
+        lags={"kernel": profile(cosine.matrix)} | {name: profile(other.matrix) for name, other in others.items()},
     )
 
 
@@ -183,9 +195,11 @@ def learning(trained: Trained) -> list[Learning]:
     rows = {kind: found / found.sum(2, keepdims=True) for kind, found in maps.items()}
     return [
         Learning(
-            *(index(rows[kind][k], mass) for kind in KINDS),
-            index(in_told_order(rows["gross"][k]), mass[np.argsort(block_order(count))]),
-            {kind: rows[kind][k] for kind in KINDS},
+            gross=index(rows["gross"][k], mass),
+            net=index(rows["net"][k], mass),
+            beyond=beyond_mean(rows["gross"][k]),
+            beyond_told=beyond_mean(in_told_order(rows["gross"][k])),
+            matrices={kind: rows[kind][k] for kind in KINDS},
         )
         for k in range(len(trained.stretches))
     ]

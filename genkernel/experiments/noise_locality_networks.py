@@ -7,6 +7,7 @@ from it in size alone. Activations are smooth, so that recordings close.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -49,8 +50,8 @@ def embedding(kind: str, schedule: NoiseSchedule, dim: int, blocks: int) -> Embe
     """One of :data:`EMBEDDINGS`.
 
     * ``"sinusoidal"``: Ho et al. (2020), of the timestep.
-    * ``"log-SNR Fourier"``: cosines and sines of log-SNR at rates 2π·(1/2 … 8)/40 per nat (after Song et al. 2021, whose
-      rates are random), so that differences of log-SNR decide.
+    * ``"log-SNR Fourier"``: cosines and sines of log-SNR at rates 2π·(1/2 … 8)/40 per nat (after Song et al. 2021,
+      whose rates are random), so that differences of log-SNR decide.
     * ``"constant"``: that of one timestep, always: the network sees its noise level in the input alone.
     * ``"permuted"``: sinusoidal, with blocks of neighbouring timesteps in another order (:func:`block_order`).
 
@@ -78,11 +79,11 @@ def embedding(kind: str, schedule: NoiseSchedule, dim: int, blocks: int) -> Embe
 
 
 def block_order(blocks: int) -> list[int]:
-    """The place of every block of timesteps in a permutation without neighbours that stay neighbours (5 blocks or more).
+    """The place that every block of timesteps is told as, so that no neighbours stay neighbours (4 blocks or more).
 
-    Even places in order, then odd ones: with ten blocks 0 1 2 3 4 5 6 7 8 9 are told as 0 2 4 6 8 1 3 5 7 9.
+    Odd places in order, then even ones: eight blocks 0 1 2 3 4 5 6 7 are told as 1 3 5 7 0 2 4 6.
     """
-    return [*range(0, blocks, 2), *range(1, blocks, 2)]
+    return [*range(1, blocks, 2), *range(0, blocks, 2)]
 
 
 def permuted(t: Tensor, steps: int, blocks: int) -> Tensor:
@@ -99,11 +100,18 @@ class PlaneDenoiser(nn.Module):
     Args:
         embedding: of the timesteps.
         width, depth: of the hidden layers, and their number.
+        activation: of the hidden layers.
     """
 
-    def __init__(self, embedding: Embedding, width: int = 64, depth: int = 3) -> None:
+    def __init__(
+        self,
+        embedding: Embedding,
+        width: int = 64,
+        depth: int = 3,
+        activation: Callable[[Tensor], Tensor] = nn.functional.silu,
+    ) -> None:
         super().__init__()
-        self.embedding = embedding
+        self.embedding, self._activation = embedding, activation
         self.time_mlp = _time_mlp(embedding, width)
         self.hidden = nn.ModuleList(nn.Linear(2 if k == 0 else width, width) for k in range(depth))
         self.told = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(depth))
@@ -112,7 +120,7 @@ class PlaneDenoiser(nn.Module):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         tau = nn.functional.silu(self.time_mlp(self.embedding(t)))
         for layer, told in zip(self.hidden, self.told, strict=True):
-            x = nn.functional.silu(layer(x) + told(tau))
+            x = self._activation(layer(x) + told(tau))
         return self.out(x)
 
 

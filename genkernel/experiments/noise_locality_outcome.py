@@ -84,6 +84,21 @@ class Group:
         """A number of the contributions over seeds."""
         return np.array([getattr(run.learning[stretch], name) for run in self.of[variant]])
 
+    @property
+    def count(self) -> int:
+        """Trainings."""
+        return sum(map(len, self.of.values()))
+
+    def ranked(self) -> float:
+        """Spearman's correlation over trainings of the kernel's index and that of gross contributions, at the end."""
+        from scipy.stats import spearmanr
+
+        kernel, gross = (
+            np.concatenate([of(v, name, END) for v in self.of])
+            for of, name in ((self.kernel, "cosine"), (self.learned, "gross"))
+        )
+        return float(spearmanr(kernel, gross).statistic)
+
     def cases(self, of: Callable[[Variant], Array]) -> Values:
         """Of the networks that are told their level as usual."""
         return {v.name: of(v) for v in CASES}
@@ -105,8 +120,10 @@ def reaches(values: Mapping[str, Array], level: float) -> str:
 
 
 def same(values: Mapping[str, Array], margin: float = SAME) -> str:
-    """Whether differences are surely within a margin: "yes" for all, "no" if all are surely beyond, "partly" if some are
-    within, "undecided" otherwise."""
+    """Whether differences are surely within a margin.
+
+    "yes" if all are, "partly" if some are, "no" if all are surely beyond it, "undecided" otherwise.
+    """
     ends = [around(each) for each in values.values()]
     if any(end != end for pair_of in ends for end in pair_of):
         return "undecided"
@@ -118,7 +135,7 @@ def same(values: Mapping[str, Array], margin: float = SAME) -> str:
 
 
 def weaker(*found: str) -> str:
-    """Of two verdicts on two halves of a statement: "yes" and "no" if both are, "undecided" if both are, else "partly"."""
+    """Of verdicts on two halves of a statement: theirs if they agree, "undecided" for "no" and that, else "partly"."""
     return found[0] if len(set(found)) == 1 else "undecided" if set(found) == {"no", "undecided"} else "partly"
 
 
@@ -158,7 +175,8 @@ def claims_of(group: Group) -> list[Claim]:
         return {v.name: of(v) - of(UNTOLD[v.schedule]) for v in CASES}
 
     say(
-        f"the trained kernel is local in noise level (Guo, He, Morel, section 4.1; index of the cosine kernel above {LOCAL})",
+        "the trained kernel is local in noise level (Guo, He, Morel, section 4.1; index of the cosine kernel above "
+        f"{LOCAL})",
         lambda: (f"{words(cosine())}. Unnormalised: {words(raw())}", reaches(cosine(), LOCAL)),
     )
     say(
@@ -169,16 +187,17 @@ def claims_of(group: Group) -> list[Claim]:
         ),
     )
     say(
-        f"how local the cosine kernel is says how local learning is (gross index within {SAME} of the kernel's, both at "
-        "the end)",
+        f"how local the cosine kernel is says how local learning is (gross index within {SAME} of the kernel's, both "
+        "at the end)",
         lambda: (
-            f"gross of the last tenth minus kernel: {words(less(gross(END), cosine()))}",
+            f"gross of the last tenth minus kernel: {words(less(gross(END), cosine()))}. Over all "
+            f"{group.count} trainings, however they were told, the two have a rank correlation of {group.ranked():.2f}",
             same(less(gross(END), cosine())),
         ),
     )
     say(
-        "the kernel is local through the embedding (same section; index with the embedding alone varied minus index with "
-        "the input alone varied)",
+        "the kernel is local through the embedding (same section; index with the embedding alone varied minus index "
+        f"with the input alone varied, and the former above {LOCAL})",
         lambda: (
             words(less(*_controls(group)))
             + f". Embedding only: {words(_controls(group)[0])}. Input only: {words(_controls(group)[1])}",
@@ -193,15 +212,15 @@ def claims_of(group: Group) -> list[Claim]:
         ),
     )
     say(
-        "… and so is learning (gross contributions, whole training)",
+        "… and so is learning (gross contributions, whole training, against what levels learn from in the mean)",
         lambda: (
-            words(without(lambda v: group.learned(v, "gross"))),
-            _above(without(lambda v: group.learned(v, "gross"))),
+            words(without(lambda v: group.learned(v, "beyond"))),
+            _above(without(lambda v: group.learned(v, "beyond"))),
         ),
     )
     say(
-        "locality follows the embedding where this exchanges blocks of timesteps (retrained; index in the order that is "
-        "told minus index in the true one)",
+        "locality follows the embedding where this exchanges blocks of timesteps (retrained; index in the order that "
+        "is told minus index in the true one; contributions against what levels learn from in the mean)",
         lambda: _exchanged(group),
     )
     say(
@@ -218,7 +237,8 @@ def claims_of(group: Group) -> list[Claim]:
     )
     ranks = {name: (lambda v, n=name: group.kernel(v, n)) for name in ("rank_raw", "rank_told", "rank_lag")}
     say(
-        "the nearer two encodings, the larger the kernel (same section; Spearman's correlation over pairs of levels, trained)",
+        "the nearer two encodings, the larger the kernel (same section; Spearman's correlation over pairs of levels, "
+        "trained)",
         lambda: (
             words(group.cases(ranks["rank_raw"]))
             + f". Before training: {words(group.cases(lambda v: group.kernel(v, 'rank_raw', START)))}",
@@ -226,7 +246,8 @@ def claims_of(group: Group) -> list[Claim]:
         ),
     )
     say(
-        "what the time MLP makes of the encodings says more than the distance in time alone (correlations, differences)",
+        "what the time MLP makes of the encodings says more than the distance in time alone (difference of "
+        "correlations)",
         lambda: (
             words(less(group.cases(ranks["rank_told"]), group.cases(ranks["rank_lag"])))
             + f". After the MLP: {words(group.cases(ranks['rank_told']))}",
@@ -262,12 +283,14 @@ def _above(values: Values) -> str:
 def _exchanged(group: Group) -> tuple[str, str]:
     pairs = {
         "kernel": group.kernel(EXCHANGED, "told") - group.kernel(EXCHANGED, "cosine"),
-        "gross contributions": group.learned(EXCHANGED, "told") - group.learned(EXCHANGED, "gross"),
+        "gross contributions": group.learned(EXCHANGED, "beyond_told") - group.learned(EXCHANGED, "beyond"),
     }
     start = group.kernel(EXCHANGED, "told", START) - group.kernel(EXCHANGED, "cosine", START)
     orders = (
         f"kernel {pair(group.kernel(EXCHANGED, 'told'))} told, {pair(group.kernel(EXCHANGED, 'cosine'))} true; "
-        f"contributions {pair(group.learned(EXCHANGED, 'told'))} told, {pair(group.learned(EXCHANGED, 'gross'))} true"
+        f"contributions {pair(group.learned(EXCHANGED, 'beyond_told'))} told, "
+        f"{pair(group.learned(EXCHANGED, 'beyond'))} true, of the last tenth "
+        f"{pair(group.learned(EXCHANGED, 'beyond_told', END))} and {pair(group.learned(EXCHANGED, 'beyond', END))}"
     )
     return f"{words(pairs)}; kernel before training {pair(start)}. {orders}", _above(pairs)
 
@@ -311,6 +334,8 @@ def outcome_of(runs: list[Run], setting: Setting, settings: dict[str, Any]) -> O
                     "gap": one.gap,
                     "kernels": {m: _plain(k) for m, k in zip(MOMENTS, one.kernels, strict=True)},
                     "learning": {m: _plain(k) for m, k in zip((*MOMENTS, "whole"), one.learning, strict=True)},
+                    "cosine_kernel_at_the_end": one.kernels[END].matrix.round(4).tolist(),
+                    "gross_shares_over_all_steps": one.learning[WHOLE].matrices["gross"].round(4).tolist(),
                 }
                 for one in found
             ]
@@ -329,15 +354,23 @@ def _plain(found: Kernels | Learning) -> dict[str, float]:
 def _tables(group: Group) -> list[Table]:
     means = f"mean ± standard error over {len(group.of[CASES[0]])} trainings"
     sides = Table(
-        f"{group.domain}: three indices side by side ({means}; contributions over the first, middle and last tenth of the steps "
-        "and over all)",
-        ("training", "when", "cosine kernel", "kernel", "contributions, gross", "contributions, net"),
+        f"{group.domain}: three indices side by side ({means}; contributions over the first, middle and last tenth of "
+        "the steps and over all)",
+        (
+            "training",
+            "when",
+            "cosine kernel",
+            "kernel",
+            "contributions, gross",
+            "contributions, net",
+            "gross, against the mean row",
+        ),
         [],
     )
     for v in group.of:
         for k, when in enumerate((*MOMENTS, "whole")):
             kernel = (pair(group.kernel(v, name, k)) if k < WHOLE else None for name in ("cosine", "raw"))
-            learned = (pair(group.learned(v, name, k)) for name in ("gross", "net"))
+            learned = (pair(group.learned(v, name, k)) for name in ("gross", "net", "beyond"))
             sides.rows.append((v.name, when, *kernel, *learned))
     controls = Table(
         f"{group.domain}: index of the cosine kernel and its controls, correlations with encodings ({means})",
@@ -377,14 +410,14 @@ def _figures(groups: list[Group], setting: Setting, settings: dict[str, Any]) ->
     plain = Variant(SINUSOIDAL, "linear")
     rows = {
         group.domain: {
-            "trained": (group.kernel(plain, "cosine"), group.learned(plain, "gross")),
+            "trained": _both(group, plain),
             "before training": (group.kernel(plain, "cosine", START), None),
             "embedding only": (group.kernel(plain, "embedding_only"), None),
             "input only": (group.kernel(plain, "input_only"), None),
             "shuffled levels": (group.kernel(plain, "shuffled"), None),
             "constant embedding": _both(group, UNTOLD["linear"]),
             "exchanged blocks, true order": _both(group, EXCHANGED),
-            "exchanged blocks, order told": (group.kernel(EXCHANGED, "told"), group.learned(EXCHANGED, "told")),
+            "exchanged blocks, order told": (group.kernel(EXCHANGED, "told"), group.learned(EXCHANGED, "beyond_told")),
             "inputs rescaled": _both(group, RESCALED),
         }
         for group in groups
@@ -415,7 +448,7 @@ def _figures(groups: list[Group], setting: Setting, settings: dict[str, Any]) ->
 
 
 def _both(group: Group, variant: Variant) -> tuple[Array, Array]:
-    return group.kernel(variant, "cosine"), group.learned(variant, "gross")
+    return group.kernel(variant, "cosine"), group.learned(variant, "beyond")
 
 
 def _mean(matrices: list[Array]) -> Array:

@@ -109,6 +109,6 @@ class Setting:
 
 
 QUICK = Setting(
-    points=Sizes(seeds=2, steps=20, batch=32, lr=5e-3, width=16, depth=2, train=200, queries=2, images=4, probes=0),
-    digits=Sizes(seeds=2, steps=10, batch=16, lr=5e-3, width=8, depth=1, train=200, queries=2, images=4, probes=2),
+    points=Sizes(seeds=2, steps=10, batch=32, lr=5e-3, width=16, depth=2, train=200, queries=2, images=3, probes=0),
+    digits=Sizes(seeds=1, steps=10, batch=16, lr=5e-3, width=8, depth=1, train=200, queries=2, images=3, probes=2),
 )

@@ -14,6 +14,7 @@ from torch import Tensor
 from genkernel.errors import InputError
 
 Mask = NDArray[np.bool_]
+INSIDE = 0.375  # of a pixel's area: means over 2 × 2 pixels are multiples of a quarter, and none is on the threshold
 
 
 def shapes(kind: str, count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -53,8 +54,8 @@ def halved(masks: Mask) -> Tensor:
 
 
 def intersection_over_union(outputs: Tensor, truth: Tensor) -> Tensor:
-    """Of shapes above one half ``[n]``, for images ``[n, 1, s, s]``."""
-    one, other = (outputs > 0.5).flatten(1), (truth > 0.5).flatten(1)
+    """Of pixels above :data:`INSIDE` ``[n]``, for images ``[n, 1, s, s]``."""
+    one, other = (outputs > INSIDE).flatten(1), (truth > INSIDE).flatten(1)
     return (one & other).sum(1) / (one | other).sum(1).clamp_min(1)
 
 

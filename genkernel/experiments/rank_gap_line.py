@@ -111,6 +111,13 @@ def descend(target: str, regime: str, setting: Setting, seed: int) -> Descent:
     )  # fmt: skip
 
 
+def activity(d: Descent) -> tuple[Array, Array]:
+    """Share of the training points, and of the test points, at which each unit is active at the end ``[seeds, 5]``."""
+    b = d.biases[-1]
+    trained, tested = (((x[:, None, None] + b) > 0).double().mean(0).numpy() for x in intervals())
+    return trained, tested
+
+
 @dataclass(frozen=True)
 class Detail:
     """One network at the end, for the figure.

@@ -11,14 +11,14 @@ import numpy as np
 
 from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
 from genkernel.experiments.rank_gap_images import FOREIGN, HELD, LEFT, SCORES, SETS, Digits
-from genkernel.experiments.rank_gap_line import DEAD, INSIDE, Descent, detail
+from genkernel.experiments.rank_gap_line import BEYOND, DEAD, INSIDE, THRESHOLDS, WITHIN, Descent, activity, detail
 from genkernel.experiments.rank_gap_setting import Setting
 from genkernel.experiments.replicates import above, around, pair
 
 
 def on_the_line(outcome: Outcome, lines: dict[str, dict[str, Descent]], setting: Setting, seed: int) -> None:
     """Add what five ReLUs did: target → regime → trainings."""
-    from genkernel.plots.rank_gap import line_gaps
+    from genkernel.plots.rank_gap import activations, line_gaps
 
     table = Table(
         f"Five ReLUs, {setting.seeds} starts per row; errors are means ± standard errors",
@@ -50,7 +50,12 @@ def on_the_line(outcome: Outcome, lines: dict[str, dict[str, Descent]], setting:
     }  # fmt: skip
     outcome.claims += line_claims(lines, setting)
     details = {regime: detail(d) for regime, d in next(iter(lines.values())).items()}
-    outcome.figures["rank-gap"] = line_gaps(lines, details, setting.seeds, {"seed": seed, "dtype": "float64"})
+    meta = {"seed": seed, "dtype": "float64"}
+    outcome.figures["rank-gap"] = line_gaps(lines, details, setting.seeds, meta)
+    outcome.figures["rank-gap-activations"] = activations(
+        {target: {regime: -d.biases[-1].numpy() for regime, d in regimes.items()} for target, regimes in lines.items()},
+        THRESHOLDS, (WITHIN, BEYOND), meta,
+    )  # fmt: skip
 
 
 def line_claims(lines: dict[str, dict[str, Descent]], setting: Setting) -> list[Claim]:
@@ -99,7 +104,37 @@ def line_claims(lines: dict[str, dict[str, Descent]], setting: Setting) -> list[
             + ", ".join(f"{pair(rise[name] - owed[name])} on {name}" for name in rise),
             _owed_to_the_unit(rise, owed),
         ),
+        *activity_claims(lines),
     ]  # fmt: skip
+
+
+def activity_claims(lines: dict[str, dict[str, Descent]]) -> list[Claim]:
+    """Which units training points and test points activate at the end."""
+    inside = [(activity(regimes[INSIDE])[0], regimes[INSIDE].gaps[-1]) for regimes in lines.values()]
+    dead = [activity(regimes[DEAD]) for regimes in lines.values()]
+    used = np.concatenate([(trained > 0).all(1) for trained, _ in inside])
+    whole = np.concatenate([(trained == 1).any(1) for trained, _ in inside])
+    gaps = np.concatenate([gap for _, gap in inside])
+    silent = np.concatenate([trained[:, -1] == 0 for trained, _ in dead])
+    woken = np.concatenate([tested[:, -1] > 0 for _, tested in dead])
+    return [
+        Claim(
+            "at convergence with all thresholds inside every unit is activated by training points, so that test points "
+            "trigger no tangent direction that was not trained (same section, figure 8)",
+            f"every unit is active at some training point in {int(used.sum())} of {len(used)} runs; in "
+            f"{int((used & (gaps > 0)).sum())} of these there is a gap all the same, and in "
+            f"{int((used & (gaps > 0) & whole).sum())} of those a unit that is active at all training points, whose "
+            "threshold only test points show",
+            verdict([bool(used.all()), bool((gaps[used] == 0).all())]),
+        ),
+        Claim(
+            "with one outside this unit is active at no training point at convergence and turns on at test points "
+            "(same section, figure 8)",
+            f"silent on the training points in {int(silent.sum())} of {len(silent)} runs, active at test points in "
+            f"{int(woken.sum())}",
+            verdict([bool(silent.all()), bool(woken.all())]),
+        ),
+    ]
 
 
 def _owed_to_the_unit(rise: dict[str, Any], owed: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
+from genkernel.experiments.outcome import Claim, Outcome, Table
 from genkernel.experiments.replicates import above, around, pair
 from genkernel.experiments.shape_filling_setting import Setting
 
@@ -37,8 +37,8 @@ def report(outcome: Outcome, setting: Setting, found: list[Filling], seed: int) 
     outcome.tables += [
         Table(
             f"IoU by kind of shape, {setting.tested} images of each and {setting.seeds} networks (means ± standard "
-            f"errors; training images {pair([float(one.trained.mean()) for one in found])}), and how near {setting.measured}"
-            " of them are",
+            f"errors; training images {pair([float(one.trained.mean()) for one in found])}), and how near "
+            f"{setting.measured} of them are",
             ("kind", "IoU", "images below 0.9", *SCORES.values()),
             [
                 (kind, pair(iou[kind]), f"{np.mean([(one.iou[kind] < 0.9).mean() for one in found]):.0%}",
@@ -116,13 +116,14 @@ def _claims(
     )
     return [
         Claim(
-            "a U-Net trained on connected shapes fills new ones of their kind: an IoU of 99.8 % (Courtois et al., section "
-            "6.2, with 10,000 images)",
+            "a U-Net trained on connected shapes fills new ones of their kind: an IoU of 99.8 % (Courtois et al., "
+            "section 6.2, with 10,000 images)",
             f"{pair(iou[own])} with {setting.samples} images",
             _filled(iou[own]),
         ),
         Claim(
-            "and perfectly so complex examples that it never saw (same section; here trees of four times as many branches)",
+            "and perfectly so complex examples that it never saw (same section; here trees of four times as many "
+            "branches)",
             f"{pair(iou[complex_kind])}",
             _filled(iou[complex_kind]),
         ),
@@ -133,9 +134,10 @@ def _claims(
             above(*(around(v - LOST) for v in lost.values())),
         ),
         Claim(
-            "it fails where known examples to compare with are missing (same section): shapes are filled the worse the less "
-            "similar the nearest training image is in the trained kernel",
-            f"Spearman's correlation with the IoU: {pair(kernel[:, 0])} over all kinds, {pair(kernel[:, 1])} within them",
+            "it fails where known examples to compare with are missing (same section): shapes are filled the worse the "
+            "less similar the nearest training image is in the trained kernel",
+            f"Spearman's correlation with the IoU: {pair(kernel[:, 0])} over all kinds, {pair(kernel[:, 1])} within "
+            "them",
             above(around(kernel[:, 0]), around(kernel[:, 1])),
         ),
         Claim(
@@ -147,8 +149,8 @@ def _claims(
         Claim(
             "and more than the untrained kernel and the length of the boundary (ours)",
             f"minus that of the untrained kernel: {pair(kernel[:, 0] - before[:, 0])} over all kinds, "
-            f"{pair(kernel[:, 1] - before[:, 1])} within; minus that of the length: {pair(kernel[:, 0] - length[:, 0])}, "
-            f"{pair(kernel[:, 1] - length[:, 1])}",
+            f"{pair(kernel[:, 1] - before[:, 1])} within; minus that of the length: "
+            f"{pair(kernel[:, 0] - length[:, 0])}, {pair(kernel[:, 1] - length[:, 1])}",
             above(*(around(kernel[:, k] - other[:, k]) for other in (before, length) for k in (0, 1))),
         ),
     ]  # fmt: skip

@@ -25,17 +25,17 @@ class Setting:
     """
 
     size: int = 32
-    samples: int = 800
+    samples: int = 2400
     tested: int = 100
     channels: int = 8
     seeds: int = 3
     batch: int = 32
-    epochs: int = 40
+    epochs: int = 10
     rate: float = 5e-3
-    patience: int = 3
-    compared: int = 200
-    measured: int = 30
-    probes: int = 4
+    patience: int = 2
+    compared: int = 150
+    measured: int = 20
+    probes: int = 2
 
 
 QUICK = Setting(

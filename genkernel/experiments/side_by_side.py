@@ -25,17 +25,16 @@ class SideBySide(nn.Module):
         InputError: there is none, or they are of other shapes.
     """
 
-    def __init__(self, networks: Sequence[nn.Sequential]) -> None:
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         if not networks:
             raise InputError("there is no network")
-        layers = [[layer for layer in one if isinstance(layer, nn.Linear)] for one in networks]
+        layers = [_linear(one) for one in networks]
         shapes = {tuple(tuple(layer.weight.shape) for layer in each) for each in layers}
         if len(shapes) != 1 or layers[0][-1].out_features != 1:
             raise InputError("networks side by side have the same layers and one output")
-        self._form = copy.deepcopy(networks[0])
-        self._form.requires_grad_(False)
-        self._activation: Callable[[Tensor], Tensor] = networks[0][1]
+        self._form = (copy.deepcopy(networks[0]),)  # in a tuple: its parameters are not of those that are trained
+        self._activation = next(one for one in networks[0].children() if not isinstance(one, nn.Linear))
         stacked = list(zip(*layers, strict=True))
         self.weights = nn.ParameterList(torch.stack([one.weight.detach() for one in each]) for each in stacked)
         self.biases = nn.ParameterList(torch.stack([one.bias.detach() for one in each]) for each in stacked)
@@ -48,18 +47,21 @@ class SideBySide(nn.Module):
             h = self._activation(h) if k < last else h
         return h[:, :, 0].T
 
-    def networks(self) -> list[nn.Sequential]:
+    def networks(self) -> list[nn.Module]:
         """Copies of the networks as they are now."""
         found = []
         for r in range(len(self.weights[0])):
-            one = copy.deepcopy(self._form).requires_grad_(True)
-            linear = [layer for layer in one if isinstance(layer, nn.Linear)]
+            one = copy.deepcopy(self._form[0])
             with torch.no_grad():
-                for layer, weight, bias in zip(linear, self.weights, self.biases, strict=True):
+                for layer, weight, bias in zip(_linear(one), self.weights, self.biases, strict=True):
                     layer.weight.copy_(weight[r])
                     layer.bias.copy_(bias[r])
             found.append(one)
         return found
+
+
+def _linear(network: nn.Module) -> list[nn.Linear]:
+    return [layer for layer in network.children() if isinstance(layer, nn.Linear)]
 
 
 def summed(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:

@@ -145,8 +145,8 @@ def claims(found: list[dict[str, Any]]) -> list[Claim]:
         entangled(PIXELS),
         (
             f"share of {SEVEN}s {said(sevens[ON_LOWER])}, of {ONE}s {said(ones)}, of all trained digits {said(known)}; "
-            f"share of {SEVEN}s before the training {said(sevens[UNTRAINED])}, pixels {said(sevens[PIXELS])}, trained on "
-            f"all {said(sevens[ON_ALL])}",
+            f"share of {SEVEN}s before the training {said(sevens[UNTRAINED])}, pixels {said(sevens[PIXELS])}, "
+            f"trained on all {said(sevens[ON_ALL])}",
             verdict([_below(sevens[ON_LOWER], 0.5)]),
         ),
         (f"index {said(final)}", verdict([surely(final, DISTINCT)])),
@@ -179,8 +179,8 @@ def tables(found: list[dict[str, Any]], setting: Setting) -> list[Table]:
             f"{other} ({mean[other]:.2f})", float(mean[list(LOWER)].sum()),
         ))  # fmt: skip
     who = Table(
-        f"Share of the {setting.neighbours} nearest, among images of all digits, that are of the own digit; last columns: "
-        "network trained on 0 to 4",
+        f"Share of the {setting.neighbours} nearest, among images of all digits, that are of the own digit; last "
+        "columns: network trained on 0 to 4",
         ("digit", "learned with 0 to 4", *cases, "most frequent other digit", "share of 0 to 4"),
         rows,
     )  # fmt: skip

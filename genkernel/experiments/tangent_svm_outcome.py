@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 
 CLOSE = 0.03  # of the square on the wrong side: a boundary that matches closely
 MATTERS = 0.01  # of the square: a mean difference that is surely smaller is none
-ALL = 0.95  # an accuracy in-sample, of permuted labels, that shows it to be no evidence
+GAINED = 0.05  # accuracy in-sample on permuted labels: what is surely less was not gained
 CIRCLE, ELLIPSE = TASKS
 SHOWN = (TANGENT, UNTRAINED, RBF, TUNED)  # machines whose boundaries are drawn
 
@@ -133,7 +133,8 @@ def _claims(found: dict[str, Answers]) -> list[Claim]:
         ),
         Claim(
             "it is so as well when cross-validation chooses width and penalty of the RBF machine (ours)",
-            f"tuned RBF minus tangent {said(chosen)}; tuned RBF {each(TUNED)}",
+            f"tuned RBF minus tangent {said(chosen)}; tuned RBF {each(TUNED)}; minus tangent with C = 1 "
+            + said(more(TUNED, USUAL)),
             above(around(chosen[ELLIPSE])),
         ),
         Claim(
@@ -159,11 +160,11 @@ def _claims(found: dict[str, Answers]) -> list[Claim]:
             verdict(_below(v, MATTERS) for v in apart.values()),
         ),
         Claim(
-            "linear separability in-sample is evidence of structure (THEORY §8): networks trained on permuted labels "
-            f"do not get it, less than {ALL:g} are on the right side",
+            "separability in-sample that training adds is evidence of structure (THEORY §8): training on permuted "
+            f"labels adds less than {GAINED:g}",
             f"largest C: trained on them {said(noise)}, untrained {said(quiet)}; held out "
             + said({task: one.permuted["trained on them"]["held out"] for task, one in found.items()}),
-            verdict(_below(v, ALL) for v in noise.values()),
+            verdict(_below(noise[task] - quiet[task], GAINED) for task in found),
         ),
     ]  # fmt: skip
 

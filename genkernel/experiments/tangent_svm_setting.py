@@ -26,13 +26,13 @@ class Setting:
 
     samples: int = 200
     fresh: int = 1000
-    width: int = 64
+    width: int = 48
     steps: int = 1000
-    permuted_steps: int = 3000
+    permuted_steps: int = 2000
     rate: float = 5e-3
     seeds: int = 10
     folds: int = 5
-    side: int = 80
+    side: int = 60
 
 
 QUICK = Setting(samples=100, fresh=400, width=32, steps=300, permuted_steps=600, seeds=2, side=40)

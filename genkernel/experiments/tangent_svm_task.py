@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from genkernel.experiments.plane_points import around_an_ellipse
 from genkernel.experiments.side_by_side import SideBySide, squared, summed
 from genkernel.experiments.support_vectors import Machine, on_features, on_points
 from genkernel.experiments.tangent_svm_setting import Setting
+from genkernel.spectra.separability import PENALTIES
 
 Array = NDArray[np.float64]
 
@@ -107,8 +109,8 @@ def _mixed(labels: Tensor, seed: int) -> Tensor:
 
 
 def _trained(
-    start: list[nn.Sequential], x: Tensor, labels: Tensor, steps: int, rate: float
-) -> tuple[list[nn.Sequential], Array]:
+    start: Sequence[nn.Module], x: Tensor, labels: Tensor, steps: int, rate: float
+) -> tuple[list[nn.Module], Array]:
     """Networks after training, and their losses."""
     stack = SideBySide(start)
     y = 2.0 * labels.double() - 1
@@ -149,7 +151,9 @@ def _of_permuted(
 
     found = {}
     for name, net in (("untrained", start), ("trained on them", wrong)):
-        one = tangent_linear_separability(tangent_kernel(net, x), labels, seed=seed, folds=setting.folds)
+        one = tangent_linear_separability(
+            tangent_kernel(net, x), labels, seed=seed, folds=setting.folds, C=PENALTIES[-1]
+        )
         found[name] = {"in-sample, largest C": one.in_sample_hard, "held out": one.held_out}
     return found
 

@@ -88,9 +88,12 @@ def _kernels(setting: Setting, net: torch.nn.Sequential, data: task.Data, seed: 
         K = task.kernel(one, everything)
         cosines, values = K.normalized().values, K.values
         share, chance = task.nearest_share(cosines, everything, 2)
+        nearest, _ = task.nearest_share(cosines, everything, 2, setting.neighbours)
         near = knn_label_agreement(K, place, setting.neighbours, points=everything)
         assert near.kernel is not None and near.euclidean is not None
+        euclidean, chance_of_place = near.euclidean.value, near.chance
         found[name] = {
+            "nearest": nearest,
             "one shared": share,
             "regions": near.kernel.value,
             "first neighbour": task.first_neighbour_accuracy(cosines[n:, :n], data.y, data.new_y),
@@ -106,11 +109,12 @@ def _kernels(setting: Setting, net: torch.nn.Sequential, data: task.Data, seed: 
             found["map chance"] = flat.chance
     similarity = task.shared(everything, everything).double() / 2
     found["pixels"] = {
+        "nearest": task.nearest_share(similarity, everything, 2, setting.neighbours)[0],
         "one shared": task.nearest_share(similarity, everything, 2)[0],
-        "regions": near.euclidean.value,
+        "regions": euclidean,
         "first neighbour": task.first_neighbour_accuracy(similarity[n:, :n], data.y, data.new_y),
         "regression": task.regression_accuracy(2 * similarity[:n, :n], 2 * similarity[n:, :n], data.y, data.new_y),
     }
-    found["chance"] = {"one shared": chance, "regions": near.chance}
+    found["chance"] = {"one shared": chance, "regions": chance_of_place}
     found["places"] = place[order]
     return found

@@ -43,8 +43,8 @@ class Setting:
     by_adam: tuple[Case, ...] = ((2, 200), (3, 200), (3, 800), (3, 2400), (4, 800), (4, 3200))
     case_seeds: int = 5
     recorded: tuple[Case, ...] = ((2, 200), (3, 200), (3, 800))
-    recorded_seeds: int = 3
-    recorded_steps: int = 300
+    recorded_seeds: int = 4
+    recorded_steps: int = 250
     followed: int = 40
     rule: str = "midpoint"
     neighbours: int = 10

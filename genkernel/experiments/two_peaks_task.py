@@ -141,20 +141,19 @@ def kernel(net: nn.Module, x: Tensor, y: Tensor | None = None) -> Any:
     return gk.kernel(net, x, y, cotangents=gk.total(), dtype="float64", progress=False, distributed=False)
 
 
-def nearest_share(cosines: Tensor, x: Tensor, peaks: int) -> tuple[float, float]:
+def nearest_share(cosines: Tensor, x: Tensor, peaks: int, k: int | None = None) -> tuple[float, float]:
     """How many of the k nearest have all peaks but one in common, and how many of all others do.
-
-    k is, for each sequence, the number of those that do: 1 is a perfect separation.
 
     Args:
         cosines: normalised kernel ``[n, n]``.
         x: sequences ``[n, length]`` with so many peaks.
+        k: by default, for each sequence, the number of those that do: 1 is then a perfect separation.
     """
     off = ~torch.eye(len(x), dtype=torch.bool)
     wanted = (shared(x, x) == peaks - 1) & off
     order = torch.where(off, cosines, -torch.inf).argsort(dim=1, descending=True)
     hit = wanted.gather(1, order)
-    count = wanted.sum(1)
+    count = wanted.sum(1) if k is None else torch.full((len(x),), k)
     among = torch.arange(len(x))[None, :] < count[:, None]
     rows = count > 0
     share = (hit & among).sum(1)[rows] / count[rows]

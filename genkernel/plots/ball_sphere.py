@@ -98,7 +98,7 @@ def deformation(
     along: Mapping[str, Array],
     metric: Array,
     before: Array,
-    lattice: Array,
+    lattice: tuple[Array, Array],
     meta: dict[str, Any],
 ) -> Figure:
     """Lengths of neighbourhoods across and along the line, and how fast the kernel turns, over the disk.
@@ -106,8 +106,8 @@ def deformation(
     Args:
         distances: of x0 from the line ``[s]``.
         across, along: neighbours → standard deviations ``[seeds, s]``.
-        metric, before: radians per unit of length, across and along, ``[seeds, 2, L, L]``, trained and untrained.
-        lattice: places ``[L]``.
+        metric, before: radians per unit of length, across and along, ``[seeds, 2, L, A]``, trained and untrained.
+        lattice: places across ``[A]`` and along ``[L]``.
         meta: for the footer.
     """
     figure = style.new_figure(5.2, width=7.4)
@@ -123,21 +123,21 @@ def deformation(
         axes.set_ylabel("standard deviation")
         axes.set_xlabel("distance of x₀ from the line")
         axes.set_xlim(0, 1)
-    level = [min(float((v[name].mean(0) - half_interval(v[name])).min()) for v in (across, along) for name in v), 0.0]
     tall = max(float((v[name].mean(0) + half_interval(v[name])).max()) for v in (across, along) for name in v)
     for axes in top[:2]:
-        axes.set_ylim(max(0.0, min(level[0] * 0.9, 0.1)), tall * 1.05)
-    top[0].legend(fontsize=7.5, loc="lower left")
-    middle = np.abs(lattice) <= 0.2
-    for values, i, (colour, _, dash), name in (
+        axes.set_ylim(0, tall * 1.08)
+    top[0].legend(fontsize=7.5, loc="upper right")
+    places = lattice[0]
+    middle = np.abs(lattice[1]) <= 0.2
+    for turn, i, (colour, _, dash), name in (
         (metric, 0, _KINDS["kernel"], "across"),
         (metric, 1, (style.SKY, "", "-"), "along"),
         (before, 0, _KINDS["untrained"], "across, untrained"),
     ):
-        profile = np.nanmean(values[:, i][:, middle], 1)
+        profile = np.nanmean(turn[:, i][:, middle], 1)
         half = half_interval(profile)
-        top[2].fill_between(lattice, profile.mean(0) - half, profile.mean(0) + half, color=colour, alpha=0.18, lw=0)
-        top[2].plot(lattice, profile.mean(0), color=colour, ls=dash, label=name)
+        top[2].fill_between(places, profile.mean(0) - half, profile.mean(0) + half, color=colour, alpha=0.18, lw=0)
+        top[2].plot(places, profile.mean(0), color=colour, ls=dash, label=name)
     top[2].set_ylim(bottom=0)
     top[2].set_ylim(top=1.35 * top[2].get_ylim()[1])
     top[2].set_xlabel("place across the line")
@@ -145,13 +145,13 @@ def deformation(
     top[2].set_title("turn of the kernel", fontsize=9.5)
     top[2].legend(fontsize=7, loc="upper left", handlelength=1.6)
     maps = [(metric[:, 0], "trained, across"), (metric[:, 1], "trained, along"), (before[:, 0], "untrained, across")]
-    most = max(float(np.nanmax(values.mean(0))) for values, _ in maps)
+    most = max(float(np.nanmax(turn.mean(0))) for turn, _ in maps)
     low = halves[1].subplots(1, 3)
-    step = (lattice[1] - lattice[0]) / 2
-    for axes, (values, title) in zip(low, maps, strict=True):
+    ends = [end for at in lattice for end in (1.5 * at[0] - 0.5 * at[1], 1.5 * at[-1] - 0.5 * at[-2])]
+    for axes, (turn, title) in zip(low, maps, strict=True):
         image = axes.imshow(
-            values.mean(0), origin="lower", cmap=style.SEQUENTIAL, vmin=0, vmax=most,
-            extent=(lattice[0] - step, lattice[-1] + step) * 2,
+            turn.mean(0), origin="lower", cmap=style.SEQUENTIAL, vmin=0, vmax=most,
+            extent=ends, aspect="equal",
         )  # fmt: skip
         style.map_axes(axes)
         axes.axvline(0, color="white", lw=0.8, ls="--")

@@ -55,7 +55,9 @@ def points(axes: Axes, x: ArrayLike, labels: ArrayLike, size: float = 6.0, alpha
     """Points ``[n, 2]`` in the colours of their classes 0 and 1 ``[n]``."""
     at, found = np.asarray(x), np.asarray(labels)
     for c, (colour, mark) in enumerate(zip(CLASSES, ("o", "^"), strict=True)):
-        axes.scatter(*at[found == c].T, s=size, marker=mark, color=colour, alpha=alpha, linewidths=0, zorder=3)
+        axes.scatter(
+            at[found == c, 0], at[found == c, 1], s=size, marker=mark, color=colour, alpha=alpha, linewidths=0, zorder=3
+        )
 
 
 def _rows(values: ArrayLike) -> np.ndarray:

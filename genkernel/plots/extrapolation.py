@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genkernel.plots import style
+from genkernel.plots.tangent_embedding import COLOURS, MARKS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +46,7 @@ def printed_digits(matrix: Array, right: Array, similarities: Mapping[str, Array
         similarities: name → means of printed digits ``[networks, C]``, one panel each.
         meta: for the footer.
     """
-    figure = style.new_figure(2.9, width=7.4)
+    figure = style.new_figure(3.2, width=7.4)
     panels: Any = figure.subplots(1, 1 + len(similarities), width_ratios=[1.25, *[1] * len(similarities)])
     image = _map(panels[0], matrix, _scale(matrix))
     panels[0].set_yticks(range(len(matrix)))
@@ -53,18 +54,22 @@ def printed_digits(matrix: Array, right: Array, similarities: Mapping[str, Array
     panels[0].set_title("Printed to handwritten digits", fontsize=9)
     figure.colorbar(image, ax=panels[0], shrink=0.85, pad=0.02).set_label("mean cosine", fontsize=8)
     mean, half = right.mean(0), _half(right)
+    handles: dict[str, Any] = {}
     for axes, (name, values) in zip(panels[1:], similarities.items(), strict=True):
-        axes.errorbar(
-            values.mean(0), mean, xerr=_half(values), yerr=half, ls="", marker="o", color=style.VERMILION, ms=3.5,
-            linewidth=0.7, ecolor=style.GREY, capsize=0,
-        )  # fmt: skip
-        for x, y, digit in zip(values.mean(0), mean, range(len(mean)), strict=True):
-            axes.annotate(str(digit), (x, y), xytext=(3, 3), textcoords="offset points", fontsize=8.5, weight="bold")
+        for digit, (x, y, wide, high) in enumerate(zip(values.mean(0), mean, _half(values), half, strict=True)):
+            handles[str(digit)] = axes.errorbar(
+                x, y, xerr=wide, yerr=high, ls="", marker=MARKS[digit], color=COLOURS[digit], ms=5.5, mec=style.INK,
+                mew=0.4, linewidth=0.7, capsize=0,
+            )[0]  # fmt: skip
         axes.set_ylim(-0.05, 1.05)
         axes.set_xlabel("mean cosine", fontsize=8.5)
         axes.set_title(name[0].upper() + name[1:], fontsize=9)
     panels[1].set_ylabel("accuracy of the printed digit")
     panels[2].tick_params(labelleft=False)
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside upper right", ncols=len(handles), fontsize=8.5,
+        columnspacing=0.9, handletextpad=0.1,
+    )  # fmt: skip
     style.footer(figure, meta, f"means over {len(right)} networks; bars: 95 %")
     return figure
 
@@ -120,7 +125,8 @@ def letters(
         meta: for the footer.
     """
     figure = style.new_figure(4.9, width=7.4)
-    left, middle, right = figure.subfigures(1, 3, width_ratios=(1, 1.3, 1.35))
+    parts: Any = figure.subfigures(1, 3, width_ratios=(1, 1.3, 1.35))
+    left, middle, right = parts
     scale = _scale(*profiles.values())
     printed, letter = left.subplots(), middle.subplots()
     _map(printed, profiles["printed digits"], scale)

@@ -18,6 +18,8 @@ Array = NDArray[np.float64]
 
 _LOOKS = {
     "exact structure": (style.BLUE, "o"),
+    "exact structure, GELU": (style.SKY, "^"),
+    "exact structure, |x|": (style.PURPLE, "v"),
     "wider convolution": (style.VERMILION, "s"),
     "convolutions between": (style.GREEN, "D"),
 }
@@ -51,7 +53,7 @@ def line_filling(
 
 def _starts(axes: Axes, starts: Mapping[tuple[str, int, int], tuple[int, int]]) -> None:
     sizes = sorted({n for _, n, _ in starts})
-    for (structure, (colour, mark)), shift in zip(_LOOKS.items(), (-0.18, 0.0, 0.18), strict=True):
+    for (structure, (colour, mark)), shift in zip(_LOOKS.items(), (-0.34, -0.17, 0.0, 0.17, 0.34), strict=True):
         own = [(n, ones, *starts[name, n, ones]) for name, n, ones in starts if name == structure]
         for n in sizes:
             group = sorted(one for one in own if one[0] == n)
@@ -62,9 +64,9 @@ def _starts(axes: Axes, starts: Mapping[tuple[str, int, int], tuple[int, int]]) 
                 axes.plot(place, good / count, color=colour, marker=mark, ls="", ms=5, mfc=colour if k else "white")
         axes.plot([], [], color=colour, marker=mark, ls="", label=structure)
     axes.set_xticks(range(len(sizes)), [str(n) for n in sizes])
-    axes.set(ylim=(-0.04, 1.42), xlim=(-0.5, len(sizes) - 0.5))
+    axes.set(ylim=(-0.04, 1.62), xlim=(-0.5, len(sizes) - 0.5))
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    axes.set_xlabel("length n (hollow: fewer ones)")
+    axes.set_xlabel("length n (hollow: the fewest ones)")
     axes.set_ylabel("starts that find it")
     axes.legend(fontsize=7, loc="upper right")
     axes.set_title("From random weights")
@@ -87,11 +89,11 @@ def _noises(axes: Axes, noises: Sequence[tuple[float, int, int]], length: int) -
 
 def _curves(axes: Axes, curves: Mapping[str, tuple[int, Array]], length: int) -> None:
     at = np.arange(length + 1)
-    for structure, (ones, wrong) in curves.items():
+    for (structure, (ones, wrong)), width in zip(curves.items(), (3.6, 1.6, 1.6), strict=False):  # where they coincide
         colour, mark = _LOOKS[structure]
         low, middle, high = np.quantile(wrong, (0.25, 0.5, 0.75), axis=1)
         axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
-        axes.plot(at, middle, color=colour, marker=mark, label=f"{structure}")
+        axes.plot(at, middle, color=colour, marker=mark, lw=width, ms=2.2 * width, label=structure)
         axes.axvline(ones, color=style.MUTED, lw=0.8, ls=":")
     axes.axhline(0.5, color=style.MUTED, lw=0.8, ls="--")
     axes.set(ylim=(-0.02, 0.72), xlim=(-0.3, length + 0.3))

@@ -49,7 +49,7 @@ def linear_machines(
     _cosines(grid[0, 1], np.asarray(similarity), cosines)
     _spans(grid[1, 0], outside)
     _classes(grid[1, 1], classes)
-    style.footer(figure, meta, "gaps: means and range over seeds; spans: every seed a mark")
+    style.footer(figure, meta, "gaps: medians and range over seeds; spans: every seed a mark")
     return figure
 
 
@@ -61,7 +61,7 @@ def _gaps(axes: Axes, speeds: Sequence[float], gaps: Mapping[str, tuple[Array, b
         kept = np.isfinite(values).all(0) & ((at <= 1) | linear)  # beyond 1 only what diverges without breaking
         v = values[:, kept]
         axes.fill_between(at[kept], v.min(0), v.max(0), color=colour, alpha=0.15, lw=0)
-        axes.plot(at[kept], v.mean(0), color=colour, marker=mark, label=name)
+        axes.plot(at[kept], np.median(v, axis=0), color=colour, marker=mark, label=name)
     axes.axvline(1, color=style.MUTED, lw=0.8, ls=":")
     axes.text(
         0.97, 3e-9, "descent diverges beyond", rotation=90, fontsize=7, color=style.MUTED, ha="right", va="center"
@@ -79,7 +79,7 @@ def _gaps(axes: Axes, speeds: Sequence[float], gaps: Mapping[str, tuple[Array, b
 def _cosines(axes: Axes, similarity: Array, cosines: Mapping[str, ArrayLike]) -> None:
     axes.plot([-1, 1], [-1, 1], color=style.MUTED, lw=0.8)
     for (name, values), (colour, mark) in zip(
-        reversed(cosines.items()), ((style.ORANGE, "s"), (style.BLUE, "o")), strict=True
+        reversed(list(cosines.items())), ((style.ORANGE, "s"), (style.BLUE, "o")), strict=True
     ):
         axes.plot(
             similarity, np.asarray(values), ls="", marker=mark, ms=2.2, color=colour, alpha=0.6, mew=0, label=name
@@ -133,6 +133,6 @@ def _classes(axes: Axes, classes: Mapping[str, Mapping[str, Sequence[float]]]) -
             )  # fmt: skip
     axes.set(xlim=(-0.06, 1.06), ylim=(len(names) - 0.4, -1.75))
     axes.set_yticks(range(len(names)), [n.replace(", ", ",\n") for n in names])
-    axes.legend(fontsize=6.6, loc="upper center", ncols=2, columnspacing=0.8, handletextpad=0.1)
+    axes.legend(fontsize=6.2, loc="upper center", ncols=2, columnspacing=0.6, handletextpad=0.0)
     axes.set_xlabel("share of networks with separable features")
     axes.set_title("Linear separability")

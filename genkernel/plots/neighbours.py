@@ -173,7 +173,7 @@ def courses(
         handles["chance"] = left.axhline(chance, color=style.MUTED, lw=1, ls=":")
         left.set_ylim(0.45, 1.0)
         for axes in (middle, right):
-            axes.set_ylim(-0.1, 1.0)
+            axes.set_ylim(-0.05, 0.6)
             axes.axhline(0, color=style.MUTED, lw=0.8)
         right.set_xscale("log")
         right.xaxis.set_minor_formatter(NullFormatter())

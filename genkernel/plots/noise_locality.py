@@ -70,18 +70,21 @@ def controls(found: Mapping[str, Mapping[str, tuple[Array, Array | None]]], meta
 
     Args:
         found: domain → control → values over seeds of the kernel's index, and of that of contributions over the whole
-            training where there are any.
+            training, against their mean row, where there are any.
         meta, note: for the footer.
     """
     names = list(next(iter(found.values())))
     figure = style.new_figure(1.3 + 0.27 * len(names), width=7.4)
-    row = figure.subplots(1, len(found), squeeze=False, sharey=True)[0]
+    row = figure.subplots(1, len(found), squeeze=False, sharex=True, sharey=True)[0]
     for axes, (domain, rows) in zip(row, found.items(), strict=True):
         axes.axvline(0, color=style.MUTED, linewidth=0.8)
         for which, (colour, mark, label) in enumerate(
-            ((style.VERMILION, "o", "cosine kernel, trained"), (style.BLUE, "D", "contributions, gross"))
+            (
+                (style.VERMILION, "o", "cosine kernel, trained"),
+                (style.BLUE, "D", "contributions, gross, against the mean row"),
+            )
         ):
-            known = [(k, values[which]) for k, values in enumerate(rows.values()) if values[which] is not None]
+            known = [(k, each) for k, values in enumerate(rows.values()) if (each := values[which]) is not None]
             mean = [each.mean() for _, each in known]
             half = [_half(each) for _, each in known]
             places = np.array([k for k, _ in known]) + (which - 0.5) * 0.24
@@ -108,7 +111,7 @@ def maps(found: Mapping[str, Mapping[str, Array]], meta: dict[str, Any], note: s
         meta, note: for the footer.
     """
     columns = max(len(row) for row in found.values())
-    figure = style.new_figure(0.7 + 1.95 * len(found), width=7.4)
+    figure = style.new_figure(1.2 + 1.95 * len(found), width=7.4)
     grid = figure.subplots(len(found), columns, squeeze=False)
     shares = [m for row in found.values() for name, m in row.items() if not name.startswith("kernel")]
     top = 100 * max(float(m.max()) for m in shares)

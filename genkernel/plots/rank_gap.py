@@ -143,6 +143,94 @@ def _distances(axes: Axes, details: Mapping[str, Any], target: str) -> None:
 
 
 @style.house
+def activations(
+    thresholds: Mapping[str, Mapping[str, np.ndarray]],
+    start: Mapping[str, Sequence[float]],
+    ends: tuple[float, float],
+    meta: dict[str, Any],
+) -> Figure:
+    """Where on the line units are active at the end: of one start, and in which share of all starts.
+
+    Args:
+        thresholds: target → regime → thresholds at the end ``[starts, units]``; a unit is active beyond its own.
+        start: regime → thresholds at the start.
+        ends: of the training interval and of the test interval, which are about 0.
+        meta: for the footer.
+    """
+    from matplotlib.patches import Patch
+
+    within, beyond = ends
+    figure = style.new_figure(1.6 + 1.35 * len(thresholds), width=7.4)
+    grid: Any = figure.subplots(
+        1 + len(thresholds),
+        len(start),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        height_ratios=[1.3, *[1] * len(thresholds)],
+    )
+    x = np.linspace(-beyond, beyond, 401)
+    looks = {
+        "switches among the training points": style.BLUE,
+        "active at all of them": style.ORANGE,
+        "active at none of them": style.VERMILION,
+    }
+    first, image, count = next(iter(thresholds)), None, 0
+    for column, (regime, before) in enumerate(start.items()):
+        units = range(1, len(before) + 1)
+        for row, (target, regimes) in enumerate(thresholds.items(), 1):
+            axes, final = grid[row, column], regimes[regime]
+            count = len(final)
+            share = (x[None, None] > final[:, :, None]).mean(0)
+            image = axes.imshow(
+                share,
+                extent=(-beyond, beyond, len(before) + 0.5, 0.5),
+                aspect="auto",
+                vmin=0,
+                vmax=1,
+                cmap=style.SEQUENTIAL,
+            )
+            style.map_axes(axes)
+            for edge in (-within, within):
+                axes.axvline(edge, color="white", lw=1.2, ls="--")
+            axes.scatter(
+                before, units, s=16, marker="D", facecolor="white", edgecolor=style.INK, linewidths=0.8, zorder=3
+            )
+            if not column:
+                axes.set_ylabel(f"unit\n{target}", fontsize=8.5)
+        axes = grid[0, column]
+        axes.axvspan(-within, within, color=style.SKY, alpha=0.2, lw=0)
+        for unit, threshold in zip(units, thresholds[first][regime][0], strict=True):
+            of = 0 if -within < threshold < within else 1 if threshold <= -within else 2
+            place = float(np.clip(threshold, -beyond, beyond))
+            axes.barh(unit, beyond - place, left=place, height=0.55, color=list(looks.values())[of])
+        axes.grid(axis="y", visible=False)
+        axes.set_title(f"Thresholds at the start: {regime}", fontsize=9)
+        grid[-1, column].set_xlabel("x")
+    grid[0, 0].set_ylabel(f"unit, one start\n{first}", fontsize=8.5)
+    grid[0, 0].set_xlim(-beyond, beyond)
+    grid[0, 0].set_ylim(len(units) + 0.5, 0.5)
+    grid[0, 0].set_yticks(units)
+    handles = [Patch(color=colour, label=name) for name, colour in looks.items()]
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=3,
+        fontsize=8,
+        title="unit is active along its bar and",
+        title_fontsize=8,
+    )
+    assert image is not None
+    figure.colorbar(image, ax=grid[1:, :].ravel().tolist(), shrink=0.7, pad=0.02).set_label(
+        f"share of {count} starts in which it is active", fontsize=8
+    )
+    style.footer(
+        figure, meta, "at the end of the training · blue, dashes: training interval · diamonds: thresholds at the start"
+    )
+    return figure
+
+
+@style.house
 def image_gaps(found: Sequence[Any], rows: int, meta: dict[str, Any]) -> Figure:
     """Gaps of other images over training with few and many training rows, and projection distances.
 

@@ -58,16 +58,17 @@ def shape_filling(
         meta: for the footer.
     """
     figure = style.new_figure(5.8, width=7.2)
-    grid = figure.add_gridspec(2, 2, height_ratios=(1.15, 1))
-    _kinds(figure.add_subplot(grid[0, 0]), iou)
-    _near(figure.add_subplot(grid[0, 1]), scatter)
-    _told(figure.add_subplot(grid[1, :]), told)
-    style.footer(figure, meta, "below: means and 95 % over networks")
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+    left, right = halves[0].subplots(1, 2)
+    _kinds(left, iou)
+    _near(right, scatter)
+    _told(halves[1].subplots(), told)
+    style.footer(figure, meta, "left: marks are networks, bars 90 % of images; below: means and 95 % over networks")
     return figure
 
 
 def _kinds(axes: Axes, iou: Mapping[str, Sequence[Array]]) -> None:
-    for row, (kind, networks) in enumerate(iou.items()):
+    for row, networks in enumerate(iou.values()):
         every = np.concatenate(list(networks))
         low, high = np.quantile(every, (0.05, 0.95))
         axes.plot([low, high], [row, row], color=COLOURS[row], lw=5, alpha=0.25, solid_capstyle="butt")
@@ -77,7 +78,7 @@ def _kinds(axes: Axes, iou: Mapping[str, Sequence[Array]]) -> None:
         )  # fmt: skip
     axes.set_yticks(range(len(iou)), list(iou))
     axes.set(xlim=(0, 1.02), ylim=(len(iou) - 0.5, -0.5))
-    axes.set_xlabel("IoU (marks: networks; bars: 90 % of images)")
+    axes.set_xlabel("IoU")
     axes.set_title("By kind of shape")
 
 
@@ -85,9 +86,9 @@ def _near(axes: Axes, scatter: Mapping[str, tuple[Array, Array]]) -> None:
     for row, (kind, (near, value)) in enumerate(scatter.items()):
         axes.plot(near, value, ls="", marker=MARKS[row], color=COLOURS[row], ms=3.2, alpha=0.65, mew=0, label=kind)
     axes.set(xlim=(0, 1.0), ylim=(0, 1.02))
-    axes.set_xlabel("normalised kernel with the nearest training image")
+    axes.set_xlabel("normalised kernel, nearest training image")
     axes.set_ylabel("IoU")
-    axes.legend(fontsize=7, loc="lower left", markerscale=1.6, handletextpad=0.2)
+    axes.legend(fontsize=7, loc="lower right", markerscale=1.6, handletextpad=0.2)
     axes.set_title("And by the kernel")
 
 
@@ -95,7 +96,7 @@ def _told(axes: Axes, told: Mapping[str, Array]) -> None:
     for column, (label, colour, mark, shift) in enumerate(
         (("over all kinds", style.BLUE, "o", -0.12), ("within the kinds", style.VERMILION, "D", 0.12))
     ):
-        mean = np.array([np.nanmean(v[:, column]) for v in told.values()])
+        mean = np.array([v[:, column].mean() for v in told.values()])
         half = np.array([_half(v[:, column]) for v in told.values()])
         ends = np.stack([np.minimum(half, mean + 1), np.minimum(half, 1 - mean)])
         axes.errorbar(

@@ -54,16 +54,17 @@ def _pairs(axes: Axes, pairs: Mapping[str, Array]) -> None:
         for column, colour in enumerate((style.BLUE, style.VERMILION)):
             v = values[:, [column, column + 2]]
             axes.errorbar(
-                np.arange(2) + shift, v.mean(0), yerr=_half(v), color=colour, marker=mark, ms=6,
+                np.arange(2) + shift + 0.04 * (column - 0.5), v.mean(0), yerr=_half(v), color=colour, marker=mark, ms=6,
                 mfc=colour if filled else "white", ls="-" if filled else "--", lw=1.2,
                 label=f"{name}, {('same', 'other')[column]} label",
             )  # fmt: skip
     axes.set_xticks([0, 1], ["none", "one"])
-    axes.set(xlim=(-0.4, 1.4), ylim=(-0.35, 1.0))
+    axes.set(xlim=(-0.4, 1.4), ylim=(-0.28, 1.03))
     axes.axhline(0, color=style.MUTED, lw=0.8)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axes.set_xlabel("peaks in common")
     axes.set_ylabel("mean normalised kernel")
-    axes.legend(fontsize=7, loc="upper left")
+    axes.legend(fontsize=7, loc="lower center", ncols=2, columnspacing=1.0)
     axes.set_title("Pairs with two peaks")
 
 
@@ -84,10 +85,11 @@ def _accuracy(axes: Axes, accuracy: Mapping[str, Mapping[Case, Sequence[float]]]
             )  # fmt: skip
     counts = sorted({n for cases in accuracy.values() for _, n in cases})
     axes.set_xscale("log")
-    axes.set_xticks(counts, [str(n) for n in counts])
+    axes.set_xticks(counts, [str(n) for n in counts], fontsize=7)
     axes.set_xticks([], minor=True)
     axes.axhline(0.5, color=style.MUTED, lw=0.8, ls=":")
-    axes.set_ylim(0.4, 1.03)
+    axes.set_ylim(0.4, 1.3)
+    axes.set_yticks([0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1])
     axes.set_xlabel("training sequences")
     axes.set_ylabel("unseen sequences right")
     known = sorted({p for cases in accuracy.values() for p, _ in cases})
@@ -96,7 +98,7 @@ def _accuracy(axes: Axes, accuracy: Mapping[str, Mapping[Case, Sequence[float]]]
         Line2D([], [], color=style.INK, marker="o", label="Adam"),
         Line2D([], [], color=style.INK, marker="o", mfc="white", ls="--", label="gradient descent"),
     ]
-    axes.legend(handles=handles, fontsize=7, loc="center right", bbox_to_anchor=(1.0, 0.62))
+    axes.legend(handles=handles, fontsize=7, loc="upper left", ncols=2, columnspacing=1.2)
     axes.set_title("Outside of the training set")
 
 

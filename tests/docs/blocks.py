@@ -12,7 +12,8 @@ FOLDERS = ("docs", "models", "assets", "benchmarks")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in FOLDERS for page in (ROOT / folder).rglob("*.md"))])
 
 FENCE = re.compile(
-    r"(?:^[ ]*<!-- not run:(?P<reason>.*?)-->[ ]*\n)?^(?P<indent>[ ]*)```(?P<language>[^\n`]*)\n(?P<text>.*?)^[ ]*```[ ]*$",
+    r"(?:^[ ]*<!-- not run:(?P<reason>.*?)-->[ ]*\n)?"
+    r"^(?P<indent>[ ]*)```(?P<language>[^\n`]*)\n(?P<text>.*?)^[ ]*```[ ]*$",
     re.MULTILINE | re.DOTALL,
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,11 @@ from torch import Tensor, nn
 from tests.docs.blocks import ROOT
 
 UNET = dict(
-    sample_size=8, in_channels=1, out_channels=1, block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2,
-    down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+    sample_size=8, in_channels=1, out_channels=1, block_out_channels=(4,), layers_per_block=1, norm_num_groups=2,
+    down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), add_attention=False,
 )  # fmt: skip
 
-MYMODELS = '''
+MYMODELS = """
 from torch import nn
 
 
@@ -36,7 +35,7 @@ class Discriminator(nn.Sequential):
 class Net(nn.Sequential):
     def __init__(self):
         super().__init__(nn.Conv2d(1, 3, 5, 4), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 7 * 7, 2))
-'''
+"""
 
 
 def unet() -> nn.Module:
@@ -127,11 +126,11 @@ def hub(monkeypatch: Any, name: str = "owner/name") -> None:
 
 
 def finished_run(place: str = "runs/mine") -> None:
-    """What ``genkernel diffusion path/to/pipeline --data images/`` writes, of four levels and four images."""
+    """What ``genkernel diffusion path/to/pipeline --data images/`` writes, of three levels and four images."""
     import genkernel as gk
 
     den = gk.load("path/to/pipeline")
-    gk.locality(den, "images/", levels=4, samples=4, probes=2, controls=False, out=place, progress=None)
+    gk.locality(den, "images/", levels=3, samples=4, probes=2, controls=False, out=place, progress=None)
 
 
 def shipped(*names: str) -> None:
@@ -189,11 +188,6 @@ def step_of(module: nn.Module, optimizer: torch.optim.Optimizer, losses: Any) ->
 
 
 def noisy_batches(count: int = 2, size: int = 4) -> list[dict[str, Tensor]]:
-    return [
-        {"x": torch.randn(size, 1, 8, 8), "t": torch.randint(1000, (size,)), "noise": torch.randn(size, 1, 8, 8)}
-        for _ in range(count)
-    ]
-
-
-def write_json(place: str, what: Any) -> None:
-    Path(place).write_text(json.dumps(what), encoding="utf-8")
+    """Made-up noisy images at times that are spread over the schedule."""
+    t = torch.linspace(0, 999, size).long()
+    return [{"x": torch.randn(size, 1, 8, 8), "t": t, "noise": torch.randn(size, 1, 8, 8)} for _ in range(count)]

@@ -17,10 +17,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import genkernel as gk
@@ -63,7 +63,7 @@ def stage(page: str) -> Callable[[Callable[[Any], Stage]], Callable[[Any], Stage
     return register
 
 
-SHOWN_ELSEWHERE = "the same command as in README.md"
+LIKE_README = "the same command as in README.md"
 
 
 @stage("README.md")
@@ -80,15 +80,19 @@ def readme(here: Any) -> Stage:
     optimizer = torch.optim.Adam(module.parameters())
     return Stage(
         {
-            "module": module, "optimizer": optimizer, "loss_fn": props.cross_entropy, "x_test": x_test, "x": x_test,
+            "module": module, "optimizer": optimizer, "loss_fn": props.cross_entropy, "x_test": x_test,
+            "x": torch.randn(6, 4),
             "group_of": lambda ids, batch: batch[1], "batch": batch,
             "train_step": props.step_of(module, optimizer, props.cross_entropy),
-            "unet": props.unet(), "scheduler": props.noise_schedule(), "probe_images": torch.rand(4, 1, 8, 8), "step": 0,
+            "unet": props.unet(), "scheduler": props.noise_schedule(), "probe_images": torch.rand(4, 1, 8, 8),
+            "step": 0,
         },
         instead={
-            "levels=24, samples=16, probes=8": "levels=4, samples=4, probes=2",
+            "levels=24, samples=16, probes=8": "levels=3, samples=4, probes=2, controls=False",
+            'real="real-images/"': 'real="real-images/", latents=32, jacobians=8',
             "... # path.batch(batch, ids=ids) before": "path.batch(batch, ids=range(6)); train_step(batch)  #",
         },
+        left_out={"genkernel gan dcgan-mnist": "as in docs/mode-collapse.md"},
     )  # fmt: skip
 
 
@@ -128,7 +132,7 @@ def classifiers(here: Any) -> Stage:
     props.own_gan()
     props.pictures("val", classes=("cat", "dog"))
     props.pictures("photos", count=4)
-    props.digits("mnist.npz", "train", "test")
+    props.digits("mnist.npz", "train", "test", count=60)
     draw = np.random.default_rng(0)
     np.savez("emoji32.npz", images=draw.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8))
     np.savez("test.npz", x=draw.random((6, 8, 8), dtype=np.float32))
@@ -143,7 +147,20 @@ def command_line(here: Any) -> Stage:
     props.pictures("images")
     for epoch in ("10", "100"):
         props.finished_run(f"runs/epoch-{epoch}")
+    props.monitor_log("training/monitor.jsonl")
     return Stage(instead={"--live": "--live --once"})
+
+
+@stage("docs/diffusion.md")
+def diffusion(here: Any) -> Stage:
+    props.pipeline()
+    props.pictures("images")
+    return Stage(instead={"levels=4, samples=4": "levels=3, samples=4"}, left_out={"genkernel diffusion": LIKE_README})
+
+
+@stage("docs/effective-gram.md")
+def effective_gram(here: Any) -> Stage:
+    return Stage(instead={'"steps": 600': '"steps": 20', "samples(2000)": "samples(50)"})
 
 
 @stage("docs/engine.md")
@@ -157,7 +174,7 @@ def engine(here: Any) -> Stage:
 
 @stage("docs/index.md")
 def index(here: Any) -> Stage:
-    return Stage(left_out={"genkernel doctor": SHOWN_ELSEWHERE, "genkernel diffusion": SHOWN_ELSEWHERE})
+    return Stage(left_out={"genkernel doctor": LIKE_README, "genkernel diffusion": LIKE_README})
 
 
 @stage("docs/large-runs.md")
@@ -170,7 +187,7 @@ def mode_collapse(here: Any) -> Stage:
     props.own_gan()
     props.pictures("real-images", side=4, count=16)
     props.digits("mnist.npz", "train", "test", count=40)
-    return Stage(instead={"latents=512": "latents=32"})
+    return Stage(instead={"latents=512": "latents=32, jacobians=8"})
 
 
 @stage("docs/monitor.md")
@@ -187,6 +204,8 @@ def monitor(here: Any) -> Stage:
 
 @stage("docs/monitor-integrations.md")
 def monitor_integrations(here: Any) -> Stage:
+    for package in ("accelerate", "lightning", "transformers"):
+        pytest.importorskip(package)
     plain = monitor(here)
     net, step = plain.names["unet"], plain.names["train_step"]
 
@@ -194,8 +213,8 @@ def monitor_integrations(here: Any) -> Stage:
         from accelerate import Accelerator
 
         return {
-            "accelerator": Accelerator(cpu=True), "model": net, "optimizer": torch.optim.Adam(net.parameters()), "step": 0,
-            "train_step": step,
+            "accelerator": Accelerator(cpu=True), "model": net, "optimizer": torch.optim.Adam(net.parameters()),
+            "step": 0, "train_step": step,
         }  # fmt: skip
 
     def lightning() -> Names:
@@ -217,7 +236,10 @@ def monitor_integrations(here: Any) -> Stage:
         from torch.distributed import HashStore, init_process_group
 
         init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
-        return {"device": "cpu", "mon": gk.Monitor(net, scheduler=plain.names["scheduler"], data=plain.names["probe_images"])}
+        return {
+            "device": "cpu",
+            "mon": gk.Monitor(net, scheduler=plain.names["scheduler"], data=plain.names["probe_images"]),
+        }
 
     def sharded() -> Names:
         from torch.distributed.fsdp import fully_shard
@@ -242,7 +264,9 @@ def numbers(here: Any) -> Stage:
 def operators(here: Any) -> Stage:
     model = props.perceptron(outputs=4)
     size = sum(p.numel() for p in model.parameters())
-    return Stage({"model": model, "x": torch.randn(3, 4), "v": torch.randn(12), "u": torch.randn(size), "w": torch.randn(3, 4)})
+    return Stage(
+        {"model": model, "x": torch.randn(3, 4), "v": torch.randn(12), "u": torch.randn(size), "w": torch.randn(3, 4)}
+    )
 
 
 @stage("docs/paths.md")
@@ -258,7 +282,8 @@ def paths(here: Any) -> Stage:
         "net": net, "optimizer": optimizer, "x_test": torch.randn(8, 4),
         "scheduler": torch.optim.lr_scheduler.ConstantLR(optimizer), "batch_of": batch_of,
         "loader": [(ids, batch_of(ids)) for ids in ((0, 1, 2), (3, 4, 5, 6))],
-        "plan": [((0, 1, 2, 3), 120, 1), ((8, 9), 310, 2)], "margin": lambda module, x: module(x)[:, 0] - module(x)[:, 1],
+        "plan": [((0, 1, 2, 3), 120, 1), ((8, 9), 310, 2)],
+        "margin": lambda module, x: module(x)[:, 0] - module(x)[:, 1],
         "train_step": props.step_of(net, optimizer, props.cross_entropy),
     }  # fmt: skip
 
@@ -267,7 +292,7 @@ def paths(here: Any) -> Stage:
         optimizer = torch.optim.AdamW(unet.parameters(), lr=1e-3)
         return {
             "unet": unet, "scheduler": props.noise_schedule(), "held_out_images": torch.rand(16, 1, 8, 8),
-            "optimizer": optimizer, "loss_fn": props.noise_losses, "batches": props.noisy_batches(),
+            "optimizer": optimizer, "loss_fn": props.noise_losses, "batches": props.noisy_batches(size=8),
             "train_step": props.step_of(unet, optimizer, props.noise_losses),
         }  # fmt: skip
 
@@ -307,15 +332,18 @@ def preconditioners(here: Any) -> Stage:
         def forward(self, x: torch.Tensor, y: Any = None) -> torch.Tensor:
             return self.head(torch.tanh(self.fc(torch.tanh(self.mid_block(x)))))
 
+    def cross_entropy(outputs: torch.Tensor, batch: Any) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(outputs, batch["y"], reduction="none")
+
     module, x = Network(), torch.randn(3, 4)
-    fc = module.fc.weight
+    fc, eye = module.fc.weight, torch.eye(6)
     return Stage(
         {
             "module": module, "optimizer": props.stepped(module, lambda net: net(x).square()), "x": x,
             "ema": copy.deepcopy(module), "batch": {"x": x, "y": torch.tensor([0, 1, 2])},
-            "cross_entropy": lambda outputs, batch: torch.nn.functional.cross_entropy(outputs, batch["y"], reduction="none"),
+            "cross_entropy": cross_entropy,
         },
-        later={1: {"d": torch.rand(fc.shape), "kept": fc > 0, "L": torch.eye(6), "R": torch.eye(6), "fn": lambda rows: rows}},
+        later={1: {"d": torch.rand(fc.shape), "kept": fc > 0, "L": eye, "R": eye, "fn": lambda rows: rows}},
     )  # fmt: skip
 
 
@@ -347,4 +375,4 @@ def spectra(here: Any) -> Stage:
     net, x = props.perceptron(), torch.randn(8, 4)
     gk.kernel(net, x).save("kernel.npz")
     np.save("labels.npy", np.arange(8) % 2)
-    return Stage()
+    return Stage(instead={"--denoiser path/to/pipeline": "--denoiser path/to/pipeline --images 4 --steps 2"})

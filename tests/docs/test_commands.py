@@ -39,7 +39,9 @@ def test_commands_in_sentences_have_these_options(page: str) -> None:
             if match[1] not in known:
                 wrong.append(span)
                 continue
-            flags = {flag for parameter in known[match[1]].params for flag in [*parameter.opts, *parameter.secondary_opts]}
+            flags = {
+                flag for parameter in known[match[1]].params for flag in [*parameter.opts, *parameter.secondary_opts]
+            }
             if study := re.search(r"genkernel experiment ([a-z][a-z-]*)", span):
                 wrong += [span] if study[1] not in EXPERIMENTS else []
             words = span[match.end() :].split()
@@ -95,7 +97,9 @@ def test_wrong_commands_are_found(text: str, words: str) -> None:
 
 
 def test_blocks_and_commands_are_found() -> None:
-    text = "a\n\n<!-- not run: needs a moon -->\n```python\nx\n```\n- b\n  ```bash\n  A=1 c \\\n    'd e'  # f\n  g && h\n  ```\n"
+    python = "<!-- not run: needs a moon -->\n```python\nx\n```\n"
+    bash = "  ```bash\n  A=1 c \\\n    'd e'  # f\n  g && h\n  ```\n"
+    text = f"a\n\n{python}- b\n{bash}"
     first, second = blocks_of(text, "p.md")
     assert first == Block("p.md", 5, "python", "x\n", "needs a moon")
     assert (second.line, second.language, second.reason) == (9, "bash", None)

@@ -13,7 +13,7 @@ from genkernel.experiments.domingos import network
 from genkernel.experiments.fitting import fit
 from genkernel.experiments.neighbours_measures import at_level, detour, mean_over_steps
 from genkernel.experiments.neighbours_setting import ANCHORS, OPTIMIZERS, PARTNERS, Setting
-from genkernel.experiments.neighbours_training import Task, euclidean_nearest, optimizer_of, seen
+from genkernel.experiments.neighbours_training import Task, euclidean_nearest, lowest, optimizer_of, seen
 from genkernel.experiments.outcome import experiment
 from genkernel.experiments.plane_maps import outputs_on, square
 from genkernel.experiments.side_by_side import SideBySide, logistic, squared, summed
@@ -23,8 +23,8 @@ from genkernel.runs import json_ready
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = Setting(
-    samples=40, width=8, batch=10, steps=12, moments=(0, 4, 12), neighbours=10, seeds=2, tuning_seeds=1,
-    levels=(0.9,),
+    samples=40, width=6, batch=10, steps=4, moments=(0, 4), neighbours=10, seeds=2, tuning_seeds=1,
+    losses=("squared",), levels=(0.9,),
 )  # fmt: skip
 
 
@@ -32,12 +32,12 @@ TINY = Setting(
 def test_networks_side_by_side_train_as_if_alone(optimizer: str) -> None:
     task = Task.drawn(30, (3, 4, 5))
     stack = SideBySide([network(6, nn.GELU, seed) for seed in task.seeds])
-    fit(stack, task.x, task.y, summed(squared), optimizer_of(optimizer, stack.parameters(), 0.01), 20, batch=7, seed=1)
+    fit(stack, task.x, task.y, summed(squared), optimizer_of(optimizer, stack.parameters(), 0.01), 8, batch=7, seed=1)
     for r, found in enumerate(stack.networks()):
         alone = network(6, nn.GELU, task.seeds[r])
         fit(
             alone, task.x[:, r], task.y[:, r], lambda out, y: (out[:, 0] - y).square().mean(),
-            optimizer_of(optimizer, alone.parameters(), 0.01), 20, batch=7, seed=1,
+            optimizer_of(optimizer, alone.parameters(), 0.01), 8, batch=7, seed=1,
         )  # fmt: skip
         for a, b in zip(found.parameters(), alone.parameters(), strict=True):
             assert torch.allclose(a, b, atol=1e-12)
@@ -51,7 +51,8 @@ def test_networks_side_by_side_are_of_one_shape_and_are_copied() -> None:
     assert torch.allclose(stack(x), apart, atol=1e-14)
     with torch.no_grad():
         stack.weights[0].zero_()
-    assert float(nets[0][0].weight.abs().max()) > 0 and float(stack.networks()[1][0].weight.abs().max()) == 0
+    first, second = (one.get_parameter("0.weight").detach().abs().max() for one in (nets[0], stack.networks()[1]))
+    assert float(first) > 0 and float(second) == 0
     with pytest.raises(InputError):
         SideBySide([nets[0], network(5, nn.Tanh, 0)])
     with pytest.raises(InputError):
@@ -63,6 +64,19 @@ def test_losses_are_those_of_labels_of_two_signs() -> None:
     assert squared(out, y).tolist() == [[1, 4]]
     assert torch.allclose(logistic(out, y), torch.log1p(torch.exp(-y * out)))
     assert torch.allclose(summed(squared)(out, y), torch.tensor(5.0))
+
+
+def test_the_search_for_a_rate_ends_where_both_sides_are_worse() -> None:
+    rates = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
+    asked: list[float] = []
+
+    def value(rate: float) -> float:
+        asked.append(rate)
+        return abs(np.log(rate / 3.0)) if rate < 20 else float("inf")
+
+    best, found = lowest(rates, 0.3, value)
+    assert best == 3.0 and list(found) == [0.1, 0.3, 1.0, 3.0, 10.0] and sorted(asked) == list(found)
+    assert lowest(rates, 30.0, value)[0] == 3.0 and lowest(rates, 0.1, lambda rate: rate)[0] == 0.1
 
 
 def test_means_over_steps_are_areas() -> None:
@@ -137,7 +151,7 @@ def test_the_whole_of_it() -> None:
     json_ready(found.numbers)
     assert set(found.numbers["courses"]) == {f"{loss}, {o}" for loss in TINY.losses for o in OPTIMIZERS}
     purity = found.numbers["courses"]["squared, Adam"]["purity"]
-    assert np.shape(purity) == (2, 3) and found.numbers["chance"] == pytest.approx(19 / 39)
+    assert np.shape(purity) == (2, 2) and found.numbers["chance"] == pytest.approx(19 / 39)
     starts = [c["pairs"][0][0] for c in found.numbers["courses"].values()]
     assert all(np.allclose(one, starts[0]) for one in starts)  # all optimizers start from the same networks
     assert set(found.figures) == {"neighbours", "neighbours-optimizers", "neighbours-pairs", "neighbours-course"}

@@ -101,6 +101,28 @@ def test_the_dead_unit_never_moves_and_the_others_descend() -> None:
     torch.testing.assert_close(inside.heights[0], dead.heights[0])  # the same starts, so differences are paired
 
 
+def test_who_is_active_at_the_end() -> None:
+    start = rank_gap_line.descend("cos 2x", rank_gap_line.DEAD, replace(GAPS, steps=(0,)), 0)
+    trained, tested = rank_gap_line.activity(start)
+    for unit, threshold in enumerate(rank_gap_line.THRESHOLDS[rank_gap_line.DEAD]):  # shares of two even intervals
+        assert trained[:, unit] == pytest.approx(max(0, (1 - threshold) / 2), abs=0.01)
+        assert tested[:, unit] == pytest.approx((2 - threshold) / 4, abs=0.005)
+
+
+def test_activated_units_with_gaps_are_told() -> None:
+    """Of two starts one drives a threshold out to the left: all units are active, and there is a gap."""
+    kept = rank_gap_line.descend("cos 2x", rank_gap_line.INSIDE, replace(GAPS, steps=(0,), seeds=2), 0)
+    dead = rank_gap_line.descend("cos 2x", rank_gap_line.DEAD, replace(GAPS, steps=(0,), seeds=2), 0)
+    claims = rank_gap_outcome.activity_claims({"cos 2x": {rank_gap_line.INSIDE: kept, rank_gap_line.DEAD: dead}})
+    assert [one.holds for one in claims] == ["yes", "yes"]
+    biases = kept.biases.clone()
+    biases[-1, 1, 0] = 1.2
+    left = replace(kept, biases=biases, gaps=np.array([[0.0, 1.0]]))
+    claims = rank_gap_outcome.activity_claims({"cos 2x": {rank_gap_line.INSIDE: left, rank_gap_line.DEAD: dead}})
+    assert claims[0].holds == "partly"
+    assert "in 2 of 2 runs; in 1 of these there is a gap all the same, and in 1 of those" in claims[0].measured
+
+
 def test_the_detail_of_the_figure_has_theorys_distance() -> None:
     found = rank_gap_line.detail(rank_gap_line.descend("cos 2x", rank_gap_line.DEAD, replace(GAPS, steps=(0,)), 0))
     assert found.distance[found.line < 1.5].max() == 0 < found.distance[found.line > 1.5].min()
@@ -168,13 +190,14 @@ def test_gaps_that_change_with_the_tolerance_are_no_findings() -> None:
 
 def test_the_study_of_gaps(folder: Path) -> None:
     found = rank_gap.run(progress=False, data=folder, setting=GAPS)
-    assert len(found.claims) == 10 and found.claims[0].holds == "yes"
-    assert found.claims[7].holds in ("yes", "partly") and len(found.tables) == 2
-    assert set(found.figures) == {"rank-gap", "rank-gap-images"}
+    assert len(found.claims) == 12 and found.claims[0].holds == found.claims[6].holds == "yes"
+    assert found.claims[9].holds in ("yes", "partly") and len(found.tables) == 2
+    assert set(found.figures) == {"rank-gap", "rank-gap-activations", "rank-gap-images"}
     json.dumps(found.numbers)
     assert all(to_bytes(figure, "png")[:4] == b"\x89PNG" for figure in found.figures.values())
     bare = rank_gap.run(progress=False, setting=GAPS)
-    assert [claim.holds for claim in bare.claims[5:]] == ["undecided"] * 5 and set(bare.figures) == {"rank-gap"}
+    assert [claim.holds for claim in bare.claims[7:]] == ["undecided"] * 5
+    assert set(bare.figures) == {"rank-gap", "rank-gap-activations"}
     assert bare.numbers["line"] == found.numbers["line"]
 
 

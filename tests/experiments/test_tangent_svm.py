@@ -21,7 +21,7 @@ from genkernel.runs import json_ready
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TINY = Setting(samples=30, fresh=40, width=6, steps=10, permuted_steps=12, seeds=2, folds=2, side=12)
+TINY = Setting(samples=24, fresh=20, width=4, steps=4, permuted_steps=6, seeds=2, folds=2, side=8)
 
 
 def test_a_machine_on_products_is_the_machine_on_features() -> None:
@@ -86,7 +86,5 @@ def test_the_whole_of_it() -> None:
         assert all(0 <= v <= 1 for one in machines.values() for each in one.values() for v in each)
         assert machines["the network itself"]["from_network"] == [0, 0]
         assert len(found.numbers[task]["training loss"][0]) == 2
-    again = study.run(progress=False, setting=TINY)
-    assert again.numbers == found.numbers
     assert set(found.figures) == {"tangent-svm", "tangent-svm-areas"}
     assert to_bytes(found.figures["tangent-svm"], "png")[:4] == b"\x89PNG"

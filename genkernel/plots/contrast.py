@@ -1,0 +1,99 @@
+"""Denoisers beside GANs: an index of coupling for every recording, and contributions from block to block."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genkernel.plots import style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float64]
+
+_LOOKS = {
+    "start": (style.GREY, "o", "white"),
+    "whole": (style.BLUE, "D", style.BLUE),
+    "end": (style.VERMILION, "s", "white"),
+}
+
+
+@style.house
+def couplings(
+    found: Mapping[str, Mapping[str, Array]], words: Mapping[str, str], meta: dict[str, Any], note: str
+) -> Figure:
+    """κ of every recording: of single steps before and after training, and of the whole training.
+
+    Args:
+        found: recording → when → values over seeds; NaN where there is none.
+        words: when → in the legend.
+        meta, note: for the footer.
+    """
+    names = list(found)
+    figure = style.new_figure(1.3 + 0.4 * len(names), width=7.0)
+    axes = figure.subplots()
+    axes.axvline(0, color=style.MUTED, linewidth=0.8)
+    axes.axvline(1, color=style.MUTED, linewidth=1.0, linestyle="--")
+    for k, (when, (colour, mark, inside)) in enumerate(_LOOKS.items()):
+        places = np.arange(len(names)) + 0.2 * (k - 1)
+        mean = np.array([found[name][when].mean() for name in names])
+        half = np.array([_half(found[name][when]) for name in names])
+        axes.errorbar(
+            mean, places, xerr=half, fmt=mark, color=colour, markerfacecolor=inside, linewidth=1.2, label=words[when]
+        )
+    for k in range(1, len(names)):
+        if names[k].split(",")[0] != names[k - 1].split(",")[0]:
+            axes.axhline(k - 0.5, color=style.RULE, linewidth=0.9)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, -0.03), max(high, 1.1))
+    axes.grid(False, axis="y")
+    axes.set_xlabel("coupling κ (0: block-diagonal, 1: as if blocks did not matter)")
+    figure.legend(loc="outside upper center", ncols=3, fontsize=8.5)
+    style.footer(figure, meta, note)
+    return figure
+
+
+@style.house
+def block_maps(found: Mapping[str, Array], meta: dict[str, Any], note: str) -> Figure:
+    """Shares of gross contributions from block to block over the whole training, on one scale.
+
+    Args:
+        found: recording → ``[M, M]``, rows are queries' blocks.
+        meta, note: for the footer.
+    """
+    columns = -(-len(found) // 2)
+    figure = style.new_figure(5.2, width=7.2)
+    grid = figure.subplots(2, columns, squeeze=False)
+    top = 100 * max(float(m.max()) for m in found.values())
+    image: Any = None
+    for k, (name, matrix) in enumerate(found.items()):
+        axes = grid[k % 2, k // 2]
+        image = axes.imshow(100 * matrix, origin="lower", cmap=style.SEQUENTIAL, vmin=0, vmax=top)
+        style.map_axes(axes)
+        axes.set_title(name.replace(", ", ":\n"), fontsize=8.8)
+        ticks = range(0, len(matrix), 2)
+        axes.set_xticks(ticks)
+        axes.set_yticks(ticks)
+        axes.set_xlabel("contributing block", fontsize=8)
+        axes.set_ylabel("block of the query", fontsize=8)
+    for k in range(len(found), 2 * columns):
+        grid[k % 2, k // 2].set_axis_off()
+    bar = figure.colorbar(image, ax=grid, shrink=0.7, pad=0.02)
+    bar.set_label("share of the row's gross contributions (%)", fontsize=8.5)
+    bar.outline.set_visible(False)
+    style.footer(figure, meta, note)
+    return figure
+
+
+def _half(values: Array) -> float:
+    """Half of the 95 % interval of the mean."""
+    from scipy.stats import t
+
+    n = len(values)
+    return float(t.ppf(0.975, n - 1) * values.std(ddof=1) / n**0.5) if n > 1 else 0.0
