@@ -119,7 +119,8 @@ def _when(name: str, summary: dict[str, Any], origin: dict[str, Any], times: dic
     machine = origin["machine"].get("processor_model", origin["machine"].get("processor", ""))
     return (
         f"`genkernel experiment {name}{data} --seed {summary['settings'].get('seed', 0)}`, {took} "
-        f"({machine}, one thread beside other work, torch {origin['versions']['torch']}, {origin['date'][:10]}). Numbers: "
+        f"({machine}, one thread beside other work, torch {origin['versions']['torch']}, {origin['date'][:10]}). "
+        "Numbers: "
         f"[`benchmarks/experiments/{name}.json`](../../benchmarks/experiments/{name}.json)."
     )
 
