@@ -70,6 +70,6 @@ class Setting:
 
 
 QUICK = Setting(
-    samples=200, width=32, steps=400, moments=(0, 10, 30, 75, 150, 250, 400), neighbours=50, seeds=2, tuning_seeds=1,
+    samples=200, width=32, steps=300, moments=(0, 15, 60, 150, 300), neighbours=50, seeds=2, tuning_seeds=1,
     levels=(0.5, 0.25),
 )  # fmt: skip
