@@ -2,6 +2,7 @@
 #   make demo      analyse the shipped DDPM and write a report
 #   make test      the tests that take no more than a few seconds each
 #   make test-all  all tests that this machine can run
+#   make notebooks run the tutorials from the first cell to the last (part of test-all)
 #   make lint      ruff and mypy
 #   make bench     time the engine beside its alternatives: make bench ARGS=--quick
 #   make docs      build the documentation into site/ (nothing is fetched)
@@ -17,7 +18,7 @@ STAMP := $(VENV)/.installed
 ARGS :=
 JOBS := auto --maxprocesses 4
 
-.PHONY: demo test test-all lint format bench docs zoo clean
+.PHONY: demo test test-all notebooks lint format bench docs zoo clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -25,6 +26,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+notebooks: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" -n $(JOBS) tests/docs/test_notebooks.py $(ARGS)
 
 test-all: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "" -n $(JOBS) --dist loadfile $(ARGS)

@@ -198,7 +198,7 @@ def train_ddpm(
     """
     import torch
     from diffusers import DDPMPipeline
-    from tqdm.auto import trange
+    from tqdm import trange
 
     recipe = recipe or DDPMRecipe()
     if not len(images) or tuple(images.shape[1:]) != (recipe.channels, recipe.size, recipe.size):

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from tqdm.auto import trange
+from tqdm import trange
 
 from genkernel.errors import InputError, NonFiniteError, OutputError
 from genkernel.models.coverage import Coverage

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from tqdm.auto import trange
+from tqdm import trange
 
 from genkernel.errors import InputError, MissingError, OutputError
 from genkernel.models.coverage import Coverage, count_modes

@@ -41,6 +41,7 @@ ELSEWHERE = {
     "alignment": ("../alignment.md", "spectra-alignment"),
     "monitors": ("../monitor.md", "monitors"),
 }
+Times = dict[str, dict[str, dict[str, float]]]  # experiment → "full", "quick" → "clock", "processors" → seconds
 MARKS = {"yes": "yes", "no": "**no**", "partly": "partly", "undecided": "undecided"}
 
 
@@ -48,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("outcomes", nargs="*", type=Path, help="folders of outcomes, or folders that hold them")
     args = parser.parse_args(arguments)
-    times: dict[str, dict[str, float]] = json.loads(TIMES.read_text()) if TIMES.is_file() else {}
+    times: Times = json.loads(TIMES.read_text()) if TIMES.is_file() else {}
     for given in args.outcomes:
         for folder in [given, *sorted(entry for entry in given.iterdir() if entry.is_dir())]:
             if (folder / "summary.json").is_file():
@@ -63,12 +64,15 @@ def main(arguments: list[str] | None = None) -> None:
     _gallery(times)
 
 
-def _take(folder: Path, times: dict[str, dict[str, float]]) -> None:
+def _take(folder: Path, times: Times) -> None:
     """Keep what an outcome says."""
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     name, quick = summary["name"], bool(record["arguments"].get("quick"))
-    times.setdefault(name, {})["quick" if quick else "full"] = round(record["timings"]["experiment"], 1)
+    took = {"clock": record["timings"]["experiment"], "processors": record["cpu_seconds"]}
+    times.setdefault(name, {})["quick" if quick else "full"] = {
+        kind: round(seconds, 1) for kind, seconds in took.items()
+    }
     if quick or name in ELSEWHERE:
         return
     RECORDS.mkdir(parents=True, exist_ok=True)
@@ -89,7 +93,7 @@ def figures_of(name: str) -> list[Path]:
     return sorted(FIGURES.glob(f"{name}-[0-9]-*.png"))
 
 
-def _fill(page: Path, summary: dict[str, Any], times: dict[str, float]) -> None:
+def _fill(page: Path, summary: dict[str, Any], times: dict[str, dict[str, float]]) -> None:
     """Figures, claims and settings between the markers of a page."""
     name, origin = summary["name"], summary["provenance"]
     lines = [_when(name, summary, origin, times), ""]
@@ -112,14 +116,16 @@ def _between(page: Path, filling: str) -> None:
     page.write_text(f"{before}{BEGIN}\n\n{filling}\n{END}{after}", encoding="utf-8")
 
 
-def _when(name: str, summary: dict[str, Any], origin: dict[str, Any], times: dict[str, float]) -> str:
+def _when(name: str, summary: dict[str, Any], origin: dict[str, Any], times: dict[str, dict[str, float]]) -> str:
     data = " --data data/" if summary["settings"].get("data") else ""
-    took = ", ".join(f"{said}: {_duration(times[key])}" for key, said in (("full", "in full"), ("quick", "`--quick`"))
-                     if key in times)  # fmt: skip
+    said = {"full": "in full", "quick": "`--quick`"}
+    took = ", ".join(
+        f"{said[key]}: {_duration(times[key]['processors'])} of a processor" for key in said if key in times
+    )
     machine = origin["machine"].get("processor_model", origin["machine"].get("processor", ""))
     return (
         f"`genkernel experiment {name}{data} --seed {summary['settings'].get('seed', 0)}`, {took} "
-        f"({machine}, one thread beside other work, torch {origin['versions']['torch']}, {origin['date'][:10]}). "
+        f"({machine}, one thread, torch {origin['versions']['torch']}, {origin['date'][:10]}). "
         "Numbers: "
         f"[`benchmarks/experiments/{name}.json`](../../benchmarks/experiments/{name}.json)."
     )
@@ -141,7 +147,7 @@ def claims_of(name: str) -> list[Claim]:
     return [Claim(**claim) for claim in json.loads(path.read_text("utf-8"))["claims"]] if path.is_file() else []
 
 
-def _gallery(times: dict[str, dict[str, float]]) -> None:
+def _gallery(times: Times) -> None:
     """The page of all experiments, and the table of all claims."""
     counts = {holds: 0 for holds in MARKS}
     rows, cards, shown = [], [], []
@@ -154,7 +160,7 @@ def _gallery(times: dict[str, dict[str, float]]) -> None:
             counts[claim.holds] += 1
             rows.append((f"[{name}]({own})", claim.claim, claim.measured, MARKS[claim.holds]))
         tally = ", ".join(f"{n} {holds}" for holds in MARKS if (n := sum(c.holds == holds for c in claims)))
-        quick, full = (times.get(name, {}).get(key) for key in ("quick", "full"))
+        quick, full = (times.get(name, {}).get(key, {}).get("processors") for key in ("quick", "full"))
         shown.append((f"[{name}]({own})", what, tally or "–", _duration(full) if full else "–",
                       _duration(quick) if quick else "–"))  # fmt: skip
         if figures := figures_of(name):

@@ -26,10 +26,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     from genkernel.errors import InputError
-    from genkernel.experiments.collapse_runs import jobs, measure_all, transfer_jobs, validation_jobs
+    from genkernel.experiments.collapse.runs import jobs, measure_all, transfer_jobs, validation_jobs
 
     if "fashion" in args.data and not (args.transfer and args.classifier):
         raise InputError("fashion is for --transfer, and needs a --classifier of its own (train_mnist_classifier.py)")
@@ -47,9 +47,9 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _intervene(args: argparse.Namespace) -> None:
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
-    from genkernel.experiments.collapse_interventions import ARMS, Trial, run_trials
+    from genkernel.experiments.collapse.interventions import ARMS, Trial, run_trials
 
     todo = [
         Trial(data, start, arm, seed)
@@ -78,10 +78,10 @@ def _read_folder(folder: Path) -> list[dict[str, Any]]:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from genkernel.errors import MissingError
-    from genkernel.experiments import collapse_figures as figures
-    from genkernel.experiments.collapse_interventions import compare
-    from genkernel.experiments.collapse_statistics import split
-    from genkernel.experiments.collapse_study import KINDS, evaluate, outcome_table, ranges, table, verdicts
+    from genkernel.experiments.collapse import figures
+    from genkernel.experiments.collapse.interventions import compare
+    from genkernel.experiments.collapse.statistics import split
+    from genkernel.experiments.collapse.study import KINDS, evaluate, outcome_table, ranges, table, verdicts
     from genkernel.plots import to_bytes
     from genkernel.runs import json_ready, versions, write_atomic
 

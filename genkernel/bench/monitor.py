@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from genkernel.bench.memory import peak_memory, resident
 from genkernel.bench.record import SCHEMA_VERSION, provenance

@@ -132,7 +132,7 @@ def run(*, quick: bool = False, seed: int = 0, progress: bool = True, setting: S
         progress: show a progress bar.
         setting: sizes.
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     setting = setting or (QUICK if quick else Setting())
     rows = [_one(setting, seed + s) for s in tqdm(range(setting.seeds), disable=not progress, desc="alignment")]

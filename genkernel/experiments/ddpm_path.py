@@ -71,7 +71,7 @@ def record_ddpm(
         InputError: ``out`` holds another run, or a state that cannot be gone on from.
         RecordingError: the recording stopped.
     """
-    from tqdm.auto import trange
+    from tqdm import trange
 
     from genkernel.bench.record import provenance
     from genkernel.diffusion.contributions import noise_level_contributions
@@ -147,7 +147,7 @@ def compare_with_kernel(
         per_bucket, probes, seed: of :func:`genkernel.diffusion.contributions.level_kernels`.
         progress: show a progress bar.
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     from genkernel.diffusion.contributions import level_kernels, noise_level_contributions
     from genkernel.experiments.outcome import Claim, Outcome, Table, adds_up

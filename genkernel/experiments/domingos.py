@@ -68,7 +68,7 @@ def gap(width: int, rate: float, rule: str, seed: int, activation: type[nn.Modul
 
 def run(*, quick: bool = False, seed: int = 0, progress: bool = True) -> Outcome:
     """How far the left-point formula and exact ones are from the network, over step sizes, widths and activations."""
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     from genkernel.plots.quadrature import gaps_over_rates
 

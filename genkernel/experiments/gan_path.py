@@ -66,7 +66,7 @@ def record_gan(
         RecordingError: the recording stopped.
     """
     from safetensors.torch import save
-    from tqdm.auto import trange
+    from tqdm import trange
 
     from genkernel.bench.record import provenance
     from genkernel.errors import InputError

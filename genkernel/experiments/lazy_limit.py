@@ -141,7 +141,7 @@ def descend(net: nn.Module, x: Tensor, y: Tensor, rate: float, steps: int) -> No
 
 def run(*, quick: bool = False, seed: int = 0, progress: bool = True) -> Outcome:
     """Drift of the kernel and distance from frozen kernels, over widths, activations and seeds."""
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     from genkernel.plots.lazy_limit import over_widths
 

@@ -131,40 +131,76 @@ def said(value: Any) -> str:
 # run(*, quick: bool, seed: int, progress: bool) -> Outcome
 EXPERIMENTS: dict[str, tuple[str, str]] = {
     "linear-machines": (
-        "linear_machines",
+        "linear_machines.experiment",
         "networks whose tangent kernel is known: the formula exact, the kernel a cosine",
     ),
     "domingos": ("domingos", "the formula of path kernels: how exact, for which step sizes and widths"),
-    "ball-sphere": ("ball_sphere", "a ball against a sphere, and two sides of a line: neighbours, linear separability"),
-    "neighbours": ("neighbours", "who is near in the tangent kernel while a network learns, with four optimizers"),
+    "ball-sphere": (
+        "ball_sphere.experiment",
+        "a ball against a sphere, and two sides of a line: neighbours, linear separability",
+    ),
+    "neighbours": (
+        "neighbours.experiment",
+        "who is near in the tangent kernel while a network learns, with four optimizers",
+    ),
     "regression-kernels": (
-        "regression_kernels",
+        "regression_kernels.experiment",
         "tangent kernels of a smooth and of a broken function of one variable",
     ),
-    "class-kernels": ("class_kernels", "kernels of digits and of colour images before and after training"),
-    "tangent-svm": ("tangent_svm", "linear machines on tangent features against RBF on the points, with controls"),
-    "tangent-map": ("tangent_map", "maps of tangent features: classes that were learned, and classes that were not"),
-    "extrapolation": ("extrapolation", "printed digits and letters: does the kernel's similarity tell the accuracy"),
-    "cka-accuracy": ("cka_accuracy", "does alignment with the labels tell accuracy, over architectures"),
-    "invariances": ("invariances", "which symmetries of a network its kernel inherits"),
-    "line-filling": ("line_filling", "a network that could fill segments perfectly: does training find it"),
-    "shape-filling": ("shape_filling", "a U-Net that fills shapes: interpolation, and failure on harder shapes"),
-    "two-peaks": ("two_peaks", "sequences with peaks: what kernel and tangent map say about the rule that was learned"),
-    "noise-locality": ("noise_locality", "how local in noise level denoisers are, and what makes them so"),
-    "contrast": ("contrast", "denoisers beside GANs: which parts of the data does a correction reach"),
+    "class-kernels": ("class_kernels.experiment", "kernels of digits and of colour images before and after training"),
+    "tangent-svm": (
+        "tangent_svm.experiment",
+        "linear machines on tangent features against RBF on the points, with controls",
+    ),
+    "tangent-map": (
+        "tangent_map.experiment",
+        "maps of tangent features: classes that were learned, and classes that were not",
+    ),
+    "extrapolation": (
+        "extrapolation.experiment",
+        "printed digits and letters: does the kernel's similarity tell the accuracy",
+    ),
+    "cka-accuracy": ("cka_accuracy.experiment", "does alignment with the labels tell accuracy, over architectures"),
+    "invariances": ("invariances.experiment", "which symmetries of a network its kernel inherits"),
+    "line-filling": ("line_filling.experiment", "a network that could fill segments perfectly: does training find it"),
+    "shape-filling": (
+        "shape_filling.experiment",
+        "a U-Net that fills shapes: interpolation, and failure on harder shapes",
+    ),
+    "two-peaks": (
+        "two_peaks.experiment",
+        "sequences with peaks: what kernel and tangent map say about the rule that was learned",
+    ),
+    "noise-locality": ("noise_locality.experiment", "how local in noise level denoisers are, and what makes them so"),
+    "contrast": ("contrast.experiment", "denoisers beside GANs: which parts of the data does a correction reach"),
     "optimizers": ("path_optimizers", "does every optimizer's path add up, and at which order of the step size"),
-    "weak-error": ("weak_error", "how far the stochastic differential equations are from the optimizers they model"),
-    "retraining": ("retraining", "how well contributions predict trainings without some of the data"),
-    "what-if": ("what_if", "do contributions foresee what other loss weightings of a diffusion model do"),
-    "rank-gap": ("rank_gap", "which directions new samples need that training samples never showed"),
-    "null-space": ("null_space", "where the residual of a finished training lies"),
-    "eigenlearning": ("eigenlearning", "errors of kernel regression and of networks, predicted from eigenvalues alone"),
+    "weak-error": (
+        "weak_error.experiment",
+        "how far the stochastic differential equations are from the optimizers they model",
+    ),
+    "retraining": ("retraining.experiment", "how well contributions predict trainings without some of the data"),
+    "what-if": ("what_if.experiment", "do contributions foresee what other loss weightings of a diffusion model do"),
+    "rank-gap": ("rank_gap.experiment", "which directions new samples need that training samples never showed"),
+    "null-space": ("null_space.experiment", "where the residual of a finished training lies"),
+    "eigenlearning": (
+        "eigenlearning.experiment",
+        "errors of kernel regression and of networks, predicted from eigenvalues alone",
+    ),
     "lazy-limit": ("lazy_limit", "how fast networks become kernel machines as they get wider"),
-    "effective-gram": ("effective_gram", "test losses predicted by the effective Gram matrix, and what they are"),
-    "out-of-distribution": ("out_of_distribution", "do tangent scores see unseen, printed and foreign images"),
+    "effective-gram": (
+        "effective_gram.experiment",
+        "test losses predicted by the effective Gram matrix, and what they are",
+    ),
+    "out-of-distribution": (
+        "out_of_distribution.experiment",
+        "do tangent scores see unseen, printed and foreign images",
+    ),
     "alignment": ("alignment", "what training does to the alignment of the kernel with the labels"),
-    "monitors": ("monitors", "do monitors find planted faults, how soon, where, and how often do they cry wolf"),
-    "path-costs": ("path_costs", "memory and time of recording, taping and replaying"),
+    "monitors": (
+        "monitors.experiment",
+        "do monitors find planted faults, how soon, where, and how often do they cry wolf",
+    ),
+    "path-costs": ("path_costs.experiment", "memory and time of recording, taping and replaying"),
 }
 
 
@@ -182,7 +218,7 @@ def experiment(name: str) -> Callable[..., Outcome]:
     try:
         run: Callable[..., Outcome] = import_module(home).run
     except ModuleNotFoundError as error:
-        if error.name != home:
+        if not f"{home}.".startswith(f"{error.name}."):
             raise
         raise InputError(f"the experiment {name!r} is not part of this installation ({home} is missing)") from error
     return run

@@ -151,7 +151,7 @@ def certified(merged: list[tuple[int, float, float]]) -> str:
 
 def run(*, quick: bool = False, seed: int = 0, progress: bool = True) -> Outcome:
     """Step sums, completeness and orders for every configuration; what merging does to the split."""
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     from genkernel.plots.quadrature import gaps_over_rates
 

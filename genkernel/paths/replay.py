@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from genkernel.errors import InputError, RecordingError
 from genkernel.paths.agreement import COARSE, tolerance

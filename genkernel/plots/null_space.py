@@ -33,9 +33,9 @@ def null_curves(
 
     Args:
         tolerances: τ ``[t]``, the same for all curves.
-        course: step → :class:`genkernel.experiments.null_space_line.Reading`, of one training set.
-        population: its :class:`~genkernel.experiments.null_space_line.Case`, the last one of fresh samples.
-        digits: its :class:`~genkernel.experiments.null_space_digits.Digits`; may be empty.
+        course: step → :class:`genkernel.experiments.null_space.line.Reading`, of one training set.
+        population: its :class:`~genkernel.experiments.null_space.line.Case`, the last one of fresh samples.
+        digits: its :class:`~genkernel.experiments.null_space.digits.Digits`; may be empty.
         samples: of the one training set.
         meta: for the footer.
     """

@@ -30,9 +30,9 @@ def line_gaps(
     """Gaps over training, thresholds, singular values with the tolerance, projection distances over the line.
 
     Args:
-        lines: target → regime → :class:`genkernel.experiments.rank_gap_line.Descent`;
+        lines: target → regime → :class:`genkernel.experiments.rank_gap.line.Descent`;
             thresholds are of the last target.
-        details: regime → :class:`genkernel.experiments.rank_gap_line.Detail` of the first target.
+        details: regime → :class:`genkernel.experiments.rank_gap.line.Detail` of the first target.
         starts: runs of each.
         meta: for the footer.
     """
@@ -235,7 +235,7 @@ def image_gaps(found: Sequence[Any], rows: int, meta: dict[str, Any]) -> Figure:
     """Gaps of other images over training with few and many training rows, and projection distances.
 
     Args:
-        found: :class:`genkernel.experiments.rank_gap_images.Digits`, of two numbers of training images.
+        found: :class:`genkernel.experiments.rank_gap.images.Digits`, of two numbers of training images.
         rows: of new features in each set.
         meta: for the footer.
     """

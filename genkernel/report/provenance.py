@@ -16,7 +16,7 @@ def provenance_facts(provenance: Mapping[str, Any], captured: Mapping[str, Any] 
     versions, machine = provenance.get("versions") or {}, provenance.get("machine") or {}
     memory = provenance.get("peak_memory") or {}
     judge = checkpoint.get("discriminator") or {}
-    timings = dict(provenance.get("timings") or {})
+    timings, cpu = dict(provenance.get("timings") or {}), provenance.get("cpu_seconds")
     arguments = {k: v for k, v in (provenance.get("arguments") or {}).items() if v is not None}
     facts = [
         ("Checkpoint", _named_digest(checkpoint.get("name"), checkpoint.get("sha256"))),
@@ -28,6 +28,7 @@ def provenance_facts(provenance: Mapping[str, Any], captured: Mapping[str, Any] 
         ("Versions", ", ".join(f"{k} {v}" for k, v in versions.items())),
         ("Machine", ", ".join(str(v) for v in _machine(machine, provenance.get("threads")))),
         ("Time", ", ".join(f"{k} {v:.1f} s" for k, v in timings.items())),
+        ("Processor time", "" if cpu is None else f"{cpu:.1f} s"),
         ("Peak memory", ", ".join(f"{k} {v / 2**30:.2f} GiB" for k, v in memory.items())),
     ]
     if captured:

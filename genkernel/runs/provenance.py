@@ -34,6 +34,7 @@ class Provenance:
     checkpoint: dict[str, Any] = field(default_factory=dict)  # name, sha256 (None for a model in memory)
     data: dict[str, Any] = field(default_factory=dict)  # source, count, conversions, sha256
     timings: dict[str, float] = field(default_factory=dict)  # seconds
+    cpu_seconds: float | None = None  # of all threads, and of processes that were started and are done
     peak_memory: dict[str, int] = field(default_factory=dict)  # bytes
     threads: int | None = None
     processes: int = 1  # that shared the kernels; times and memory are those of the first
@@ -50,6 +51,7 @@ class Provenance:
         self.threads = _torch_threads()
         if stopwatch is not None:
             self.timings = {**self.timings, **stopwatch.seconds}
+            self.cpu_seconds = stopwatch.cpu_seconds()
         self.finished = datetime.now(UTC).isoformat(timespec="seconds")
         return self
 
@@ -88,10 +90,11 @@ class Provenance:
 
 
 class Stopwatch:
-    """Seconds per named part of a run."""
+    """Seconds per named part of a run, and what the processors did since it was made."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._before = _cpu_seconds()
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -100,6 +103,14 @@ class Stopwatch:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def cpu_seconds(self) -> float:
+        """Seconds of processors so far; unlike the clock's, they are the same beside other work."""
+        return _cpu_seconds() - self._before
+
+
+def _cpu_seconds() -> float:
+    return sum(os.times()[:4])
 
 
 def versions() -> dict[str, str]:

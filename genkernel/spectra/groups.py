@@ -192,7 +192,7 @@ def _shuffled(K: Tensor, rows: list[NDArray[np.int64]], ranks: Array, progress: 
 
     Every deal is treated as the data are: means over fewer parts would spread more, and nothing would seem rare.
     """
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     known = np.isfinite(ranks)
     if known.sum() < 2:

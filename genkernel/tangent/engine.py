@@ -247,7 +247,7 @@ class _Job(Call):
 
     @contextmanager
     def _bar(self, tasks: list[Task], plan: Plan, progress: bool | None) -> Iterator[Callable[[], object]]:
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
 
         hidden = None if progress is None else not progress  # None: tqdm hides it outside a terminal
         batches_per_task = -(-(self.n + self.m) // plan.batch) if plan.passes else 1

@@ -363,7 +363,7 @@ class Side:
         restart: Callable[[], Any],
     ) -> None:
         """Run ``each`` on consecutive samples; with half as many at a time when memory runs out."""
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
 
         if _weights(self.model) != self.proof.weights:
             raise InputError("the model's weights changed since the operator was built: build it again")

@@ -309,7 +309,7 @@ def _digest(cotangents: Cotangents) -> str | None:
 
 
 def _bar(total: int, progress: bool | None) -> Any:
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     hidden = None if progress is None else not progress  # None: tqdm hides it outside a terminal
     return tqdm(total=total, desc="sketch", unit="batch", disable=hidden, delay=1.0, leave=False)

@@ -80,6 +80,13 @@ class MonitorReport(BaseReport["MonitorResult"]):
         """The readings and alerts."""
         return self.result.trace
 
+    @property
+    def reading(self) -> list[str]:
+        """How many readings there are, what they cost, what is missing, and every alert."""
+        from genkernel.report.monitor import headline
+
+        return headline(self.trace) + [alert.message for alert in self.trace.alerts]
+
     @classmethod
     def _stored(cls) -> tuple[type[MonitorResult], int]:
         return MonitorResult, SCHEMA_VERSION

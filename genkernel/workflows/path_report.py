@@ -128,6 +128,13 @@ class PathReport(BaseReport["PathResult"]):
         """The contributions."""
         return self.result.parts
 
+    @property
+    def reading(self) -> list[str]:
+        """Who moved each query that is looked at, and who was against it."""
+        from genkernel.report.path import headline
+
+        return [headline(self.parts, query, self.result.direction) for query in self.result.queries]
+
     @classmethod
     def _stored(cls) -> tuple[type[PathResult], int]:
         return PathResult, SCHEMA_VERSION

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
@@ -84,9 +85,25 @@ class BaseReport(Generic[R]):
         """The machine-readable summary, as in ``summary.json``; prints nothing."""
         return self.result.to_summary()
 
+    @property
+    def reading(self) -> list[str]:
+        """What the numbers say, in the sentences that head the page; the first one alone says the most."""
+        return [str(sentence) for sentence in getattr(self.result, "meta", {}).get("reading") or []]
+
     def figures(self) -> dict[str, Figure]:
         """Every figure that this result can fill, by file name, in reading order."""
         return {name: draw() for name, draw in self._drawings().items()}
+
+    def figure(self, name: str) -> Figure:
+        """One of :meth:`figures`, without drawing the others.
+
+        Raises:
+            MissingError: this result has none of that name.
+        """
+        drawings = self._drawings()
+        if name not in drawings:
+            raise MissingError(f"there is no figure {name!r} of this result; there are {', '.join(drawings) or 'none'}")
+        return drawings[name]()
 
     def save(self, out: str | Path | RunFolder, *, layers: bool = False) -> Path:
         """Write the run folder: page, figures, summary, provenance, and the kernel.
@@ -128,6 +145,19 @@ class BaseReport(Generic[R]):
         out.write_json(PROVENANCE, self.provenance.to_json())
         self.folder = out.commit()
         return self.folder
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the reading, and the first figure."""
+        from genkernel.plots import to_bytes
+
+        first, *more = map(escape, self.reading or [repr(self)])
+        shown = f"<p><strong>{first}</strong></p>" + (
+            f"<ul>{''.join(f'<li>{one}</li>' for one in more)}</ul>" if more else ""
+        )
+        for name, draw in self._drawings().items():
+            picture = f"data:image/png;base64,{b64encode(to_bytes(draw(), 'png')).decode()}"
+            return f'{shown}<img alt="{escape(name)}" style="max-width: 48em; width: 100%" src="{picture}">'
+        return shown
 
     # -------------------------------------------------------- what a kind may do its own way
 
@@ -234,6 +264,11 @@ class GanReport(BaseReport["GanResult"]):
     def reasons(self) -> list[str]:
         """Sentences on what the verdict follows from; empty where there is none."""
         return [] if self.result.verdict is None else list(self.result.verdict.reasons)
+
+    @property
+    def reading(self) -> list[str]:
+        """The verdict and what it follows from."""
+        return [f"Verdict: {self.verdict}.", *self.reasons]
 
     @classmethod
     def _stored(cls) -> tuple[type[GanResult], int]:

@@ -260,7 +260,7 @@ def _add_residual(
     progress: bool,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Where the images and the denoiser come from; the residual goes into the result."""
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     from genkernel.workflows.load import load
     from genkernel.workflows.locality import images_for

@@ -47,6 +47,7 @@ def test_energies_and_regressions_are_those_of_the_matrix():
     assert found.rest_stderr[0] == pytest.approx(abs(explained[0][0] - explained[1][0]) / 2, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_random_directions_are_spread_as_the_trace_is():
     """E z zᵀ = I: in the mean their Rayleigh quotient is tr K / (rows λ_1), and their energy counts eigenvalues."""
     den, images = tiny_denoiser(), tiny_images(8)

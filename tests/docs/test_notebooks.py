@@ -15,7 +15,6 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docs" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LARGEST = 600_000  # bytes of a notebook with its figures
-LONG = {"diffusion-checkpoint"}  # half of the time of all notebooks together, which is more than a minute
 LIMIT = 600  # seconds of one cell: to end a run that hangs, not to time one
 
 # from the root, a home or a drive; "steps/s", "</td>" and addresses of the web are none
@@ -74,9 +73,8 @@ def test_there_are_notebooks() -> None:
     assert {path.stem for path in NOTEBOOKS} >= {"diffusion-checkpoint", "collapsing-gan", "training-path"}
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(path, marks=[pytest.mark.slow] * (path.stem in LONG), id=path.name) for path in NOTEBOOKS]
-)
+@pytest.mark.slow  # by `make notebooks`
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_they_run(path: Path, tmp_path: Path) -> None:
     for package in ("nbclient", "ipykernel"):
         pytest.importorskip(package, reason=f"{package} is not installed: notebooks cannot be run")

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genkernel.experiments import ball_sphere as study
-from genkernel.experiments.ball_sphere_ball import boundary, direction, drawn
-from genkernel.experiments.ball_sphere_line import lattice_metric, spreads, tilt, turns
-from genkernel.experiments.ball_sphere_outcome import _all_right, _mixed
-from genkernel.experiments.ball_sphere_setting import Setting
-from genkernel.experiments.ball_sphere_training import Descent, nearest, nearest_euclidean, overlap
+from genkernel.experiments.ball_sphere import experiment as study
+from genkernel.experiments.ball_sphere.ball import boundary, direction, drawn
+from genkernel.experiments.ball_sphere.line import lattice_metric, spreads, tilt, turns
+from genkernel.experiments.ball_sphere.metric import kernel_metric
+from genkernel.experiments.ball_sphere.outcome import _all_right, _mixed
+from genkernel.experiments.ball_sphere.setting import Setting
+from genkernel.experiments.ball_sphere.training import Descent, nearest, nearest_euclidean, overlap
 from genkernel.experiments.domingos import network
-from genkernel.experiments.kernel_metric import kernel_metric
 from genkernel.experiments.outcome import experiment
 from genkernel.experiments.plane_networks import tangent_kernel
 from genkernel.plots.style import to_bytes

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from genkernel.experiments import cka_accuracy as study
-from genkernel.experiments import cka_accuracy_networks as networks
-from genkernel.experiments import cka_accuracy_outcome as results
+from genkernel.experiments.cka_accuracy import experiment as study
+from genkernel.experiments.cka_accuracy import networks
+from genkernel.experiments.cka_accuracy import outcome as results
 from genkernel.experiments.outcome import experiment
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from genkernel.errors import InputError, MissingError
-from genkernel.experiments import class_kernels as study
-from genkernel.experiments import class_kernels_outcome as results
-from genkernel.experiments import class_kernels_task as task
+from genkernel.experiments.class_kernels import experiment as study
+from genkernel.experiments.class_kernels import outcome as results
+from genkernel.experiments.class_kernels import task
 from genkernel.experiments.outcome import experiment
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready

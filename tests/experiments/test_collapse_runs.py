@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from genkernel.errors import InputError
-from genkernel.experiments import collapse_figures, collapse_interventions, collapse_runs
-from genkernel.experiments.collapse_interventions import ARMS, Trial, compare, lasted, mean_cells, run_trial
-from genkernel.experiments.collapse_runs import Job, held, jobs, measure, recipes
-from genkernel.experiments.collapse_study import evaluate
+from genkernel.experiments.collapse import figures as collapse_figures
+from genkernel.experiments.collapse import interventions as collapse_interventions
+from genkernel.experiments.collapse import runs as collapse_runs
+from genkernel.experiments.collapse.interventions import ARMS, Trial, compare, lasted, mean_cells, run_trial
+from genkernel.experiments.collapse.runs import Job, held, jobs, measure, recipes
+from genkernel.experiments.collapse.study import evaluate
 from genkernel.gan.indicators import INDICATORS
 from genkernel.models.mixtures import MIXTURES
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from genkernel.errors import InputError
-from genkernel.experiments import collapse_statistics as statistics
-from genkernel.experiments.collapse_study import evaluate, ranges, table
+from genkernel.experiments.collapse import statistics
+from genkernel.experiments.collapse.study import evaluate, ranges, table
 
 
 def run(

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from genkernel.experiments import contrast as study
-from genkernel.experiments import contrast_coupling as coupling
-from genkernel.experiments import contrast_models as models
-from genkernel.experiments import contrast_outcome as read
-from genkernel.experiments.contrast_setting import GAN, MODES, RECORDINGS, Setting
+from genkernel.experiments.contrast import coupling, models
+from genkernel.experiments.contrast import experiment as study
+from genkernel.experiments.contrast import outcome as read
+from genkernel.experiments.contrast.setting import GAN, MODES, RECORDINGS, Setting
 from genkernel.experiments.outcome import experiment
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from genkernel.errors import InputError, MissingError
-from genkernel.experiments import effective_gram
-from genkernel.experiments import effective_gram_measures as study
-from genkernel.experiments import effective_gram_outcome as results
-from genkernel.experiments import effective_gram_tasks as tasks
-from genkernel.experiments.effective_gram_ranks import over_tasks
-from genkernel.experiments.effective_gram_ranks import ranks as ranks_of
+from genkernel.experiments.effective_gram import experiment as effective_gram
+from genkernel.experiments.effective_gram import measures as study
+from genkernel.experiments.effective_gram import outcome as results
+from genkernel.experiments.effective_gram import tasks
+from genkernel.experiments.effective_gram.ranks import over_tasks
+from genkernel.experiments.effective_gram.ranks import ranks as ranks_of
 from genkernel.experiments.outcome import experiment
 from genkernel.plots.style import to_bytes
 

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from genkernel.errors import InputError, MissingError
-from genkernel.experiments import eigenlearning, eigenlearning_claims, lazy_limit
-from genkernel.experiments.eigenlearning_claims import Conserved, of_rings
-from genkernel.experiments.equivalence import Agreement, Measured, agreement, pooled
-from genkernel.experiments.image_regressions import Sizes, labelled
-from genkernel.experiments.kernel_regressions import (
+from genkernel.experiments import lazy_limit
+from genkernel.experiments.eigenlearning import claims as eigenlearning_claims
+from genkernel.experiments.eigenlearning import experiment as eigenlearning
+from genkernel.experiments.eigenlearning.claims import Conserved, of_rings
+from genkernel.experiments.eigenlearning.images import Sizes, labelled
+from genkernel.experiments.eigenlearning.kernels import (
     Design,
     boolean_cube,
     circle,
@@ -27,9 +28,10 @@ from genkernel.experiments.kernel_regressions import (
     regress,
     scored,
 )
+from genkernel.experiments.eigenlearning.networks import RELU_1, RELU_4, TANH_1, train
+from genkernel.experiments.equivalence import Agreement, Measured, agreement, pooled
 from genkernel.experiments.lazy_limit import Rate
 from genkernel.experiments.outcome import Outcome
-from genkernel.experiments.wide_networks import RELU_1, RELU_4, TANH_1, train
 from genkernel.plots import style
 from genkernel.spectra import predict_risk
 

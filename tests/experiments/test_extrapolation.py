@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from genkernel.data import printed_characters
-from genkernel.experiments import extrapolation as study
-from genkernel.experiments import extrapolation_measures as measures
-from genkernel.experiments import extrapolation_outcome, extrapolation_task
-from genkernel.experiments.extrapolation_setting import Setting
+from genkernel.experiments.extrapolation import experiment as study
+from genkernel.experiments.extrapolation import measures
+from genkernel.experiments.extrapolation import outcome as extrapolation_outcome
+from genkernel.experiments.extrapolation import task as extrapolation_task
+from genkernel.experiments.extrapolation.setting import Setting
 from genkernel.experiments.outcome import experiment
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready

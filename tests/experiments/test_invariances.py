@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import genkernel as gk
-from genkernel.experiments import invariances as study
-from genkernel.experiments import invariances_networks as nets
-from genkernel.experiments import invariances_outcome as results
+from genkernel.experiments.invariances import experiment as study
+from genkernel.experiments.invariances import networks as nets
+from genkernel.experiments.invariances import outcome as results
 from genkernel.experiments.outcome import experiment
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from genkernel.errors import InputError
-from genkernel.experiments import line_filling as study
-from genkernel.experiments import line_filling_task as task
-from genkernel.experiments.line_filling_setting import Setting
+from genkernel.experiments.line_filling import experiment as study
+from genkernel.experiments.line_filling import task
+from genkernel.experiments.line_filling.setting import Setting
 from genkernel.experiments.outcome import experiment
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready

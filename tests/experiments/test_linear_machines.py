@@ -10,9 +10,9 @@ import torch
 
 import genkernel as gk
 from genkernel.errors import InputError
-from genkernel.experiments import linear_machines as study
-from genkernel.experiments import linear_machines_task as task
-from genkernel.experiments.linear_machines_setting import Setting
+from genkernel.experiments.linear_machines import experiment as study
+from genkernel.experiments.linear_machines import task
+from genkernel.experiments.linear_machines.setting import Setting
 from genkernel.experiments.outcome import experiment
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from genkernel.experiments import monitored_classifiers, monitored_denoisers, monitored_gans
-from genkernel.experiments.monitor_findings import COUNTING, EXPECTED, Finding, judge, loss_alerts, share
-from genkernel.experiments.monitors import outcome, run
+from genkernel.experiments.monitors import classifiers as monitored_classifiers
+from genkernel.experiments.monitors import denoisers as monitored_denoisers
+from genkernel.experiments.monitors import gans as monitored_gans
+from genkernel.experiments.monitors.experiment import outcome, run
+from genkernel.experiments.monitors.findings import COUNTING, EXPECTED, Finding, judge, loss_alerts, share
 from genkernel.monitor import Axis, Header, Reading, read_log, sinks
 from genkernel.monitor.draws import time_axis
 
@@ -97,6 +99,7 @@ def test_what_is_found_by_counting_draws_is_kept_apart(tmp_path: Path) -> None:
     assert row[2] == "0 of 1" and row[-1] == "1 of 1 after 15"
 
 
+@pytest.mark.slow
 def test_a_short_study_runs_through(tmp_path: Path) -> None:
     found = run(quick=True, progress=False, work=tmp_path)
     assert len(found.numbers["trainings"]) == 7

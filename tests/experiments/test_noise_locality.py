@@ -12,12 +12,11 @@ import torch
 
 from genkernel.diffusion.schedule import NoiseSchedule
 from genkernel.errors import MissingError
-from genkernel.experiments import noise_locality as study
-from genkernel.experiments import noise_locality_measures as measures
-from genkernel.experiments import noise_locality_networks as networks
-from genkernel.experiments import noise_locality_outcome as read
-from genkernel.experiments.noise_locality_setting import CASES, DIGITS, POINTS, UNTOLD, VARIANTS, Setting, Sizes
-from genkernel.experiments.noise_locality_training import samples, train
+from genkernel.experiments.noise_locality import experiment as study
+from genkernel.experiments.noise_locality import measures, networks
+from genkernel.experiments.noise_locality import outcome as read
+from genkernel.experiments.noise_locality.setting import CASES, DIGITS, POINTS, UNTOLD, VARIANTS, Setting, Sizes
+from genkernel.experiments.noise_locality.training import samples, train
 from genkernel.experiments.outcome import experiment
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready

@@ -13,17 +13,15 @@ import torch
 
 from genkernel.cli.experiment import _inputs
 from genkernel.errors import InputError, MissingError
-from genkernel.experiments import (
-    null_space,
-    null_space_line,
-    null_space_outcome,
-    rank_gap,
-    rank_gap_images,
-    rank_gap_line,
-    rank_gap_outcome,
-    replicates,
-)
+from genkernel.experiments import replicates
+from genkernel.experiments.null_space import experiment as null_space
+from genkernel.experiments.null_space import line as null_space_line
+from genkernel.experiments.null_space import outcome as null_space_outcome
 from genkernel.experiments.outcome import Outcome, experiment
+from genkernel.experiments.rank_gap import experiment as rank_gap
+from genkernel.experiments.rank_gap import images as rank_gap_images
+from genkernel.experiments.rank_gap import line as rank_gap_line
+from genkernel.experiments.rank_gap import outcome as rank_gap_outcome
 from genkernel.experiments.shrunk_images import shrunk
 from genkernel.plots.style import to_bytes
 

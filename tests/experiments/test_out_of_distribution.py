@@ -12,12 +12,10 @@ from sklearn.metrics import roc_auc_score
 
 from genkernel.data import printed_characters
 from genkernel.errors import InputError, MissingError
-from genkernel.experiments import novelty_areas as areas
-from genkernel.experiments import novelty_claims as claims
-from genkernel.experiments import novelty_scores as measured
-from genkernel.experiments import novelty_task as task
-from genkernel.experiments import out_of_distribution as study
-from genkernel.experiments.novelty_tables import shares
+from genkernel.experiments.out_of_distribution import areas, claims, task
+from genkernel.experiments.out_of_distribution import experiment as study
+from genkernel.experiments.out_of_distribution import scores as measured
+from genkernel.experiments.out_of_distribution.tables import shares
 from genkernel.experiments.outcome import Outcome, experiment
 from genkernel.plots.style import to_bytes
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from genkernel.errors import GenkernelError, InputError
-from genkernel.experiments import path_costs as study
-from genkernel.experiments.cost_cases import Case, answer, measured
 from genkernel.experiments.outcome import Claim, experiment
+from genkernel.experiments.path_costs import experiment as study
+from genkernel.experiments.path_costs.cases import Case, answer, measured
 from genkernel.plots.style import to_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -90,6 +90,7 @@ def test_a_case_in_its_own_process() -> None:
         measured(SMALL, timeout=0.01)
 
 
+@pytest.mark.slow
 def test_the_whole_table() -> None:
     setting = study.Setting(
         base=Case("record", width=12, groups=2, queries=2, steps=2, blocks=1, batch=8),

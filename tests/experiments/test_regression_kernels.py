@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from genkernel.experiments import regression_kernels as study
-from genkernel.experiments import regression_kernels_outcome as results
-from genkernel.experiments import regression_kernels_task as task
 from genkernel.experiments.fitting import fit
 from genkernel.experiments.outcome import experiment
+from genkernel.experiments.regression_kernels import experiment as study
+from genkernel.experiments.regression_kernels import outcome as results
+from genkernel.experiments.regression_kernels import task
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready
 

@@ -15,12 +15,14 @@ from torch.nn.functional import cross_entropy
 
 from genkernel.data import ImageSet
 from genkernel.errors import InputError
-from genkernel.experiments import retraining as study
-from genkernel.experiments import retraining_outcome as outcome
-from genkernel.experiments import retraining_predictions as methods
-from genkernel.experiments import retraining_task as setup
-from genkernel.experiments.attribution_baselines import FinalWeights, trak
-from genkernel.experiments.group_retraining import (
+from genkernel.experiments.outcome import decided, experiment
+from genkernel.experiments.rank_agreement import agreement, attainable, chance, difference, pooled
+from genkernel.experiments.retraining import experiment as study
+from genkernel.experiments.retraining import outcome
+from genkernel.experiments.retraining import predictions as methods
+from genkernel.experiments.retraining import task as setup
+from genkernel.experiments.retraining.baselines import FinalWeights, trak
+from genkernel.experiments.retraining.groups import (
     Optimisation,
     accuracies,
     batch_orders,
@@ -31,8 +33,6 @@ from genkernel.experiments.group_retraining import (
     retrain,
     sample_losses,
 )
-from genkernel.experiments.outcome import decided, experiment
-from genkernel.experiments.rank_agreement import agreement, attainable, chance, difference, pooled
 from genkernel.plots.style import to_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -267,6 +267,7 @@ def test_images_are_a_task_where_they_have_labels() -> None:
         setup.image_task(ImageSet(images), TINY, 0)
 
 
+@pytest.mark.slow
 def test_the_whole_comparison() -> None:
     found = study.run(quick=True, progress=False, setting=TINY)
     assert set(found.figures) == {"retraining_scatter", "retraining_bars"}

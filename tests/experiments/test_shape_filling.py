@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from genkernel.errors import InputError
-from genkernel.experiments import planar_shapes, shape_filling_outcome
-from genkernel.experiments import shape_filling as study
-from genkernel.experiments import shape_filling_task as task
 from genkernel.experiments.outcome import experiment
-from genkernel.experiments.shape_filling_setting import Setting
+from genkernel.experiments.shape_filling import experiment as study
+from genkernel.experiments.shape_filling import outcome as shape_filling_outcome
+from genkernel.experiments.shape_filling import shapes as planar_shapes
+from genkernel.experiments.shape_filling import task
+from genkernel.experiments.shape_filling.setting import Setting
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from genkernel.data import printed_characters
-from genkernel.experiments import tangent_map as study
-from genkernel.experiments import tangent_map_measures as measures
-from genkernel.experiments import tangent_map_outcome
 from genkernel.experiments.outcome import experiment
-from genkernel.experiments.tangent_map_setting import ALL, LOWER, Setting
+from genkernel.experiments.tangent_map import experiment as study
+from genkernel.experiments.tangent_map import measures
+from genkernel.experiments.tangent_map import outcome as tangent_map_outcome
+from genkernel.experiments.tangent_map.setting import ALL, LOWER, Setting
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready
 

@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from genkernel.experiments import tangent_svm as study
 from genkernel.experiments.domingos import network
 from genkernel.experiments.outcome import experiment
 from genkernel.experiments.plane_networks import of_layers, tangent_kernel
 from genkernel.experiments.plane_points import around_an_ellipse
 from genkernel.experiments.support_vectors import on_features, on_points
-from genkernel.experiments.tangent_svm_outcome import _below
-from genkernel.experiments.tangent_svm_setting import TASKS, Setting
-from genkernel.experiments.tangent_svm_task import MACHINES
+from genkernel.experiments.tangent_svm import experiment as study
+from genkernel.experiments.tangent_svm.outcome import _below
+from genkernel.experiments.tangent_svm.setting import TASKS, Setting
+from genkernel.experiments.tangent_svm.task import MACHINES
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from genkernel.errors import InputError
-from genkernel.experiments import two_peaks as study
-from genkernel.experiments import two_peaks_task as task
 from genkernel.experiments.outcome import experiment
-from genkernel.experiments.two_peaks_setting import Setting
+from genkernel.experiments.two_peaks import experiment as study
+from genkernel.experiments.two_peaks import task
+from genkernel.experiments.two_peaks.setting import Setting
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready
 

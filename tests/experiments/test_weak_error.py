@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from genkernel.errors import InputError
-from genkernel.experiments import weak_error as study
-from genkernel.experiments.adam_remainder import Remainder, remainder
-from genkernel.experiments.batch_size_sweep import QUANTITIES, Sweep
-from genkernel.experiments.nonsmooth_paths import LOSSES, Walk, walk
 from genkernel.experiments.outcome import experiment
-from genkernel.experiments.second_moments import VarianceError, _State, variance_error
+from genkernel.experiments.weak_error import experiment as study
+from genkernel.experiments.weak_error.adam_remainder import Remainder, remainder
+from genkernel.experiments.weak_error.batch_sizes import QUANTITIES, Sweep
+from genkernel.experiments.weak_error.nonsmooth import LOSSES, Walk, walk
+from genkernel.experiments.weak_error.second_moments import VarianceError, _State, variance_error
 from genkernel.paths.stochastic.iid_batches import batch_indices
 from genkernel.paths.stochastic.moments import Readout
 from genkernel.paths.stochastic.sde import SGD, Adam, RMSprop, simulate_discrete

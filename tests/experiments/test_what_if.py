@@ -11,10 +11,10 @@ import torch
 
 from genkernel.diffusion.contributions import NoiseBuckets
 from genkernel.errors import InputError, MissingError
-from genkernel.experiments import level_weightings as parts
-from genkernel.experiments import what_if as study
 from genkernel.experiments.outcome import experiment
 from genkernel.experiments.recorded_training import load_training
+from genkernel.experiments.what_if import experiment as study
+from genkernel.experiments.what_if import weightings as parts
 from genkernel.models.ddpm import DDPMRecipe, DDPMTraining, ddpm_losses
 from genkernel.paths import PathDecomposition
 from genkernel.plots.style import to_bytes

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.slow
 def test_overheads_of_two_caps_and_equal_weights(tmp_path: Path) -> None:
     out = tmp_path / "monitor.json"
     arguments = ["gan", str(ROOT / "assets" / "mnist-16.npz"), "--steps", "4", "--every", "2", "--batch", "16"]

@@ -56,6 +56,25 @@ def test_a_verdict_in_a_notebook() -> None:
     assert bare.reasons == [] and "unknown" in bare._repr_html_() and "<table" not in bare._repr_html_()
 
 
+def test_a_report_in_a_notebook_says_what_its_page_says() -> None:
+    result = replace(fake_result(), meta={**fake_result().meta, "reading": ["Local in t < 100.", "Not beyond."]})
+    report = Report(result)
+    assert report.reading == ["Local in t < 100.", "Not beyond."]
+    page = report._repr_html_()
+    assert "<strong>Local in t &lt; 100.</strong>" in page and "<li>Not beyond.</li>" in page
+    assert page.count("<img") == 1 and 'alt="kernel"' in page and "data:image/png;base64," in page
+
+
+def test_one_figure_is_drawn_without_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    import genkernel.plots
+
+    drawings = {"one": lambda: "drawn", "other": lambda: pytest.fail("nobody asked for it")}
+    monkeypatch.setattr(genkernel.plots, "diffusion_figures", lambda result: drawings)
+    assert Report(fake_result()).figure("one") == "drawn"
+    with pytest.raises(MissingError, match="no figure 'two' of this result; there are one, other"):
+        Report(fake_result()).figure("two")
+
+
 def test_a_saved_run_is_complete_and_reads_back(tmp_path: Path) -> None:
     report = Report(fake_result(), some_kernel(), record())
     out = report.save(tmp_path / "runs" / "one")

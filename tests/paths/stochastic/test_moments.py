@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from genkernel.errors import InputError, NonFiniteError
-from genkernel.experiments.weak_error import regression
+from genkernel.experiments.weak_error.experiment import regression
 from genkernel.paths.stochastic.moments import Readout, exact_moments
 from genkernel.paths.stochastic.problems import LinearRegression
 from genkernel.paths.stochastic.sde import SGD, SGDM, Optimizer, RMSprop

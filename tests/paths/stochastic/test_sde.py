@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.errors import InputError, NonFiniteError
-from genkernel.experiments.weak_error import regression
+from genkernel.experiments.weak_error.experiment import regression
 from genkernel.paths.stochastic.iid_batches import IIDBatchSampler
 from genkernel.paths.stochastic.moments import Readout, exact_moments
 from genkernel.paths.stochastic.problems import LinearRegression, Problem, model_problem

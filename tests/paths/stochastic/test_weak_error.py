@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from genkernel.errors import InputError
-from genkernel.experiments.weak_error import regression
+from genkernel.experiments.weak_error.experiment import regression
 from genkernel.paths.stochastic.moments import Readout
 from genkernel.paths.stochastic.problems import Problem
 from genkernel.paths.stochastic.sde import SGD, SGDM, Optimizer, RMSprop

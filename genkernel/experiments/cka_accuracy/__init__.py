@@ -1,0 +1,1 @@
+"""Alignment with the labels beside accuracy, over architectures (Guo, He, Morel, section 5)."""

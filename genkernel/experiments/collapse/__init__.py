@@ -1,0 +1,1 @@
+"""The collapse study of small GANs: trainings, interventions, statistics, figures."""

@@ -1,0 +1,1 @@
+"""Test losses predicted by the effective Gram matrix."""

@@ -1,0 +1,1 @@
+"""Errors of kernel regression and of networks, predicted from eigenvalues alone."""

@@ -1,0 +1,1 @@
+"""Which symmetries of a network its kernel inherits."""

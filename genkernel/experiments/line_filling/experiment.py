@@ -1,0 +1,106 @@
+"""Filling segments of a line: a network that could do it perfectly, and whether training finds it.
+
+Section 6.1 of Courtois et al., *Can neural networks extrapolate?*. The cumulative sum modulo 2 fills segments between
+nonzero coordinates, and a small network with shared weights computes it exactly. The paper trains this structure from
+random weights, from the exact ones with noise, with a wider convolution and with more convolutions in between, on
+sequences with a given number of nonzero coordinates, and tests it on others.
+
+The figure with the structure, the lengths, the numbers of nonzero coordinates, the noise and the training are lost in
+the text; the structure is rebuilt from its description (:mod:`genkernel.experiments.line_filling.task`), the rest ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from torch import Tensor, nn
+
+from genkernel.experiments.line_filling import task
+from genkernel.experiments.line_filling.outcome import BETWEEN, OTHERS, RANDOM, SHAPE, WIDE, report
+from genkernel.experiments.line_filling.setting import QUICK, Setting
+from genkernel.experiments.outcome import Outcome
+
+NON_LINEAR: dict[str, Callable[[], nn.Module]] = {OTHERS[0]: nn.GELU, OTHERS[1]: task.Absolute}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One case, all replicates.
+
+    Attributes:
+        structure: its name.
+        start: "random", or the standard deviation of the noise on the exact weights.
+        length, ones: of the training sequences.
+        parameters: of one network.
+        squares, wrong: mean squared error and share of wrong places by number of ones 0 … n ``[n + 1, R]``.
+    """
+
+    structure: str
+    start: str | float
+    length: int
+    ones: int
+    parameters: int
+    squares: Tensor
+    wrong: Tensor
+
+
+def cases(setting: Setting) -> list[tuple[str, str | float, int, int]]:
+    """(structure, start, length, ones) of all trainings."""
+    found: list[tuple[str, str | float, int, int]] = []
+    for length in setting.sizes:
+        found += [(SHAPE, RANDOM, length, k) for k in numbers(setting, length)]
+    for noise in setting.noises:
+        found.append((SHAPE, noise, setting.detailed, numbers(setting, setting.detailed)[-1]))
+    for structure in OTHERS:
+        for length in setting.other_sizes:
+            found += [(structure, RANDOM, length, k) for k in numbers(setting, length)]
+    for length in setting.wide_sizes:
+        found += [(WIDE, RANDOM, length, k) for k in numbers(setting, length)]
+    found += [(BETWEEN, RANDOM, setting.detailed, k) for k in numbers(setting, setting.detailed)]
+    return found
+
+
+def numbers(setting: Setting, length: int) -> list[int]:
+    """Of nonzero coordinates in training sequences."""
+    return sorted({max(1, round(part * length)) for part in setting.ones})
+
+
+def trained(setting: Setting, structure: str, start: str | float, length: int, ones: int, seed: int) -> Trained:
+    """Train all replicates of one case and test them."""
+    if isinstance(start, float):
+        net = task.exact(setting.replicates, start, seed)
+    else:
+        shapes = {WIDE: task.Structure(reach=3), BETWEEN: task.Structure(between=setting.channels)}
+        shape = shapes.get(structure, task.Structure())
+        net = task.Filler(setting.replicates, shape, seed, NON_LINEAR.get(structure, nn.ReLU)())
+    task.train(net, length, ones, setting.steps, setting.batch, setting.rate, seed + 1)
+    squares, wrong = task.errors(net, length, setting.tested, seed + 2)
+    parameters = sum(p[0].numel() for p in net.parameters())
+    return Trained(structure, start, length, ones, parameters, squares, wrong)
+
+
+def run(*, quick: bool = False, seed: int = 0, progress: bool = True, setting: Setting | None = None) -> Outcome:
+    """The exact network verified, and trainings of its structure and of others.
+
+    Args:
+        quick: short sequences, few replicates.
+        seed: of weights and sequences.
+        progress: show a progress bar.
+        setting: sizes.
+    """
+    from tqdm import tqdm
+
+    setting = setting or (QUICK if quick else Setting())
+    kinds: dict[str, nn.Module] = {"|x|": task.Absolute(), "ReLU": nn.ReLU(), "GELU": nn.GELU()}
+    exact = {
+        name: [task.largest_error(task.exact(activation=kind), n) for n in setting.verified]
+        for name, kind in kinds.items()
+    }
+    found = [
+        trained(setting, structure, start, length, ones, seed)
+        for structure, start, length, ones in tqdm(cases(setting), disable=not progress, desc="line-filling")
+    ]
+    outcome = Outcome("line-filling", asdict(setting) | {"quick": quick, "seed": seed})
+    report(outcome, setting, exact, found, seed)
+    return outcome

@@ -1,0 +1,1 @@
+"""Monitors on trainings with planted faults, and without."""

@@ -1,0 +1,1 @@
+"""How local in noise level denoisers are (Guo, He, Morel, section 4.1)."""

@@ -1,0 +1,1 @@
+"""Where the residual of a finished training lies."""

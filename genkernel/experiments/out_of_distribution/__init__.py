@@ -1,0 +1,1 @@
+"""Do tangent scores see unseen, printed and foreign images."""

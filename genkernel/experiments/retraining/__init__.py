@@ -1,0 +1,1 @@
+"""Contributions beside trainings without some of the data."""

@@ -1,0 +1,1 @@
+"""Maps of tangent features (Guo, He, Morel, figure 4)."""

@@ -1,0 +1,1 @@
+"""Linear machines on tangent features (Guo, He, Morel, figure 3)."""

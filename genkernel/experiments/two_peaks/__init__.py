@@ -1,0 +1,1 @@
+"""Sequences with peaks (Courtois et al., section 6.3)."""

@@ -1,0 +1,1 @@
+"""How far stochastic differential equations are from the optimizers they model."""

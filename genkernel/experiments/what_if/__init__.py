@@ -1,0 +1,1 @@
+"""Do contributions foresee what other loss weightings of a diffusion model do."""
