@@ -86,4 +86,6 @@ def _mathml(found: re.Match[str]) -> str:
 
     block = found["block"] is not None
     formula = convert(found["block"] or found["inline"], display="block" if block else "inline")
-    return f"\n{formula}\n" if block else formula
+    if block:
+        return f"\n{formula}\n"
+    return f"<span>{formula}</span>"  # a line that begins with <math> would be a block

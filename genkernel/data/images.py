@@ -69,8 +69,9 @@ def load_images(
         source: a folder of images (searched recursively), an image file, an ``.npz``
             (arrays ``x``, ``images``, ``x_train`` or ``x_test``; labels ``y``, ``labels``,
             ``y_train``, ``y_test``), a tensor or array (three axes are a stack of grey
-            images), an :class:`ImageSet`, or the name of a torchvision data set
-            (``"MNIST"``, ``"torchvision:CIFAR10"``).
+            images), an :class:`ImageSet`, the name of a torchvision data set
+            (``"MNIST"``, ``"torchvision:CIFAR10"``), or one of the samples that come with
+            genkernel (``"mnist-16"``, ``"fashion-16"``, ``"emoji-32"``).
         size: height and width of the result; images are padded to a square first and
             resized with antialiasing.
         channels: colour becomes luma for 1, grey is repeated for 3.
@@ -96,7 +97,7 @@ def load_images(
     if isinstance(source, ImageSet):
         found = _subset_of(source, limit, seed)
     elif isinstance(source, (str, Path)):
-        path = Path(source).expanduser()
+        path = _place(source)
         if path.is_dir():
             found = _from_folder(path, limit, seed, size, channels)
         elif path.suffix.lower() == ".npz" and path.is_file():
@@ -127,7 +128,7 @@ def check_source(source: str | Path, *, split: str = "test") -> None:
     """
     if split not in ARRAY_KEYS:
         raise InputError(f"split must be 'train' or 'test', not {split!r}")
-    path = Path(source).expanduser()
+    path = _place(source)
     if path.is_dir():
         _image_files(path)
     elif path.exists():
@@ -144,10 +145,24 @@ def check_source(source: str | Path, *, split: str = "test") -> None:
 # ------------------------------------------------------------------------- sources
 
 
+def _place(source: str | Path) -> Path:
+    """A path as it is where there is something; else the place of the shipped samples of that name."""
+    from genkernel import assets
+
+    path = Path(source).expanduser()
+    if path.name != str(source) or path.exists():
+        return path
+    try:
+        return assets.path(f"{path.name.removesuffix('.npz')}.npz")
+    except MissingError:
+        return path
+
+
 def _nothing_at(source: str | Path) -> MissingError:
     return MissingError(
         f"no images at {str(source)!r}: the path does not exist "
-        "(give a folder of images, an .npz, or a torchvision data set name such as MNIST)"
+        "(give a folder of images, an .npz, a torchvision data set name such as MNIST, or shipped samples: mnist-16, "
+        "fashion-16, emoji-32)"
     )
 
 

@@ -55,14 +55,20 @@ class Claim:
 
 
 def verdict(parts: Iterable[bool | None]) -> str:
-    """``"yes"`` if every part of a statement holds, ``"no"`` if none does, ``"partly"`` between the two.
+    """What is shown of a statement that has parts.
 
-    ``"undecided"`` if a part was not measured (None), or there is none.
+    Args:
+        parts: True where a part is shown to hold, False where it is shown not to, None where neither is (its interval
+            lies on both sides, or it was not measured).
+
+    Returns:
+        ``"yes"`` if every part holds, ``"partly"`` if some do, ``"no"`` if none is shown to and one is shown not to,
+        ``"undecided"`` if nothing is shown, or there are no parts.
     """
     found = list(parts)
-    if not found or any(part is None for part in found):
-        return "undecided"
-    return "yes" if all(found) else "partly" if any(found) else "no"
+    if any(part is True for part in found):
+        return "yes" if all(part is True for part in found) else "partly"
+    return "no" if any(part is False for part in found) else "undecided"
 
 
 def adds_up(gap: float) -> str:
@@ -70,25 +76,6 @@ def adds_up(gap: float) -> str:
     if gap != gap:  # nothing changed
         return "undecided"
     return "yes" if gap <= 0.01 else "partly" if gap <= 0.05 else "no"
-
-
-def exceeds(*intervals: tuple[float, float]) -> str:
-    """Whether all of some differences are above zero.
-
-    Args:
-        intervals: the least and the most that each of them may be.
-
-    Returns:
-        "yes" if all intervals are above zero, "no" if all are below, "undecided" where one has no ends, else "partly".
-    """
-    if any(end != end for ends in intervals for end in ends):
-        return "undecided"
-    return decided((low > 0 for low, _ in intervals), (high < 0 for _, high in intervals))
-
-
-def decided(for_it: Iterable[bool], against_it: Iterable[bool]) -> str:
-    """ "yes" where everything speaks for a statement, "no" where everything speaks against it, else "partly"."""
-    return "yes" if all(for_it) else "no" if all(against_it) else "partly"
 
 
 @dataclass

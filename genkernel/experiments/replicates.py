@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from genkernel.experiments.outcome import verdict
 from genkernel.plots import style
 
 SURE = 0.95  # confidence of an interval
@@ -34,16 +35,29 @@ def pair(values: Any) -> str:
     return style.pair(*mean_and_error([v for v in values if not math.isnan(v)] or [math.nan]))
 
 
-def above(*intervals: tuple[float, float]) -> str:
-    """Whether some differences are above zero.
+def is_above(interval: tuple[float, float], level: float = 0.0) -> bool | None:
+    """Whether a mean is above a level: None where its interval has the level in it, or no ends."""
+    low, high = interval
+    return True if low > level else False if high <= level else None
 
-    Args:
-        intervals: the least and the most that each of them may be.
 
-    Returns:
-        "yes" if all are, "partly" if some are, "no" if none is and some are below zero, "undecided" otherwise.
-    """
-    up, down = [low > 0 for low, _ in intervals], [high < 0 for _, high in intervals]
-    if not intervals or any(end != end for ends in intervals for end in ends):
-        return "undecided"
-    return "yes" if all(up) else "partly" if any(up) else "no" if any(down) else "undecided"
+def is_below(interval: tuple[float, float], level: float = 0.0) -> bool | None:
+    """Whether a mean is below a level: None where its interval has the level in it, or no ends."""
+    low, high = interval
+    return True if high < level else False if low >= level else None
+
+
+def is_within(interval: tuple[float, float], bound: float) -> bool | None:
+    """Whether a mean is nearer to zero than a bound: None where its interval says neither."""
+    low, high = interval
+    return True if -bound < low and high < bound else False if low >= bound or high <= -bound else None
+
+
+def above(*intervals: tuple[float, float], level: float = 0.0) -> str:
+    """The verdict (:func:`~genkernel.experiments.outcome.verdict`) on all of some means being above a level."""
+    return verdict(is_above(interval, level) for interval in intervals)
+
+
+def below(*intervals: tuple[float, float], level: float = 0.0) -> str:
+    """The verdict on all of some means being below a level."""
+    return verdict(is_below(interval, level) for interval in intervals)

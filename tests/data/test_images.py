@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from genkernel.data import ImageSet, load_images
+from genkernel.data.images import check_source
 from genkernel.errors import InputError, MissingError
 
 
@@ -52,6 +53,18 @@ def test_flat_folder_has_no_labels(tmp_path: Path) -> None:
 def test_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="holds no images"):
         load_images(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["mnist-16", "mnist-16.npz", Path("emoji-32.npz")])
+def test_shipped_samples_by_name(name: str | Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_source(name)
+    found = load_images(name, limit=3)
+    assert tuple(found.images.shape[1:]) == ((1, 16, 16) if "mnist" in str(name) else (3, 32, 32))
+    np.savez(tmp_path / "mnist-16.npz", x=np.zeros((2, 5, 5), np.uint8))  # what is there comes first
+    assert tuple(load_images("mnist-16.npz").images.shape) == (2, 1, 5, 5)
+    with pytest.raises(MissingError, match="shipped samples: mnist-16"):
+        load_images("elsewhere/mnist-16")
 
 
 def test_missing_path() -> None:

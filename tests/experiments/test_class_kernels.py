@@ -13,7 +13,6 @@ from torch import nn
 
 from genkernel.errors import InputError, MissingError
 from genkernel.experiments.class_kernels import experiment as study
-from genkernel.experiments.class_kernels import outcome as results
 from genkernel.experiments.class_kernels import task
 from genkernel.experiments.outcome import experiment
 from genkernel.plots.style import to_bytes
@@ -104,12 +103,6 @@ def test_structures_are_those_of_gradients_written_out() -> None:
     bare = study._structures(net, x, y, keep=False)[f"{study.TRACE}, without last layer"]
     scale = inputs.diagonal().sqrt()
     assert bare.within == pytest.approx(float((inputs / torch.outer(scale, scale))[same].mean()), abs=1e-9)
-
-
-def test_near_zero_is_decided_by_intervals() -> None:
-    near, far, wide, none = (-0.05, 0.05), (0.2, 0.4), (0.05, 0.2), (float("nan"),) * 2
-    cases = ([near, near], [far, (-0.4, -0.2)], [near, far], [wide], [near, none])
-    assert [results.decided_near_zero(case) for case in cases] == ["yes", "no", "partly", "partly", "undecided"]
 
 
 def test_without_images_every_claim_is_undecided() -> None:

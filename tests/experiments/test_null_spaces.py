@@ -13,7 +13,6 @@ import torch
 
 from genkernel.cli.experiment import _inputs
 from genkernel.errors import InputError, MissingError
-from genkernel.experiments import replicates
 from genkernel.experiments.null_space import experiment as null_space
 from genkernel.experiments.null_space import line as null_space_line
 from genkernel.experiments.null_space import outcome as null_space_outcome
@@ -135,23 +134,6 @@ def test_gaps_of_images_that_light_what_was_dark(folder: Path) -> None:
     assert many.areas[rank_gap_images.FOREIGN]["projection distance"] == 1
     few = rank_gap_images.digits(folder, GAPS.few, GAPS, 0)
     assert few.rows == 72 and all(few.gaps[name][-1] > 0 for name in rank_gap_images.SETS)
-
-
-def test_what_differences_say() -> None:
-    cases: tuple[list[tuple[float, float]], ...] = (
-        [(1, 2)],
-        [(-2, -1)],
-        [(-1, 1)],
-        [(1, 2), (-1, 1)],
-        [(math.nan, 1)],
-        [],
-    )
-    said = ["yes", "no", "undecided", "partly", "undecided", "undecided"]
-    assert [replicates.above(*one) for one in cases] == said
-    assert replicates.above((-2, -1), (-1, 1)) == "no"
-    assert replicates.around([1.0, 3.0]) == pytest.approx((2 - 12.7062, 2 + 12.7062), abs=1e-4)  # t of one degree
-    assert all(math.isnan(end) for values in ([], [1.0]) for end in replicates.around(values))
-    assert replicates.pair([1.0, math.nan, 3.0]) == "2.0 ± 1.0" and replicates.pair([math.nan]) == "n/a"
 
 
 def test_whether_a_rise_is_owed_to_the_unit() -> None:

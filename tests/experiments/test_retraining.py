@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from genkernel.data import ImageSet
 from genkernel.errors import InputError
-from genkernel.experiments.outcome import decided, experiment
+from genkernel.experiments.outcome import experiment
 from genkernel.experiments.rank_agreement import agreement, attainable, chance, difference, pooled
 from genkernel.experiments.retraining import experiment as study
 from genkernel.experiments.retraining import outcome
@@ -237,12 +237,6 @@ def test_attainable_is_what_the_expectation_reaches(noise: float) -> None:
     effects = truth + noise * draw.normal(size=(4, 400, 8))
     assert attainable(effects) == pytest.approx(agreement(truth, effects.mean(0), resamples=0).spearman, abs=0.03)
     assert np.isnan(attainable(np.stack([truth, -truth])))
-
-
-def test_verdicts_need_all_to_agree() -> None:
-    assert decided([True, True], [False, False]) == "yes"
-    assert decided([False, False], [True, True]) == "no"
-    assert decided([True, False], [False, True]) == "partly"
 
 
 def test_groups_and_halves() -> None:

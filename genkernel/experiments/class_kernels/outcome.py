@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genkernel.experiments.class_kernels.task import Setting
-from genkernel.experiments.outcome import Claim, Outcome, Table, decided
-from genkernel.experiments.replicates import above, around, pair
+from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
+from genkernel.experiments.replicates import above, around, is_within, pair
 
 if TYPE_CHECKING:
     from genkernel.experiments.class_kernels.experiment import Case
@@ -180,7 +180,7 @@ def claims(found: Cases) -> list[Claim]:
         above(*intervals(mixed)),
         above(*intervals(lambda name, kernel: rise(name, kernel, "contrast"))),
         above(*intervals(lambda name, kernel: rise(name, kernel, "within")), *high),
-        decided_near_zero(zero),
+        verdict(is_within(ends, NEAR_ZERO) for ends in zero),
         above(*intervals(lambda name, kernel: rise(name, kernel, "cka"))),
         above(*(around(rise(name, kernel, what, HELD)) for what in ("contrast", "cka") for name, kernel in both)),
         above(*intervals(lambda name, kernel: rise(name, kernel + BARE, "contrast", HELD))),
@@ -188,13 +188,3 @@ def claims(found: Cases) -> list[Claim]:
         above(*(around(own[name] - plain[name]) for name in found)),
     )
     return [Claim(*one) for one in zip(texts, measured, holds, strict=True)]
-
-
-def decided_near_zero(intervals: Sequence[tuple[float, float]]) -> str:
-    """ "yes" where all means are surely near zero, "no" where all surely are not, "undecided" without intervals."""
-    if any(end != end for ends in intervals for end in ends):
-        return "undecided"
-    return decided(
-        (low > -NEAR_ZERO and high < NEAR_ZERO for low, high in intervals),
-        (low > NEAR_ZERO or high < -NEAR_ZERO for low, high in intervals),
-    )

@@ -30,8 +30,8 @@ from genkernel.experiments.invariances.networks import (
     STRIDED,
     ZEROS,
 )
-from genkernel.experiments.outcome import Claim, Outcome, Table, decided, verdict
-from genkernel.experiments.replicates import above, around, pair
+from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
+from genkernel.experiments.replicates import above, around, below, pair
 from genkernel.experiments.slopes import slope
 
 if TYPE_CHECKING:
@@ -221,10 +221,7 @@ def _opposite(found: str) -> str:
 
 
 def _below(ratios: Mapping[str, np.ndarray], level: float) -> str:
-    ends = [around(values) for values in ratios.values()]
-    if any(np.isnan(end) for one in ends for end in one):
-        return "undecided"
-    return decided((high < level for _, high in ends), (low > level for low, _ in ends))
+    return below(*(around(values) for values in ratios.values()), level=level)
 
 
 def _falls(slopes: Mapping[str, Sequence[float]]) -> str:

@@ -79,14 +79,10 @@ def claims(areas: dict[str, Any], found: list[dict[str, Any]], setting: Setting,
 
 
 def above(*intervals: tuple[float, float]) -> str:
-    """Whether differences are above zero: no where the whole interval is below :data:`MATTERS`, yes where it is above
-    zero otherwise.
-
-    Some of both are "partly", also where others are open. Else a single open one makes it "undecided".
+    """The verdict on differences being above zero: no where the whole interval is below :data:`MATTERS`, yes where it
+    is above zero otherwise.
     """
-    parts = [False if high < MATTERS else True if low > 0 else None for low, high in intervals]
-    sure = [part for part in parts if part is not None]
-    return "partly" if len(set(sure)) == 2 else verdict(parts)
+    return verdict(False if high < MATTERS else True if low > 0 else None for low, high in intervals)
 
 
 def _said(found: Iterable[Interval]) -> str:

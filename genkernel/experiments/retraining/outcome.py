@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from genkernel.experiments.outcome import Claim, Table, adds_up, decided, exceeds
+from genkernel.experiments.outcome import Claim, Table, adds_up, verdict
 from genkernel.experiments.rank_agreement import Agreement, agreement, attainable, chance, difference
+from genkernel.experiments.replicates import above
 from genkernel.experiments.retraining.predictions import (
     DAMPING,
     DAMPINGS,
@@ -168,19 +169,19 @@ def claims(results: dict[str, Results], gap: float, setting: Setting) -> list[Cl
             f"contributions are {listed('groups', 'size')} times as large as effects; slope of effects on them "
             f"{listed('groups', 'slope')}, of classes {listed('classes', 'slope')}, of small changes of weight "
             f"{listed('less', 'slope')}",
-            decided(apart, [not one for one in apart]),
+            verdict(apart),
         ),
         Claim(
             "contributions rank the deletions of random groups nonetheless, as well as can be had",
             "; ".join(f"{100 * value:.0f} % of the attainable Spearman ({n})" for n, value in share.items()),
-            decided([value > AS_GOOD for value in share.values()], [value < HALF for value in share.values()]),
+            verdict(True if v > AS_GOOD else False if v < HALF else None for v in share.values()),
         ),
         Claim(
             "contributions predict trainings on half of the groups (LDS) better than TracIn-CP, the last weights and "
             "TRAK's formula",
             f"LDS of margins: contributions {said('halves')}; "
             + "; ".join(f"{rival} {said('halves', rival)}" for rival in dict.fromkeys(rival for _, rival in rivals)),
-            exceeds(*(row(name, "halves", rival)["beyond"][1:] for name, rival in rivals)),
+            above(*(row(name, "halves", rival)["beyond"][1:] for name, rival in rivals)),
         ),
         Claim(
             f"… and better than influence functions of the last weights, with the best of {len(DAMPINGS)} dampings",
@@ -188,14 +189,14 @@ def claims(results: dict[str, Results], gap: float, setting: Setting) -> list[Cl
             + ", ".join(
                 f"{row(n, 'halves', influence_name(d))['spearman']:.2f} (λ = {d:g}, {n})" for n, d in best.items()
             ),
-            exceeds(*(row(n, "halves", influence_name(d))["beyond"][1:] for n, d in best.items())),
+            above(*(row(n, "halves", influence_name(d))["beyond"][1:] for n, d in best.items())),
         ),
         Claim(
             "Adam's first steps, whose second moments are of a few batches alone, spoil the prediction (a conjecture "
             "of ours: P enlarges what cancels within a batch)",
             f"LDS of margins: {said('halves', OURS, 'Adam')}; with the first {EARLY:.0%} of the steps left out: "
             f"{said('halves', LATER, 'Adam')}",
-            exceeds(
+            above(
                 *(
                     (-high, -low)
                     for name in results
@@ -217,7 +218,7 @@ def claims(results: dict[str, Results], gap: float, setting: Setting) -> list[Cl
             Claim(
                 "the longer the training, the less contributions say of trainings on other data (ours)",
                 f"LDS of margins: {said('halves')}",
-                decided([b["high"] < a["low"] for a, b in pairs], [b["low"] > a["high"] for a, b in pairs]),
+                verdict(True if b["high"] < a["low"] else False if b["low"] > a["high"] else None for a, b in pairs),
             )
         )
     return found

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genkernel.errors import MissingError
-from genkernel.experiments.outcome import Claim, Outcome, Table, adds_up, exceeds
+from genkernel.experiments.outcome import Claim, Outcome, Table, adds_up
 from genkernel.experiments.rank_agreement import agreement, difference, pooled
 from genkernel.experiments.recorded_training import UNFINISHED, claim_folder, load_training, save_training
+from genkernel.experiments.replicates import above
 
 if TYPE_CHECKING:
     from genkernel.diffusion.contributions import NoiseBuckets
@@ -381,7 +382,7 @@ def _claims(
                 f"{row['spearman']:.2f} [{row['low']:.2f}, {row['high']:.2f}] ({name.partition(' - ')[0]})"
                 for name, row in better.items()
             ),
-            exceeds(*((row["low"], row["high"]) for row in better.values())),
+            above(*((row["low"], row["high"]) for row in better.values())),
         ),
         Claim(
             "the recorded contributions add up to the change of the losses (gap at most 1 %, partly: 5 %)",
