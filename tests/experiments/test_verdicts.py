@@ -30,20 +30,9 @@ def test_parts_make_a_verdict(parts: list[bool | None], says: str) -> None:
 
 
 def test_intervals_are_on_a_side_or_on_none() -> None:
-    assert [is_above(ends, 1.0) for ends in ((1.1, 2), (0, 0.9), (0, 1), (0, 2), NONE)] == [
-        True,
-        False,
-        False,
-        None,
-        None,
-    ]
-    assert [is_below(ends, 1.0) for ends in ((0, 0.9), (1.1, 2), (1, 2), (0, 2), NONE)] == [
-        True,
-        False,
-        False,
-        None,
-        None,
-    ]
+    said = [True, False, False, None, None]
+    assert [is_above(ends, 1.0) for ends in ((1.1, 2), (0, 0.9), (0, 1), (0, 2), NONE)] == said
+    assert [is_below(ends, 1.0) for ends in ((0, 0.9), (1.1, 2), (1, 2), (0, 2), NONE)] == said
     near, far, below_it, wide = (-0.05, 0.05), (0.2, 0.4), (-0.4, -0.2), (0.05, 0.2)
     assert [is_within(ends, 0.1) for ends in (near, far, below_it, wide, NONE)] == said
 
