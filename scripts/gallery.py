@@ -78,6 +78,7 @@ def _take(folder: Path, times: Times) -> None:
     RECORDS.mkdir(parents=True, exist_ok=True)
     text = json.dumps(summary, ensure_ascii=False, separators=(",", ":"))
     (RECORDS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    (RECORDS / f"{name}.md").write_text((folder / "tables.md").read_text(encoding="utf-8"), encoding="utf-8")
     for old in FIGURES.glob(f"{name}-[0-9]-*.png"):
         old.unlink()
     for number, figure in enumerate(sorted((folder / "figures").glob("*.png")), 1):
@@ -102,8 +103,19 @@ def _fill(page: Path, summary: dict[str, Any], times: dict[str, dict[str, float]
         lines += [f"![{name}: {words}](../../assets/figures/{figure.name})", ""]
     table = Table("Claims", ("claim", "measured", "holds"), [])
     table.rows.extend((c["claim"], c["measured"], MARKS[c["holds"]]) for c in summary["claims"])
-    lines.append(_escaped(table))
+    lines += [_rows(table), *_tables(RECORDS / f"{name}.md")]
     _between(page, "\n".join(lines))
+
+
+def _tables(path: Path) -> list[str]:
+    """The tables of an outcome, folded; what is in the first one, the claims, stands above them."""
+    if not path.is_file():
+        return []
+    _, *tables = re.split(r"^\*\*(.+)\*\*$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[2:]
+    parts = ["", "<details markdown>", "<summary>The tables behind this</summary>", ""]
+    for title, rows in zip(tables[::2], tables[1::2], strict=True):
+        parts += [f"**{title}**", "", rows.strip(), ""]
+    return [*parts, "</details>"]
 
 
 def _between(page: Path, filling: str) -> None:
@@ -135,10 +147,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 
-def _escaped(table: Table) -> str:
-    """As Markdown; a vertical bar in a cell would end it."""
-    rows = [tuple(str(cell).replace("|", "\\|") for cell in row) for row in table.rows]
-    return "\n".join(Table(table.title, table.columns, rows).markdown().splitlines()[2:]) + "\n"
+def _rows(table: Table) -> str:
+    """A table without its title."""
+    return "\n".join(table.markdown().splitlines()[2:]) + "\n"
 
 
 def claims_of(name: str) -> list[Claim]:
@@ -166,13 +177,13 @@ def _gallery(times: Times) -> None:
         if figures := figures_of(name):
             cards.append(f"### [{name}]({own})\n\n{what[0].upper() + what[1:]}.\n\n"
                          f"[![{name}](../../assets/figures/{figures[0].name})]({own})\n")  # fmt: skip
-    listing = _escaped(Table("", ("experiment", "what", "claims that hold", "in full", "`--quick`"), shown))
+    listing = _rows(Table("", ("experiment", "what", "claims that hold", "in full", "`--quick`"), shown))
     tally = (
         f"Of {sum(counts.values())} claims that were put to the test {counts['yes']} hold, {counts['partly']} hold in "
         f"part, {counts['no']} do not, and {counts['undecided']} could not be decided."
     )
     _between(PAGES / "index.md", "\n".join([tally, "", listing, "## Gallery", "", *cards]))
-    table = _escaped(Table("", ("experiment", "claim", "measured", "holds"), rows))
+    table = _rows(Table("", ("experiment", "claim", "measured", "holds"), rows))
     (PAGES / "claims.md").write_text("# All claims\n\nFrom the records of the full runs.\n\n" + table, encoding="utf-8")
 
 

@@ -29,9 +29,12 @@ class Table:
     rows: list[tuple[Any, ...]]
 
     def markdown(self) -> str:
-        """As a Markdown table."""
-        lines = [" | ".join(self.columns), " | ".join("---" for _ in self.columns)]
-        lines += [" | ".join(said(value) for value in row) for row in self.rows]
+        """As a Markdown table; a vertical bar in a cell would end it, and is escaped."""
+        lines = [
+            " | ".join(column.replace("|", "\\|") for column in self.columns),
+            " | ".join("---" for _ in self.columns),
+        ]
+        lines += [" | ".join(said(value).replace("|", "\\|") for value in row) for row in self.rows]
         return f"**{self.title}**\n\n" + "\n".join(f"| {line} |" for line in lines) + "\n"
 
 

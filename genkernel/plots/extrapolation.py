@@ -75,6 +75,78 @@ def printed_digits(matrix: Array, right: Array, similarities: Mapping[str, Array
 
 
 @style.house
+def between_images(matrices: Mapping[str, Array], letter_names: Sequence[str], meta: dict[str, Any]) -> Figure:
+    """The kernel between images, ordered by class: training digits with themselves, printed digits, and letters.
+
+    Args:
+        matrices: "training digits", "printed digits", "letters" → cosines with the training digits ``[m, n]``.
+        letter_names: in the order of the classes.
+        meta: for the footer.
+    """
+    figure = style.new_figure(3.3, width=7.8)
+    panels: Any = figure.subplots(1, len(matrices))
+    least = min(float(m.min()) for m in matrices.values())
+    image: Any = None
+    for axes, (name, matrix) in zip(panels, matrices.items(), strict=True):
+        signed = least < -0.1
+        image = axes.imshow(
+            matrix, cmap=style.DIVERGING if signed else style.SEQUENTIAL, vmin=-1 if signed else 0, vmax=1,
+            aspect=matrix.shape[1] / matrix.shape[0],
+        )  # fmt: skip
+        style.map_axes(axes)
+        classes = list(letter_names) if name == "letters" else list(map(str, range(10)))
+        for set_ticks, names, count in ((axes.set_xticks, list(map(str, range(10))), matrix.shape[1]),
+                                        (axes.set_yticks, classes, matrix.shape[0])):  # fmt: skip
+            each = count // len(names)
+            set_ticks(each * (np.arange(len(names)) + 0.5) - 0.5, names, fontsize=7 if len(names) < 11 else 5.5)
+        axes.tick_params(length=0, pad=2)
+        axes.set_title(name[0].upper() + name[1:], fontsize=9)
+        axes.set_xlabel("training digits", fontsize=8.5)
+    figure.colorbar(image, ax=panels.tolist(), shrink=0.75, pad=0.015).set_label("cosine of tangent features")
+    style.footer(figure, meta, "one network · images ordered by class")
+    return figure
+
+
+@style.house
+def over_training(course: Mapping[int, Mapping[str, Array]], meta: dict[str, Any]) -> Figure:
+    """Accuracies of printed digits, one by one and together, beside that of held-out handwritten ones.
+
+    Args:
+        course: step → "held-out digits" ``[networks]`` and "printed digits" ``[networks, C]``.
+        meta: for the footer.
+    """
+    steps = np.array(list(course))
+    held, printed = (np.stack([one[name] for one in course.values()]) for name in ("held-out digits", "printed digits"))
+    figure = style.new_figure(3.0, width=7.4)
+    panels: Any = figure.subplots(1, 2, sharey=True)
+    for values, (name, (colour, mark)) in zip((held, printed.mean(2)), list(_SETS.items())[:2], strict=True):
+        panels[0].errorbar(
+            steps, values.mean(1), yerr=_half(values.T), color=colour, marker=mark, ms=4, linewidth=1.5, label=name
+        )
+    panels[0].legend(loc="lower right", fontsize=8)
+    panels[0].set_ylabel("accuracy")
+    panels[0].set_title("Handwritten and printed", fontsize=9)
+    for digit in range(printed.shape[2]):
+        panels[1].plot(
+            steps, printed[:, :, digit].mean(1), color=COLOURS[digit], marker=MARKS[digit], ms=4.5, mec=style.INK,
+            mew=0.3, linewidth=1.2, label=str(digit),
+        )  # fmt: skip
+    panels[1].set_title("Printed, digit by digit", fontsize=9)
+    handles, labels = panels[1].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside upper right", ncols=10, fontsize=8, columnspacing=0.9, handletextpad=0.3
+    )
+    for axes in panels:
+        axes.set_xscale("log")
+        axes.set_ylim(-0.03, 1.03)
+        axes.set_xlabel("training step")
+        axes.set_xticks(steps, [f"{step:,}" for step in steps])
+        axes.minorticks_off()
+    style.footer(figure, meta, f"means over {held.shape[1]} networks; bars: 95 %")
+    return figure
+
+
+@style.house
 def correlations(found: Mapping[str, Mapping[str, Mapping[str, ArrayLike]]], meta: dict[str, Any]) -> Figure:
     """Rank correlations of similarity and right answers, and what is left of them beside the margin.
 

@@ -24,7 +24,7 @@ from genkernel.runs import json_ready
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = Setting(
-    per_class=6, seen=3, printed=3, letters=2, further=2, seeds=2, steps=20, batch=16, turns=(0, 90),
+    per_class=6, seen=3, printed=3, letters=2, further=2, seeds=2, steps=20, looks=(5, 20), batch=16, turns=(0, 90),
     heights=(0.71, 0.35), mixtures=(0, 1),
 )  # fmt: skip
 
@@ -116,9 +116,29 @@ def test_similarities_are_mean_cosines_of_gradients(folder: Path) -> None:
     assert not any(torch.equal(a, b) for a, b in zip(start.parameters(), network.parameters(), strict=True))
 
 
-def test_verdicts_follow_intervals() -> None:
-    surely = extrapolation_outcome.surely
-    assert [surely(v, 0.5) for v in ([0.8, 0.81], [0.1, 0.11], [0.1, 0.9], [0.9])] == [True, False, None, None]
+def test_letters_are_without_structure_where_profiles_do_not_repeat_or_are_faint() -> None:
+    def letters(repeats: float, amplitude: float) -> dict[str, np.ndarray]:
+        about = np.array([-0.01, 0.0, 0.01])
+        return {"repeats": repeats + about, "amplitude": amplitude + 0.1 * about}
+
+    held = {"amplitude": np.full(3, 0.2)}
+    cases = ((0.9, 0.15), (0.9, 0.01), (0.05, 0.15), (0.2, 0.15), (0.2, 0.01))
+    said = [extrapolation_outcome._without_structure(letters(*case), held) for case in cases]
+    assert said == [False, True, True, None, True]
+
+
+def test_cosines_are_those_of_the_kernel(folder: Path) -> None:
+    images = extrapolation_task.draw(extrapolation_task.read(folder), TINY, 5)
+    start, _ = extrapolation_task.trained(images.x, images.y, steps=1, batch=8, rate=1e-3, dropout=0.0, seed=0)
+    found = measures.cosines(start, images, 2)
+    assert {name: each.shape for name, each in found.items()} == {
+        "training digits": (20, 20), "printed digits": (20, 20), "letters": (48, 20),
+    }  # fmt: skip
+    assert np.allclose(found["training digits"].diagonal(), 1, atol=1e-5)
+    reach = measures.reaches(start, images)["printed digits"]
+    rows = np.concatenate([np.flatnonzero(images.printed_labels.numpy() == c)[:2] for c in range(10)])
+    ten = measures.cosines(start, images, 3)["printed digits"].reshape(10, 3, 10, 3).mean(3)[:, :2].reshape(20, 10)
+    assert np.allclose(reach.similarity[rows], ten, atol=1e-5)
 
 
 def test_the_study(folder: Path) -> None:
@@ -129,7 +149,8 @@ def test_the_study(folder: Path) -> None:
     assert [one.claim for one in found.claims] == list(extrapolation_outcome.CLAIMS)
     assert all(len(row) == len(table.columns) for table in found.tables for row in table.rows)
     assert set(found.figures) == {
-        "extrapolation", "extrapolation-beyond", "extrapolation-letters", "extrapolation-domain",
+        "extrapolation", "extrapolation-beyond", "extrapolation-course", "extrapolation-domain", "extrapolation-images",
+        "extrapolation-letters",
     }  # fmt: skip
     assert all(to_bytes(figure, "png")[:4] == b"\x89PNG" for figure in found.figures.values())
     json.dumps(json_ready(found.numbers))

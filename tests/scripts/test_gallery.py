@@ -45,6 +45,7 @@ def outcome(folder: Path, *, quick: bool = False, seconds: float = 30.0, holds: 
     }
     run = {"arguments": {"quick": quick}, "timings": {"experiment": 5 * seconds}, "cpu_seconds": seconds}
     (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "tables.md").write_text("**Claims**\n\n| a |\n| --- |\n\n**Means ± errors**\n\n| b |\n| --- |\n| 7 |\n")
     (folder / "run.json").write_text(json.dumps(run))
     return folder
 
@@ -62,6 +63,8 @@ def test_pages_get_figures_claims_and_times_between_their_markers(root: Path, tm
     assert "--seed 3`, in full: 30 s of a processor, `--quick`: 2 s of a processor (abacus" in page
     assert "../../assets/figures/neighbours-1-pairs.png" in page
     assert r"| a \| b | 1 ± 2 | **no** |" in page
+    folded = page[page.index("<details markdown>") : page.index("</details>")]
+    assert "**Means ± errors**\n\n| b |\n| --- |\n| 7 |" in folded and "**Claims**" not in folded
     assert (root / "assets/figures/neighbours-1-pairs.png").read_bytes() == b"a picture"
     index = (root / "docs/experiments/index.md").read_text()
     assert "Of 1 claims that were put to the test 0 hold" in index and "| 1 no | 30 s | 2 s |" in index

@@ -227,8 +227,9 @@ def said(interval: tuple[float, float]) -> str:
 def claims(measured: Mapping[str, Any], setting: Setting, seed: int) -> list[Claim]:
     """What correlations say: 95 % intervals over architectures, each of which counts once."""
     texts = (
-        "alignment with the labels tracks training progress across architectures (Guo, He, Morel, abstract: over each "
-        "training CKA on held-out images has a rank correlation with the accuracy above 0)",
+        "alignment with the labels tracks training progress across architectures (Guo, He, Morel, abstract: over a "
+        "training CKA on held-out images has a rank correlation with the accuracy above 0, in the mean over "
+        "architectures)",
         "it does so more closely than a clock (ours: of differences between moments, beside those of the logarithm of "
         "steps)",
         "CKA correlates with final accuracy across architectures (section 6), on held-out images",

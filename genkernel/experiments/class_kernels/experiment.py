@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genkernel.experiments.class_kernels.outcome import report
+from genkernel.experiments.class_kernels.outcome import KERNELS, OWN, report
 from genkernel.experiments.class_kernels.task import (
     BATCH,
     CLASSES,
@@ -42,7 +42,7 @@ from genkernel.experiments.outcome import Outcome
 
 Array = NDArray[np.float64]
 
-SUM, TRACE, OWN = "sum of logits", "trace", "logit of the label"
+SUM, TRACE = KERNELS
 
 
 @dataclass(frozen=True)

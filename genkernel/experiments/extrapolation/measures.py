@@ -56,6 +56,35 @@ def reaches(network: nn.Module, images: Images) -> dict[str, Reach]:
     return {HELD: printed.held_out, PRINTED: printed.new, LETTERS: letters.new}
 
 
+def cosines(network: nn.Module, images: Images, count: int) -> dict[str, Array]:
+    """Normalised kernel between training images and images of every set, ordered by class.
+
+    Args:
+        count: images of every class, where there are as many.
+
+    Returns:
+        Set ("training digits" first) → ``[m, n]``, with the training images on the second axis.
+    """
+    sets = {
+        "training digits": (images.seen, images.seen_labels),
+        PRINTED: (images.printed, images.printed_labels),
+        LETTERS: (images.letters, images.letter_labels),
+    }
+    rows, ends = [], [0]
+    for x, y in sets.values():
+        classes = [x[y == c][:count] for c in y.unique()]
+        rows.append(torch.cat(classes))
+        ends.append(ends[-1] + len(rows[-1]))
+    import genkernel as gk
+
+    tangent = Classifier(network).tangent
+    kernel = gk.kernel(
+        tangent, torch.cat(rows), rows[0], cotangents=gk.exact_trace(), by=None, progress=False, distributed=False
+    )
+    values = kernel.normalized().values.numpy()
+    return {name: values[a:b] for name, a, b in zip(sets, ends[:-1], ends[1:], strict=True)}
+
+
 def pixel_similarity(images: Tensor, seen: Tensor, labels: Tensor) -> Array:
     """Mean cosine of images to the training images of each class, in pixels ``[m, C]``."""
     a, b = (torch.nn.functional.normalize(part.double().flatten(1), dim=1) for part in (images, seen))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from genkernel.data.printed import LETTERS as ALPHABET
 from genkernel.data.printed import printed_characters
 from genkernel.experiments.extrapolation.setting import Setting
-from genkernel.experiments.fitting import fit
+from genkernel.experiments.fitting import Look, fit
 from genkernel.experiments.out_of_distribution.task import balanced
 from genkernel.models.paper_classifiers import CLASSES, ThreeStageCNN
 
@@ -54,7 +54,16 @@ def read(folder: str | Path) -> Pool:
 
 
 def trained(
-    x: Tensor, y: Tensor, *, steps: int, batch: int, rate: float, dropout: float, seed: int
+    x: Tensor,
+    y: Tensor,
+    *,
+    steps: int,
+    batch: int,
+    rate: float,
+    dropout: float,
+    seed: int,
+    look: Look | None = None,
+    at: tuple[int, ...] = (),
 ) -> tuple[nn.Module, nn.Module]:
     """The network of section 5.1 of Guo, He & Morel, before and after Adam on the cross-entropy of its ten logits.
 
@@ -63,13 +72,14 @@ def trained(
         steps, batch, rate: of Adam.
         dropout: in training; kernels are of the network without.
         seed: of the weights, the batches and the dropout.
+        look, at: as for :func:`~genkernel.experiments.fitting.fit`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ThreeStageCNN(size=x.shape[-1], dropout=dropout)
     start = copy.deepcopy(network).eval()
     optimizer = torch.optim.Adam(network.parameters(), rate)
-    fit(network, x, y, F.cross_entropy, optimizer, steps, batch=batch, seed=seed)
+    fit(network, x, y, F.cross_entropy, optimizer, steps, batch=batch, seed=seed, look=look, at=at)
     return start, network
 
 

@@ -21,8 +21,8 @@ from genkernel.experiments.neighbours.setting import (
     SGDM,
 )
 from genkernel.experiments.neighbours.training import Course
-from genkernel.experiments.outcome import Claim
-from genkernel.experiments.replicates import above, around, pair
+from genkernel.experiments.outcome import Claim, verdict
+from genkernel.experiments.replicates import above, around, is_within, pair
 
 Array = NDArray[np.float64]
 
@@ -150,7 +150,7 @@ def _compared(found: Found) -> list[Claim]:
         ),
         Claim(
             f"SGD with momentum is ahead at equal training loss too ({level:g} of its start; ours)",
-            "contrast there: " + found.by_loss(lambda c: _known(at_equal_loss(c))),
+            "contrast there: " + found.by_loss(lambda c: _known(at_equal_loss(c))) + _missed(found, at_equal_loss),
             above(*(around(v[~np.isnan(v)]) for v in equal)),
         ),
         Claim(
@@ -158,7 +158,7 @@ def _compared(found: Found) -> list[Claim]:
             f"separates as fast, within {MATTERS}",
             f"contrast over steps: SGD at {found.matched[0].rate:g} {pair(slow)}, with momentum {pair(momentum)}, "
             f"SGD at {found.matched[2].rate:g} {pair(fast)}; momentum minus the last {pair(momentum - fast)}",
-            _within(around(momentum - fast)),
+            verdict([is_within(around(momentum - fast), MATTERS)]),
         ),
         Claim(
             "RMSprop and Adam show further non-monotone transients (appendix D): longer detours of K̃(x0, x) than SGD "
@@ -187,9 +187,11 @@ def _span(values: list[Array]) -> str:
     return f"{min(means):.2f} to {max(means):.2f}"
 
 
-def _within(ends: tuple[float, float]) -> str:
-    """Whether a difference is surely smaller than :data:`MATTERS`, or surely larger."""
-    low, high = ends
-    if low != low:
-        return "undecided"
-    return "yes" if low > -MATTERS and high < MATTERS else "no" if low > MATTERS or high < -MATTERS else "undecided"
+def _missed(found: Found, at_equal_loss: Callable[[Course], Array]) -> str:
+    """Trainings that did not come to the loss, which are left out."""
+    short = {
+        f"{SHORT[optimizer]}, {loss} loss": int(np.isnan(at_equal_loss(course)).sum())
+        for (loss, optimizer), course in found.courses.items()
+    }
+    said = ", ".join(f"{count} with {name}" for name, count in short.items() if count)
+    return f"; left out, as they never came there: {said}" if said else ""

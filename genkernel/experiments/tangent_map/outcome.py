@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genkernel.experiments.extrapolation.outcome import surely
 from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
-from genkernel.experiments.replicates import above, around, pair
+from genkernel.experiments.replicates import above, around, is_above, is_below, pair
 from genkernel.experiments.tangent_map.measures import map_method
 from genkernel.experiments.tangent_map.setting import (
     ALL,
@@ -116,23 +115,23 @@ def claims(found: list[dict[str, Any]]) -> list[Claim]:
         (
             f"index {said(index[UNTRAINED])}, linear SVM {said(linear[UNTRAINED])}; pixels "
             f"{said(of(PIXELS, LOW, 'clusters'))} and {said(of(PIXELS, LOW, 'separation'))}",
-            verdict([_below(index[UNTRAINED], ENTANGLED), _below(linear[UNTRAINED], SEPARABLE)]),
+            verdict([is_below(around(index[UNTRAINED]), ENTANGLED), is_below(around(linear[UNTRAINED]), SEPARABLE)]),
         ),
         (
             f"index {said(index[ON_LOWER])}, linear SVM {said(linear[ON_LOWER])}, silhouette "
             f"{said(of(ON_LOWER, LOW, 'silhouette'))} (untrained {said(of(UNTRAINED, LOW, 'silhouette'))})",
-            verdict([surely(index[ON_LOWER], DISTINCT), surely(linear[ON_LOWER], SEPARABLE)]),
+            verdict([is_above(around(index[ON_LOWER]), DISTINCT), is_above(around(linear[ON_LOWER]), SEPARABLE)]),
         ),
         (
             "; ".join(f"{MEASURES[m]}: {said(gap)} over {case}" for (m, case), gap in gains.items()),
             above(*(around(gap) for gap in gains.values())),
         ),
-        (f"share of the own digit {said(kept)}", verdict([surely(kept, APART)])),
+        (f"share of the own digit {said(kept)}", verdict([is_above(around(kept), APART)])),
         (
             f"index {said(unseen)}; before the training {said(of(UNTRAINED, HIGH, 'clusters'))}, pixels "
             f"{said(of(PIXELS, HIGH, 'clusters'))}; with roles exchanged 0 to 4 have "
             f"{said(of(ON_HIGHER, LOW, 'clusters'))}",
-            verdict([_below(unseen, ENTANGLED)]),
+            verdict([is_below(around(unseen), ENTANGLED)]),
         ),
         (
             ", ".join(
@@ -147,9 +146,9 @@ def claims(found: list[dict[str, Any]]) -> list[Claim]:
             f"share of {SEVEN}s {said(sevens[ON_LOWER])}, of {ONE}s {said(ones)}, of all trained digits {said(known)}; "
             f"share of {SEVEN}s before the training {said(sevens[UNTRAINED])}, pixels {said(sevens[PIXELS])}, "
             f"trained on all {said(sevens[ON_ALL])}",
-            verdict([_below(sevens[ON_LOWER], 0.5)]),
+            verdict([is_below(around(sevens[ON_LOWER]), 0.5)]),
         ),
-        (f"index {said(final)}", verdict([surely(final, DISTINCT)])),
+        (f"index {said(final)}", verdict([is_above(around(final), DISTINCT)])),
     ]  # fmt: skip
     return [Claim(claim, words, holds) for claim, (words, holds) in zip(CLAIMS, measured, strict=True)]
 
@@ -245,11 +244,6 @@ def said(values: Array) -> str:
     low, high = around(values)
     ends = "" if np.isnan(low) else f" [{low:.3f}, {high:.3f}]"
     return f"{np.mean(values):.3f}{ends}".replace("-", "−")
-
-
-def _below(values: Array, level: float) -> bool | None:
-    part = surely(values, level)
-    return None if part is None else not part
 
 
 def _not_raised(gap: Array) -> bool | None:
