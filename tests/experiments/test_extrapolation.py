@@ -18,6 +18,7 @@ from genkernel.experiments.extrapolation import outcome as extrapolation_outcome
 from genkernel.experiments.extrapolation import task as extrapolation_task
 from genkernel.experiments.extrapolation.setting import Setting
 from genkernel.experiments.outcome import experiment
+from genkernel.experiments.rank_correlation import rank_correlation
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready
 
@@ -46,13 +47,13 @@ def test_what_ranks_say_beyond_other_ranks() -> None:
     draw = np.random.default_rng(0)
     cause, noise = draw.normal(size=4000), draw.normal(size=(2, 4000))
     a, b = cause + noise[0], cause + noise[1]
-    plain, beyond = measures.partial(a, b), measures.partial(a, b, cause)
+    plain, beyond = rank_correlation(a, b), rank_correlation(a, b, cause)
     assert plain == pytest.approx(0.48, abs=0.03) and abs(beyond) < 0.04  # alike for one reason, and for no other
-    assert measures.partial(np.exp(a), b**3) == pytest.approx(plain)  # of ranks alone
-    r = np.array([[measures.partial(one, two) for two in (a, b, cause)] for one in (a, b, cause)])
+    assert rank_correlation(np.exp(a), b**3) == pytest.approx(plain)  # of ranks alone
+    r = np.array([[rank_correlation(one, two) for two in (a, b, cause)] for one in (a, b, cause)])
     formula = (r[0, 1] - r[0, 2] * r[1, 2]) / math.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
     assert beyond == pytest.approx(formula)
-    assert math.isnan(measures.partial(a, np.ones(4000))) and math.isnan(measures.partial(a, b, a))
+    assert math.isnan(rank_correlation(a, np.ones(4000))) and math.isnan(rank_correlation(a, b, a))
 
 
 def test_profiles_of_halves_correlate_where_classes_have_them() -> None:

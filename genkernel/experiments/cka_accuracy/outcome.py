@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genkernel.experiments.outcome import Claim, Outcome, Table
+from genkernel.experiments.rank_correlation import rank_correlation
 from genkernel.experiments.replicates import above, around, pair
 
 if TYPE_CHECKING:
@@ -22,24 +22,6 @@ Courses = Mapping[str, Sequence["Course"]]
 KERNELS = ("trace, training images", "trace, held-out images", "sum of logits, training images",
            "sum of logits, held-out images")  # fmt: skip
 HELD, SEEN = KERNELS[1], KERNELS[0]
-
-
-def rank_correlation(one: Any, other: Any) -> float:
-    """Spearman's; nan for fewer than three pairs, or where one side is constant."""
-    from scipy.stats import ConstantInputWarning, spearmanr
-
-    if len(one) < 3:
-        return math.nan
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConstantInputWarning)
-        return float(spearmanr(one, other).statistic)
-
-
-def partial_rank_correlation(one: Any, other: Any, given: Any) -> float:
-    """Spearman's of two, with the ranks of a third taken out of both; nan where nothing is left of one of them."""
-    a, b, c = rank_correlation(one, other), rank_correlation(one, given), rank_correlation(other, given)
-    left = (1 - b * b) * (1 - c * c)
-    return (a - b * c) / math.sqrt(left) if left > 1e-12 else math.nan
 
 
 def resampled(
@@ -152,9 +134,7 @@ def across(found: Courses, setting: Setting, seed: int) -> dict[str, dict[str, A
     for kernel in KERNELS:
         for moment, place in (("end", -1), ("start", 0)):
             table[f"{kernel}, {moment}"] = entry(rank_correlation, _aligned(kernel, place), accuracy)
-        table[f"{kernel}, end, given the loss"] = entry(
-            partial_rank_correlation, _aligned(kernel, -1), accuracy, learned
-        )
+        table[f"{kernel}, end, given the loss"] = entry(rank_correlation, _aligned(kernel, -1), accuracy, learned)
     table["training loss"] = entry(rank_correlation, learned, accuracy)
     table["parameters"] = entry(rank_correlation, lambda course: float(course.parameters), accuracy)
     for kernel in (SEEN, HELD):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genkernel.classifier import Classifier
@@ -16,6 +15,7 @@ from genkernel.classifier.extrapolation import Seen, extrapolation
 from genkernel.classifier.logits import margins, predicted
 from genkernel.classifier.results import Reach
 from genkernel.experiments.extrapolation.task import CAPITALS, Images
+from genkernel.experiments.rank_correlation import rank_correlation
 from genkernel.models.paper_classifiers import CLASSES
 
 Array = NDArray[np.float64]
@@ -128,29 +128,12 @@ def of_printed(
     result: dict[str, Any] = {"images": each, "classes": means}
     for place, values in (("over images", each), ("over classes", means)):
         result[place] = {
-            name: {"plain": partial(values[name], values["right"])}
-            | {given: partial(values[name], values["right"], values[given]) for given in GIVEN}
-            | {"both": partial(values[name], values["right"], values[MARGIN], values[CONFIDENCE])}
+            name: {"plain": rank_correlation(values[name], values["right"])}
+            | {given: rank_correlation(values[name], values["right"], values[given]) for given in GIVEN}
+            | {"both": rank_correlation(values[name], values["right"], values[MARGIN], values[CONFIDENCE])}
             for name in SIMILARITIES
         }
     return result
-
-
-def partial(a: ArrayLike, b: ArrayLike, *given: ArrayLike) -> float:
-    """Spearman's correlation, with the ranks of other variables held fixed linearly.
-
-    NaN where one of the two does not vary, or does not beyond what is held fixed.
-    """
-    from scipy.stats import rankdata
-
-    ranks = [rankdata(values).astype(np.float64) for values in (a, b, *given)]
-    known = np.stack([np.ones(len(ranks[0])), *ranks[2:]], 1)
-    left = [values - known @ np.linalg.lstsq(known, values, rcond=None)[0] for values in ranks[:2]]
-    spread = [float(np.linalg.norm(rest)) for rest in left]
-    size = float(np.linalg.norm(ranks[0] - ranks[0].mean()))
-    if min(spread) <= 1e-9 * max(size, 1.0):
-        return math.nan
-    return float(left[0] @ left[1]) / (spread[0] * spread[1])
 
 
 def structure(similarity: Array, labels: Array, each: int) -> tuple[float, float]:

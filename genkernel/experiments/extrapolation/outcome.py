@@ -22,11 +22,11 @@ from genkernel.experiments.extrapolation.measures import (
     SIMILARITIES,
     UNTRAINED,
     letter_names,
-    partial,
 )
 from genkernel.experiments.extrapolation.setting import Setting
 from genkernel.experiments.extrapolation.task import FAMILIES, MIXED, TURNED, TURNED_PRINTED
 from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
+from genkernel.experiments.rank_correlation import rank_correlation
 from genkernel.experiments.replicates import above, around, below, is_above, is_below, pair
 from genkernel.models.paper_classifiers import CLASSES
 
@@ -327,7 +327,7 @@ def _over_levels(found: list[dict[str, Any]], family: str, measure: str) -> Arra
     for one in found:
         levels = list(one["families"][family].values())
         values = list(range(len(levels))) if measure == "level" else [each[measure] for each in levels]
-        result.append(partial(values, [each["accuracy"] for each in levels]))
+        result.append(rank_correlation(values, [each["accuracy"] for each in levels]))
     return np.array(result)
 
 
