@@ -20,7 +20,8 @@ Checkpoint = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        help="Images: a folder, an .npz (arrays x, images or x_test), or a torchvision data set such as MNIST. "
+        help="Images: a folder, an .npz (arrays x, images or x_test), a torchvision data set such as MNIST, or shipped "
+        "samples (mnist-16, fashion-16, emoji-32). "
         "Resizing and channel conversion are printed.",
         rich_help_panel=READING,
         show_default=False,
