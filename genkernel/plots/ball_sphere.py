@@ -19,6 +19,7 @@ Array = NDArray[np.float64]
 
 _KINDS = {"kernel": (style.BLUE, "o", "-"), "untrained": (style.ORANGE, "^", "--"), "Euclidean": (style.INK, "s", ":")}
 _NEAR = style.ORANGE
+_MACHINES = ((style.BLUE, "o", "-"), (style.ORANGE, "^", "--"), (style.SKY, "D", "-."), (style.INK, "s", ":"))
 
 
 @style.house
@@ -51,6 +52,48 @@ def machines(
         axes.set_xlabel(f"{apart[name]:.1%} unlike the network", fontsize=7.5)
     style.footer(figure, meta, "solid: support vector machine; dashed: network")
     return figure
+
+
+@style.house
+def penalties(
+    at: Sequence[float], soft: Mapping[str, Array], hard: Mapping[str, Array], level: float, meta: dict[str, Any]
+) -> Figure:
+    """How far machines are from the network, over their penalty and with the largest margin.
+
+    Args:
+        at: penalties ``[C]``.
+        soft: machine → part of the square where it is not the network's decision ``[seeds, C]``.
+        hard: machine → the same with the largest margin ``[seeds]``.
+        level: below it boundaries match closely.
+        meta: for the footer.
+    """
+    figure = style.new_figure(3.2)
+    axes = figure.subplots()
+    end = at[-1] * 10
+    for (name, values), (colour, mark, dash) in zip(soft.items(), _MACHINES, strict=True):
+        mean, half = values.mean(0), half_interval(values)
+        axes.fill_between(at, (mean - half).clip(min=0), mean + half, color=colour, alpha=0.13, lw=0)
+        axes.plot(at, mean, color=colour, marker=mark, ls=dash, label=name)
+        axes.errorbar(
+            end, hard[name].mean(), yerr=half_interval(hard[name][:, None]), color=colour, marker=mark, mfc="white",
+        )  # fmt: skip
+    axes.axhline(level, color=style.MUTED, lw=0.9, ls=(0, (1, 2)))
+    axes.axvline(at[-1] * 10**0.5, color=style.MUTED, lw=0.8)
+    axes.set_xscale("log")
+    axes.set_xticks([*at, end], [*(_power(c) for c in at), "largest\nmargin"])
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("penalty C")
+    axes.set_ylabel("part of the square")
+    axes.set_title("Decision unlike the network's")
+    axes.legend(fontsize=8)
+    style.footer(figure, meta, f"mean and 95 % over seeds; dotted: {level:g}")
+    return figure
+
+
+def _power(value: float) -> str:
+    """A tick label: powers of ten as such from 1000 up and below 0.1."""
+    return f"{value:g}" if 0.1 <= value <= 100 else f"$10^{{{round(np.log10(value))}}}$"
 
 
 @style.house

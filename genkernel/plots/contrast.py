@@ -20,41 +20,53 @@ _LOOKS = {
     "whole": (style.BLUE, "D", style.BLUE),
     "end": (style.VERMILION, "s", "white"),
 }
+_FEWEST = 0.8  # κ that the axis reaches down to at least
 
 
 @style.house
 def couplings(
-    found: Mapping[str, Mapping[str, Array]], words: Mapping[str, str], meta: dict[str, Any], note: str
+    found: Mapping[str, Mapping[str, Array]],
+    steps: Mapping[str, Mapping[str, Array]],
+    words: Mapping[str, str],
+    meta: dict[str, Any],
+    note: str,
 ) -> Figure:
     """κ of every recording: of single steps before and after training, and of the whole training.
 
     Args:
         found: recording → when → values over seeds; NaN where there is none.
+        steps: kind of single step of a recording → ``"start"`` and ``"end"`` → values over seeds, in a panel below.
         words: when → in the legend.
         meta, note: for the footer.
     """
-    names = list(found)
-    figure = style.new_figure(1.3 + 0.4 * len(names), width=7.0)
-    axes = figure.subplots()
-    axes.axvline(0, color=style.MUTED, linewidth=0.8)
-    axes.axvline(1, color=style.MUTED, linewidth=1.0, linestyle="--")
-    for k, (when, (colour, mark, inside)) in enumerate(_LOOKS.items()):
-        places = np.arange(len(names)) + 0.2 * (k - 1)
-        mean = np.array([found[name][when].mean() for name in names])
-        half = np.array([_half(found[name][when]) for name in names])
-        axes.errorbar(
-            mean, places, xerr=half, fmt=mark, color=colour, markerfacecolor=inside, linewidth=1.2, label=words[when]
-        )
-    for k in range(1, len(names)):
-        if names[k].split(",")[0] != names[k - 1].split(",")[0]:
-            axes.axhline(k - 0.5, color=style.RULE, linewidth=0.9)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    low, high = axes.get_xlim()
-    axes.set_xlim(min(low, -0.03), max(high, 1.1))
-    axes.grid(False, axis="y")
-    axes.set_xlabel("coupling κ (0: block-diagonal, 1: as if blocks did not matter)")
-    figure.legend(loc="outside upper center", ncols=3, fontsize=8.5)
+    figure = style.new_figure(1.7 + 0.36 * (len(found) + len(steps)), width=7.2)
+    panels = figure.subplots(2, 1, sharex=True, height_ratios=[len(found), len(steps)])
+    for axes, rows in zip(panels, (found, steps), strict=True):
+        names = list(rows)
+        axes.axvline(1, color=style.MUTED, linewidth=1.0, linestyle="--")
+        for k, (when, (colour, mark, inside)) in enumerate(_LOOKS.items()):
+            known = [(place, rows[name][when]) for place, name in enumerate(names) if when in rows[name]]
+            if not known:
+                continue
+            axes.errorbar(
+                [values.mean() for _, values in known],
+                [place + 0.2 * (k - 1) for place, _ in known],
+                xerr=[_half(values) for _, values in known],
+                fmt=mark, color=colour, markerfacecolor=inside, linewidth=1.2, label=words[when],
+            )  # fmt: skip
+        for k in range(1, len(names)):
+            if names[k].split(",")[0] != names[k - 1].split(",")[0]:
+                axes.axhline(k - 0.5, color=style.RULE, linewidth=0.9)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.grid(False, axis="y")
+    low, high = panels[0].get_xlim()
+    panels[0].set_xlim(min(low, _FEWEST), max(high, 1.03))
+    panels[0].set_title("recordings of whole trainings, and single plain steps", fontsize=9)
+    panels[1].set_title("single steps: plain or as Adam takes them, on all samples or in small batches", fontsize=9)
+    panels[1].set_xlabel("coupling κ (1: as if blocks did not matter; block-diagonal would be 0, far to the left)")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8.5)
     style.footer(figure, meta, note)
     return figure
 
@@ -68,7 +80,7 @@ def block_maps(found: Mapping[str, Array], meta: dict[str, Any], note: str) -> F
         meta, note: for the footer.
     """
     columns = -(-len(found) // 2)
-    figure = style.new_figure(5.2, width=7.2)
+    figure = style.new_figure(5.6, width=7.2)
     grid = figure.subplots(2, columns, squeeze=False)
     top = 100 * max(float(m.max()) for m in found.values())
     image: Any = None

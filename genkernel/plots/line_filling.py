@@ -27,8 +27,8 @@ _LOOKS = {
 
 @style.house
 def line_filling(
-    starts: Mapping[tuple[str, int, int], tuple[int, int]],
-    noises: Sequence[tuple[float, int, int]],
+    starts: Mapping[tuple[str, int, int], tuple[float, float, float]],
+    noises: Sequence[tuple[float, float, float, float]],
     curves: Mapping[str, tuple[int, Array]],
     length: int,
     meta: dict[str, Any],
@@ -36,8 +36,8 @@ def line_filling(
     """Three panels.
 
     Args:
-        starts: (structure, length, ones) → starts that end right everywhere, and all.
-        noises: (standard deviation, starts that end right, all), from the exact weights.
+        starts: (structure, length, ones) → share of starts that end right everywhere, and the ends of its interval.
+        noises: (standard deviation, likewise), from the exact weights.
         curves: structure → trained number of ones, shares of wrong places by number of ones ``[n + 1, R]``.
         length: of the sequences of ``noises`` and ``curves``.
         meta: for the footer.
@@ -51,34 +51,36 @@ def line_filling(
     return figure
 
 
-def _starts(axes: Axes, starts: Mapping[tuple[str, int, int], tuple[int, int]]) -> None:
+def _starts(axes: Axes, starts: Mapping[tuple[str, int, int], tuple[float, float, float]]) -> None:
     sizes = sorted({n for _, n, _ in starts})
-    for (structure, (colour, mark)), shift in zip(_LOOKS.items(), (-0.34, -0.17, 0.0, 0.17, 0.34), strict=True):
-        own = [(n, ones, *starts[name, n, ones]) for name, n, ones in starts if name == structure]
-        for n in sizes:
-            group = sorted(one for one in own if one[0] == n)
-            for k, (_, _, good, count) in enumerate(group):
-                place = sizes.index(n) + shift + 0.07 * (k - (len(group) - 1) / 2)
-                low, high = _wilson(good, count)
-                axes.plot([place, place], [low, high], color=colour, lw=1)
-                axes.plot(place, good / count, color=colour, marker=mark, ls="", ms=5, mfc=colour if k else "white")
-        axes.plot([], [], color=colour, marker=mark, ls="", label=structure)
+    for number, n in enumerate(sizes):
+        group = [
+            (name, ones) for name in _LOOKS for ones in sorted(k for other, m, k in starts if (other, m) == (name, n))
+        ]
+        for k, (name, ones) in enumerate(group):
+            share, low, high = starts[name, n, ones]
+            colour, mark = _LOOKS[name]
+            place = number + 0.11 * (k - (len(group) - 1) / 2)
+            axes.plot([place, place], [low, high], color=colour, lw=1)
+            fewest = ones == min(one for other, one in group if other == name)
+            axes.plot(place, share, color=colour, marker=mark, ls="", ms=5, mfc="white" if fewest else colour)
+    for name, (colour, mark) in _LOOKS.items():
+        if any(key[0] == name for key in starts):
+            axes.plot([], [], color=colour, marker=mark, ls="", label=name)
     axes.set_xticks(range(len(sizes)), [str(n) for n in sizes])
-    axes.set(ylim=(-0.04, 1.62), xlim=(-0.5, len(sizes) - 0.5))
-    axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    axes.set(ylim=(-0.04, 1.08), xlim=(-0.5, len(sizes) - 0.5))
     axes.set_xlabel("length n (hollow: the fewest ones)")
     axes.set_ylabel("starts that find it")
     axes.legend(fontsize=7, loc="upper right")
     axes.set_title("From random weights")
 
 
-def _noises(axes: Axes, noises: Sequence[tuple[float, int, int]], length: int) -> None:
-    for noise, good, count in noises:
-        low, high = _wilson(good, count)
+def _noises(axes: Axes, noises: Sequence[tuple[float, float, float, float]], length: int) -> None:
+    for noise, _, low, high in noises:
         axes.plot([noise, noise], [low, high], color=style.BLUE, lw=1)
-    axes.plot([n for n, _, _ in noises], [g / c for _, g, c in noises], color=style.BLUE, marker="o")
+    axes.plot([one[0] for one in noises], [one[1] for one in noises], color=style.BLUE, marker="o")
     axes.set_xscale("log")
-    ticks = [n for n, _, _ in noises]
+    ticks = [one[0] for one in noises]
     axes.set_xticks(ticks, [f"{n:g}" for n in ticks])
     axes.set_xticks([], minor=True)
     axes.set_ylim(-0.04, 1.08)
@@ -89,24 +91,16 @@ def _noises(axes: Axes, noises: Sequence[tuple[float, int, int]], length: int) -
 
 def _curves(axes: Axes, curves: Mapping[str, tuple[int, Array]], length: int) -> None:
     at = np.arange(length + 1)
-    for (structure, (ones, wrong)), width in zip(curves.items(), (3.6, 1.6, 1.6), strict=False):  # where they coincide
+    for (structure, (ones, wrong)), width in zip(curves.items(), (2.6, 1.6, 1.6), strict=False):  # where they coincide
         colour, mark = _LOOKS[structure]
         low, middle, high = np.quantile(wrong, (0.25, 0.5, 0.75), axis=1)
         axes.fill_between(at, low, high, color=colour, alpha=0.15, lw=0)
-        axes.plot(at, middle, color=colour, marker=mark, lw=width, ms=2.2 * width, label=structure)
+        axes.plot(at, middle, color=colour, marker=mark, lw=width, ms=2.4 + 1.1 * width, label=structure)
         axes.axvline(ones, color=style.MUTED, lw=0.8, ls=":")
     axes.axhline(0.5, color=style.MUTED, lw=0.8, ls="--")
     axes.set(ylim=(-0.02, 0.72), xlim=(-0.3, length + 0.3))
     axes.set_xticks(at[:: max(1, length // 16)])
     axes.set_xlabel("nonzero coordinates k (dotted: trained)")
     axes.set_ylabel("share of wrong places")
-    axes.legend(fontsize=7.5, loc="upper left", ncols=3)
+    axes.legend(fontsize=7.5, loc="upper left", ncols=3, frameon=True, facecolor="white", edgecolor="none")
     axes.set_title(f"Random starts on other numbers of ones, n = {length}")
-
-
-def _wilson(good: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share."""
-    z = 1.959964
-    share = good / count
-    middle, spread = share + z**2 / (2 * count), z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return (middle - spread) / (1 + z**2 / count), (middle + spread) / (1 + z**2 / count)

@@ -65,12 +65,14 @@ def side_by_side(
 
 
 @style.house
-def controls(found: Mapping[str, Mapping[str, tuple[Array, Array | None]]], meta: dict[str, Any], note: str) -> Figure:
+def controls(
+    found: Mapping[str, Mapping[str, tuple[Array | None, Array | None]]], meta: dict[str, Any], note: str
+) -> Figure:
     """Indices of the cosine kernel and of gross contributions under every control, a panel per domain.
 
     Args:
         found: domain → control → values over seeds of the kernel's index, and of that of contributions over the whole
-            training, against their mean row, where there are any.
+            training, where there are any.
         meta, note: for the footer.
     """
     names = list(next(iter(found.values())))
@@ -81,7 +83,7 @@ def controls(found: Mapping[str, Mapping[str, tuple[Array, Array | None]]], meta
         for which, (colour, mark, label) in enumerate(
             (
                 (style.VERMILION, "o", "cosine kernel, trained"),
-                (style.BLUE, "D", "contributions, gross, against the mean row"),
+                (style.BLUE, "D", "contributions, gross, whole training"),
             )
         ):
             known = [(k, each) for k, values in enumerate(rows.values()) if (each := values[which]) is not None]
@@ -89,8 +91,12 @@ def controls(found: Mapping[str, Mapping[str, tuple[Array, Array | None]]], meta
             half = [_half(each) for _, each in known]
             places = np.array([k for k, _ in known]) + (which - 0.5) * 0.24
             axes.errorbar(mean, places, xerr=half, fmt=mark, color=colour, linewidth=1.2, label=label)
-        for k in (4.5, 0.5):
-            axes.axhline(k, color=style.RULE, linewidth=0.9)
+        for k, values in enumerate(rows.values()):
+            if values == (None, None):
+                axes.text(0.98, k, "not trained", transform=axes.get_yaxis_transform(), ha="right", va="center",
+                          fontsize=7.5, color=style.MUTED)  # fmt: skip
+        for edge in (0.5, 4.5, 9.5):
+            axes.axhline(edge, color=style.RULE, linewidth=0.9)
         axes.set_title(domain)
         axes.set_xlabel("locality index")
         axes.grid(False, axis="y")
@@ -115,6 +121,7 @@ def maps(found: Mapping[str, Mapping[str, Array]], meta: dict[str, Any], note: s
     grid = figure.subplots(len(found), columns, squeeze=False)
     shares = [m for row in found.values() for name, m in row.items() if not name.startswith("kernel")]
     top = 100 * max(float(m.max()) for m in shares)
+    lowest = min(float(m.min()) for row in found.values() for name, m in row.items() if name.startswith("kernel"))
     images: dict[bool, Any] = {}
     for line, (domain, row) in zip(grid, found.items(), strict=True):
         for k, (axes, (name, matrix)) in enumerate(zip(line, row.items(), strict=True)):
@@ -122,8 +129,8 @@ def maps(found: Mapping[str, Mapping[str, Array]], meta: dict[str, Any], note: s
             images[cosines] = axes.imshow(
                 matrix if cosines else 100 * matrix,
                 origin="lower",
-                cmap=style.DIVERGING if cosines else style.SEQUENTIAL,
-                vmin=-1 if cosines else 0,
+                cmap=style.SEQUENTIAL,
+                vmin=min(0.0, lowest) if cosines else 0,
                 vmax=1 if cosines else top,
             )
             style.map_axes(axes)

@@ -57,7 +57,7 @@ def shape_filling(
         told: score → Spearman's correlations with the IoU, over all kinds and within them ``[seeds, 2]``.
         meta: for the footer.
     """
-    figure = style.new_figure(5.8, width=7.2)
+    figure = style.new_figure(6.0, width=7.2)
     halves: Any = figure.subfigures(2, 1, height_ratios=(1.15, 1))
     left, right = halves[0].subplots(1, 2)
     _kinds(left, iou)
@@ -89,7 +89,7 @@ def _near(axes: Axes, scatter: Mapping[str, tuple[Array, Array]]) -> None:
     axes.set_xlabel("normalised kernel, nearest training image")
     axes.set_ylabel("IoU")
     axes.legend(fontsize=7, loc="lower right", markerscale=1.6, handletextpad=0.2)
-    axes.set_title("And by the kernel")
+    axes.set_title("By the kernel")
 
 
 def _told(axes: Axes, told: Mapping[str, Array]) -> None:
@@ -104,7 +104,8 @@ def _told(axes: Axes, told: Mapping[str, Array]) -> None:
         )
     axes.axvline(0, color=style.MUTED, lw=0.8)
     axes.set_yticks(range(len(told)), list(told))
-    axes.set(xlim=(-1, 1), ylim=(len(told) - 0.5, -0.5))
+    low = min(float((v.mean(0) - [_half(v[:, k]) for k in (0, 1)]).min()) for v in told.values())
+    axes.set(xlim=(max(-1.0, min(low - 0.05, -0.45)), 1), ylim=(len(told) - 0.5, -0.5))
     axes.set_xlabel("Spearman's correlation of being near with the IoU")
     axes.legend(fontsize=7.5, loc="lower left")
     axes.set_title("What tells which shapes fail")

@@ -21,7 +21,7 @@ _TITLES = {
     "tangent": "linear on tangent\nfeatures",
     "untrained tangent": "linear on untrained\ntangent features",
     "RBF": "RBF on points,\nusual constants",
-    "RBF, tuned": "RBF on points,\ncross-validated",
+    "RBF, chosen": "RBF on points,\nchosen constants",
 }
 _TASKS = (("circle", style.BLUE, "o"), ("ellipse", style.VERMILION, "s"))
 
@@ -78,7 +78,7 @@ def areas(tasks: Mapping[str, Mapping[str, Array]], close: float, meta: dict[str
         at = np.arange(len(names)) + shift
         for y, name in zip(at, names, strict=True):
             each = tasks[task][name]
-            axes.plot(each, np.full(len(each), y), ls="", marker=".", ms=3, color=colour, alpha=0.35, mew=0)
+            axes.plot(each, np.full(len(each), y), ls="", marker=".", ms=4, color=colour, alpha=0.45, mew=0)
         axes.errorbar(
             mean, at, xerr=np.stack([np.minimum(half, mean), half]), fmt=mark, color=colour, label=task, linewidth=1.3
         )
@@ -88,6 +88,6 @@ def areas(tasks: Mapping[str, Mapping[str, Array]], close: float, meta: dict[str
     axes.set_xlim(left=0)
     axes.set_xlabel(f"part of the square on the wrong side (dotted: {close:g})")
     axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1.0, 0.99), ncols=2)
-    axes.set_title("wrong area")
+    axes.set_title("Area on the wrong side")
     style.footer(figure, meta, note)
     return figure

@@ -27,6 +27,7 @@ def two_peaks(
     accuracy: Mapping[str, Mapping[Case, Sequence[float]]],
     margins: Mapping[Case, Array],
     alone: Mapping[Case, Mapping[str, Sequence[float]]],
+    level: float,
     meta: dict[str, Any],
 ) -> Figure:
     """Four panels.
@@ -34,18 +35,19 @@ def two_peaks(
     Args:
         pairs: "untrained", "trained" → mean cosines ``[seeds, 4]``: none shared and one, same label and other.
         accuracy: optimizer → (peaks, training sequences) → on unseen sequences.
-        margins: (peaks, training sequences) → contributions towards the right sign by peaks in common, then the start
-            ``[seeds, peaks + 1]``.
+        margins: (peaks, training sequences) → contributions towards the right sign by peaks in common
+            ``[seeds, peaks]``.
         alone: likewise → "unseen", "sharing", "none": accuracies over seeds.
+        level: share of unseen sequences from which on a draw's network counts as right.
         meta: for the footer.
     """
     figure = style.new_figure(6.2, width=7.4)
     grid = figure.subplots(2, 2)
     _pairs(grid[0, 0], pairs)
     _accuracy(grid[0, 1], accuracy)
-    _margins(grid[1, 0], margins)
+    _margins(grid[1, 0], margins, {case: np.asarray(one["unseen"]) >= level for case, one in alone.items()}, level)
     _alone(grid[1, 1], alone)
-    style.footer(figure, meta, "means and 95 % over seeds")
+    style.footer(figure, meta, "means and 95 % over draws; below on the left: means and draws")
     return figure
 
 
@@ -59,8 +61,7 @@ def _pairs(axes: Axes, pairs: Mapping[str, Array]) -> None:
                 label=f"{name}, {('same', 'other')[column]} label",
             )  # fmt: skip
     axes.set_xticks([0, 1], ["none", "one"])
-    axes.set(xlim=(-0.4, 1.4), ylim=(-0.28, 1.03))
-    axes.axhline(0, color=style.MUTED, lw=0.8)
+    axes.set(xlim=(-0.4, 1.4), ylim=(min(0.0, *(float(v.min()) - 0.3 for v in pairs.values())), 1.05))
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axes.set_xlabel("peaks in common")
     axes.set_ylabel("mean normalised kernel")
@@ -78,7 +79,8 @@ def _accuracy(axes: Axes, accuracy: Mapping[str, Mapping[Case, Sequence[float]]]
             counts = sorted(n for p, n in cases if p == peaks)
             v = np.array([cases[peaks, n] for n in counts]).T
             shift = 0.96 if filled else 1.04
-            ends = np.stack([_half(v), np.minimum(_half(v), 1 - v.mean(0))])
+            half = _half(v)
+            ends = np.stack([np.minimum(half, v.mean(0)), np.minimum(half, 1 - v.mean(0))])
             axes.errorbar(
                 np.array(counts) * shift, v.mean(0), yerr=ends, color=colour, marker=mark, ms=6, ls=dash, lw=1.3,
                 mfc=colour if filled else "white",
@@ -88,7 +90,7 @@ def _accuracy(axes: Axes, accuracy: Mapping[str, Mapping[Case, Sequence[float]]]
     axes.set_xticks(counts, [str(n) for n in counts], fontsize=7)
     axes.set_xticks([], minor=True)
     axes.axhline(0.5, color=style.MUTED, lw=0.8, ls=":")
-    axes.set_ylim(0.4, 1.3)
+    axes.set_ylim(0.37, 1.03)
     axes.set_yticks([0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1])
     axes.set_xlabel("training sequences")
     axes.set_ylabel("unseen sequences right")
@@ -98,33 +100,37 @@ def _accuracy(axes: Axes, accuracy: Mapping[str, Mapping[Case, Sequence[float]]]
         Line2D([], [], color=style.INK, marker="o", label="Adam"),
         Line2D([], [], color=style.INK, marker="o", mfc="white", ls="--", label="gradient descent"),
     ]
-    axes.legend(handles=handles, fontsize=7, loc="upper left", ncols=2, columnspacing=1.2)
+    axes.legend(handles=handles, fontsize=7, loc="lower right", frameon=True, facecolor="white", edgecolor="none")
     axes.set_title("Outside of the training set")
 
 
-def _margins(axes: Axes, margins: Mapping[Case, Array]) -> None:
+def _margins(axes: Axes, margins: Mapping[Case, Array], learned: Mapping[Case, Any], level: float) -> None:
+    from matplotlib.lines import Line2D
+
     most = max(peaks for peaks, _ in margins)
-    width = 0.8 / (most + 1)
+    width = 0.8 / most
     for column, (case, values) in enumerate(margins.items()):
-        for k in range(case[0] + 1):
-            start = k == case[0]
-            colour = style.ORANGE if start else _SHARED[k]
-            axes.bar(
-                column + (k - case[0] / 2) * width, values[:, k].mean(), 0.9 * width, yerr=_half(values[:, [k]]),
-                color=colour, error_kw={"lw": 0.9, "ecolor": style.INK},
-            )  # fmt: skip
+        right = learned[case]
+        for k in range(case[0]):
+            place = column + (k - (case[0] - 1) / 2) * width
+            axes.bar(place, values[:, k].mean(), 0.9 * width, color=_SHARED[k], alpha=0.75)
+            spots = place + np.linspace(-0.25, 0.25, len(values)) * width
+            for which, face in ((right, style.INK), (~right, "white")):
+                axes.plot(spots[which], values[which, k], ls="", marker="o", ms=3.4, mfc=face, mec=style.INK, mew=0.7)
     for k in range(most):
-        axes.bar([np.nan], [np.nan], color=_SHARED[k], label=f"{k} shared" if k else "none shared")
-    axes.bar([np.nan], [np.nan], color=style.ORANGE, label="before training")
+        axes.bar([np.nan], [np.nan], color=_SHARED[k], alpha=0.75, label=f"{k} shared" if k else "none shared")
     axes.axhline(0, color=style.INK, lw=0.8)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.3 * (high - low))
-    axes.set_xlim(-0.5, len(margins) - 0.5)
+    reach = 1.15 * max(float(np.abs(v).max()) for v in margins.values())
+    axes.set(ylim=(-reach, reach), xlim=(-0.5, len(margins) - 0.5))
     axes.set_xticks(range(len(margins)), [_name(case) for case in margins], fontsize=7.5)
     axes.grid(False, axis="x")
     axes.set_ylabel("contribution towards\nthe right sign (target: 1)")
-    axes.legend(fontsize=7, loc="upper left", ncols=3, columnspacing=0.8, handlelength=1.0)
-    axes.set_title("Unseen sequences, Adam taken apart")
+    handles, labels = axes.get_legend_handles_labels()
+    for face, label in ((style.INK, f"draw, {level:.0%} right"), ("white", "draw, fewer right")):
+        handles.append(Line2D([], [], ls="", marker="o", ms=3.4, mfc=face, mec=style.INK, mew=0.7))
+        labels.append(label)
+    axes.legend(handles, labels, fontsize=7, loc="lower left", handlelength=1.0)
+    axes.set_title("Unseen outputs under Adam")
 
 
 def _alone(axes: Axes, alone: Mapping[Case, Mapping[str, Sequence[float]]]) -> None:
@@ -141,11 +147,11 @@ def _alone(axes: Axes, alone: Mapping[Case, Mapping[str, Sequence[float]]]) -> N
             np.arange(len(alone)) + shift, v.mean(0), yerr=ends, ls="", color=colour, marker=mark, ms=6, label=label
         )
     axes.axhline(0.5, color=style.MUTED, lw=0.8, ls=":")
-    axes.set(ylim=(-0.03, 1.32), xlim=(-0.5, len(alone) - 0.5))
+    axes.set(ylim=(0, 1.03), xlim=(-0.5, len(alone) - 0.5))
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1])
     axes.set_xticks(range(len(alone)), [_name(case) for case in alone], fontsize=7.5)
     axes.set_ylabel("unseen sequences right")
-    axes.legend(fontsize=7, loc="upper left")
+    axes.legend(fontsize=7, loc="lower right", frameon=True, facecolor="white", edgecolor="none")
     axes.set_title("Whose contributions decide")
 
 

@@ -26,7 +26,9 @@ from genkernel.spectra.alignment import class_numbers, gram
 from genkernel.spectra.arrays import whole_number
 from genkernel.tangent import Kernel
 
-PENALTIES = (1e-1, 1.0, 1e1, 1e2, 1e3)
+# of kernels that are centred and have mean diagonal 1: untrained networks, whose features differ little from sample to
+# sample but in a few directions, ask for up to 1e6
+PENALTIES = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7)
 _ITERATIONS = 1_000_000  # of libsvm, which can go on for hours where nothing separates and C is large
 
 
@@ -38,12 +40,13 @@ class Separability:
         held_out: of samples that the SVM was not fitted to.
         stderr: binomial, √(p (1 - p) / n).
         in_sample: fitted to all samples with the C that was chosen.
-        in_sample_hard: with the largest C of the list: what P > n makes possible.
+        in_sample_hard: with the largest C of the list for which the solver ends: what P > n makes possible.
         chance: of the most frequent class.
         per_fold: held-out accuracy of every fold.
         chosen: C of every fold.
-        converged: every machine that is scored here was solved; if not, large C was stopped early and accuracies may be
-            low.
+        converged: every machine that is scored here was solved; if not, accuracies may be low.
+        at_edge: folds that chose a C at an end of the list where a longer list might do better: the smallest, and the
+            next one is worse; or the largest that was tried, and it still gives way to samples on the wrong side.
     """
 
     held_out: float
@@ -54,6 +57,7 @@ class Separability:
     per_fold: tuple[float, ...]
     chosen: tuple[float, ...]
     converged: bool
+    at_edge: int = 0
 
 
 def tangent_linear_separability(
@@ -63,16 +67,18 @@ def tangent_linear_separability(
 
     Args:
         kernel: symmetric :class:`Kernel` or Gram matrix ``[n, n]`` (of the inputs, for a linear classifier on these).
-            It is divided by tr K / n, so that C means the same for every network.
+            It is centred and divided by its mean diagonal, tr(HKH) / n with H = I - 11ᵀ/n: neither a constant (which
+            the intercept takes up) nor a factor changes anything, and C means the same for every network.
         labels: classes ``[n]``, whole numbers or names.
         folds: of the outer cross-validation (stratified, shuffled); the inner one that chooses C has as many, within
             the training part alone.
-        C: penalty, or those to choose from.
+        C: penalty, or those to choose from: the smallest of the best. Those above one at which the solver was stopped
+            are not tried.
         seed: of the folds.
 
     Raises:
         InputError: kernel or labels as for :func:`genkernel.spectra.alignment.gram`; a class with fewer samples than
-            folds, or too few for inner folds where there are several C; C not positive.
+            folds, or too few for inner folds where there are several C; C not positive; a kernel that is constant.
     """
     from sklearn.model_selection import StratifiedKFold
 
@@ -89,20 +95,18 @@ def tangent_linear_separability(
             f"{folds} folds within {folds} folds, to choose C, need more samples of every class than the {least} of "
             "the smallest: take fewer folds, or one C"
         )
-    trace = float(K.trace()) / len(K)
-    if trace <= 0:
-        raise InputError("the kernel is zero: there is nothing to separate by")
-    K = K / trace
-    hits, per_fold, chosen, machines = np.zeros(len(K)), [], [], []
+    K = centred_kernel(K)
+    hits, per_fold, chosen, machines, edges = np.zeros(len(K)), [], [], [], 0
     for rest, held in StratifiedKFold(folds, shuffle=True, random_state=seed).split(K, y):
-        machine, c = _fitted(K[np.ix_(rest, rest)], y[rest], penalties, folds, seed)
+        machine, at_edge = _chosen(K[np.ix_(rest, rest)], y[rest], penalties, folds, seed)
         hits[held] = machine.predict(K[np.ix_(held, rest)]) == y[held]
         per_fold.append(float(hits[held].mean()))
-        chosen.append(c)
+        chosen.append(float(machine.C))
         machines.append(machine)
+        edges += at_edge
     held_out = float(hits.mean())
-    everything, _ = _fitted(K, y, penalties, folds, seed)
-    hard, _ = _fitted(K, y, penalties[-1:], folds, seed)
+    everything, _ = _chosen(K, y, penalties, folds, seed)
+    hard = _hardest(K, y, penalties)
     return Separability(
         held_out=held_out,
         stderr=(held_out * (1 - held_out) / len(K)) ** 0.5,
@@ -111,7 +115,8 @@ def tangent_linear_separability(
         chance=float(np.bincount(y).max()) / len(y),
         per_fold=tuple(per_fold),
         chosen=tuple(chosen),
-        converged=all(machine.fit_status_ == 0 for machine in (*machines, everything, hard)),
+        converged=all(solved(machine) for machine in (*machines, everything, hard)),
+        at_edge=edges,
     )
 
 
@@ -153,20 +158,73 @@ def _penalties(C: Any) -> tuple[float, ...]:
     return tuple(sorted(found))
 
 
-def _fitted(K: np.ndarray, y: np.ndarray, penalties: Sequence[float], folds: int, seed: int) -> tuple[Any, float]:
-    """A machine, with C by cross-validation within these samples where there is a choice; the least C that is best."""
+def centred_kernel(kernel: np.ndarray) -> np.ndarray:
+    """HKH, with H = I - 11ᵀ/n, divided by its mean diagonal.
+
+    Raises:
+        InputError: the kernel is constant.
+    """
+    mean = kernel.mean(0)
+    K = kernel - mean - mean[:, None] + mean.mean()
+    size = float(K.trace()) / len(K)
+    if size <= len(K) * np.finfo(np.float64).eps * float(np.abs(kernel).max()):  # rounding
+        raise InputError("the kernel is zero, or one constant: there is nothing to separate by")
+    return np.asarray(K / size)
+
+
+def fitted(K: np.ndarray, y: np.ndarray, penalty: float, tolerance: float = 1e-3) -> Any:
+    """A linear machine of samples with a Gram matrix (``sklearn.svm.SVC``)."""
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.model_selection import GridSearchCV, StratifiedKFold
     from sklearn.svm import SVC
 
     # a seed of its own: without one it takes a number from NumPy's global generator
-    machine = SVC(kernel="precomputed", C=penalties[0], max_iter=_ITERATIONS, random_state=seed)
+    machine = SVC(kernel="precomputed", C=penalty, tol=tolerance, max_iter=_ITERATIONS, random_state=0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # said by Separability.converged
-        if len(penalties) == 1:
-            return machine.fit(K, y), penalties[0]
-        inner = StratifiedKFold(folds, shuffle=True, random_state=seed)
-        search = GridSearchCV(machine, {"C": list(penalties)}, cv=inner).fit(K, y)
-    return search.best_estimator_, float(search.best_params_["C"])
+        warnings.simplefilter("ignore", ConvergenceWarning)  # said by `solved`
+        return machine.fit(K, y)
+
+
+def solved(machine: Any) -> bool:
+    """Whether the solver came to an end."""
+    return bool(machine.fit_status_ == 0)
+
+
+def is_hard(machine: Any) -> bool:
+    """Whether no sample has the weight C: every larger C has the same solution."""
+    return solved(machine) and float(np.abs(machine.dual_coef_).max()) < (1 - 1e-9) * float(machine.C)
+
+
+def _hardest(K: np.ndarray, y: np.ndarray, penalties: Sequence[float]) -> Any:
+    """The machine of the largest C before the solver is stopped; of the first C if it is stopped there already."""
+    found = fitted(K, y, penalties[0])
+    for c in penalties[1:]:
+        if is_hard(found) or not solved(more := fitted(K, y, c)):
+            break
+        found = more
+    return found
+
+
+def _chosen(K: np.ndarray, y: np.ndarray, penalties: Sequence[float], folds: int, seed: int) -> tuple[Any, bool]:
+    """A machine, with C by cross-validation within these samples where there is a choice; whether a longer list might
+    have given another."""
+    from sklearn.model_selection import StratifiedKFold
+
+    if len(penalties) == 1:
+        return fitted(K, y, penalties[0]), False
+    right, tried = np.zeros(len(penalties), dtype=int), len(penalties)
+    for rest, held in StratifiedKFold(folds, shuffle=True, random_state=seed).split(K, y):
+        machine = None
+        for i, c in enumerate(penalties[:tried]):
+            if machine is None or not is_hard(machine):
+                machine = fitted(K[np.ix_(rest, rest)], y[rest], c)
+                hits = int((machine.predict(K[np.ix_(held, rest)]) == y[held]).sum())
+            right[i] += hits
+            if not solved(machine):
+                tried = i + 1  # a larger C would be stopped as well, and says nothing
+                break
+    best = int(right[:tried].argmax())
+    machine = fitted(K, y, penalties[best])
+    low = best == 0 and tried > 1 and bool(right[0] > right[1])
+    return machine, low or (best == tried - 1 and not is_hard(machine))

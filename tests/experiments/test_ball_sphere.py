@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.experiments.ball_sphere import experiment as study
-from genkernel.experiments.ball_sphere.ball import boundary, direction, drawn
+from genkernel.experiments.ball_sphere.ball import MACHINES, ball, boundary, direction, drawn
 from genkernel.experiments.ball_sphere.line import lattice_metric, spreads, tilt, turns
 from genkernel.experiments.ball_sphere.metric import kernel_metric
 from genkernel.experiments.ball_sphere.outcome import _all_right, _mixed
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 TINY = Setting(
     samples=24, fresh=20, width=4, steps=4, moments=(0, 4), seeds=2, neighbours=6, radii=(0.0, 0.6, 1.2),
-    distances=(0.1, 0.5), side=8, lattice=(7, 5), folds=2,
+    distances=(0.1, 0.5), side=8, lattice=(7, 5), penalties=(0.1, 10.0),
 )  # fmt: skip
 
 
@@ -134,6 +134,20 @@ def test_columns_and_moments_that_count() -> None:
     assert _all_right(descent([0.5, 1.0, 0.9], [0.5, 1.0, 1.0])) is None
 
 
+def test_compared_machines_have_the_largest_margin() -> None:
+    """No penalty decides their boundary: any other that is large enough draws the same."""
+    setting = Setting(
+        samples=60, fresh=40, width=8, steps=200, moments=(0, 200), seeds=1, neighbours=6, radii=(0.6,), side=12,
+        penalties=(1e-2, 1e5),
+    )  # fmt: skip
+    found = ball(setting, 0)
+    for name in MACHINES:
+        hard, soft = found.machines[name], found.soft[name]
+        assert hard["hard"].tolist() == [1] and hard["in-sample"].tolist() == [1]
+        assert soft["hard"].tolist() == [[0, 1]]
+        assert soft["unlike the network"][:, 1].tolist() == hard["unlike the network"].tolist()
+
+
 def test_the_whole_of_it() -> None:
     assert experiment("ball-sphere") is study.run
     state = torch.get_rng_state()
@@ -145,6 +159,9 @@ def test_the_whole_of_it() -> None:
     assert np.shape(found.numbers["ball"]["shared"]) == (2, 3) and np.shape(found.numbers["line"]["turn"]) == (2, 5, 7)
     assert set(found.numbers["line"]["across"]) == {"kernel", "untrained", "Euclidean"}
     assert set(found.figures) == {
-        "ball-sphere-boundaries", "ball-sphere-neighbours", "line-neighbours", "line-deformation",
+        "ball-sphere-boundaries", "ball-sphere-penalties", "ball-sphere-neighbours", "line-neighbours",
+        "line-deformation",
     }  # fmt: skip
+    assert np.shape(found.numbers["ball"]["softer machines"]["tangent"]["unlike the network"]) == (2, 2)
+    assert to_bytes(found.figures["ball-sphere-penalties"], "png")[:4] == b"\x89PNG"
     assert to_bytes(found.figures["line-deformation"], "png")[:4] == b"\x89PNG"

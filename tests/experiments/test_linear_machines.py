@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ import genkernel as gk
 from genkernel.errors import InputError
 from genkernel.experiments.linear_machines import experiment as study
 from genkernel.experiments.linear_machines import task
+from genkernel.experiments.linear_machines.outcome import _last_layer_claims
 from genkernel.experiments.linear_machines.setting import Setting
 from genkernel.experiments.outcome import experiment
 from genkernel.plots.style import to_bytes
@@ -88,6 +91,34 @@ def test_one_sine_is_right_everywhere_and_needs_its_last_layer() -> None:
     expected = torch.stack([x[:, 0] * (3 * x[:, 0]).cos(), (3 * x[:, 0]).cos()], 1)
     assert torch.allclose(phi[:, ~task.of_the_last_layer(net)], expected, atol=1e-12)
     assert task.separable(phi, y) and not task.separable(expected, y)
+
+
+def test_what_is_due_to_the_training_is_decided_for_every_kind_of_network() -> None:
+    """Where features were separable before, training added nothing; no mean over kinds of networks overrides that."""
+
+    def found(**separable: list[float]) -> dict[str, Any]:
+        return {
+            name: {
+                key: np.array(separable[name.replace(", no biases", "0")] if key == "separable" else [1.0, 1, 1, 1])
+                for key in (
+                    "accuracy", "identity", "right", "outside", "outside, intercept", "separable", "separable, rest",
+                    "separable, permuted",
+                )
+            }
+            for name in task.NETWORKS
+        }  # fmt: skip
+
+    ones, none, some = [1.0] * 4, [0.0] * 4, [1.0, 0, 1, 0]
+    made = {"all": True, "without": False}
+
+    def holds(untrained: dict[str, Any], trained: dict[str, Any]) -> str:
+        return _last_layer_claims({"untrained": untrained, "trained": trained}, made)[-1].holds
+
+    after = found(GELU=ones, tanh=ones, ReLU=ones, ReLU0=ones)
+    assert holds(found(GELU=none, tanh=none, ReLU=none, ReLU0=none), after) == "yes"
+    assert holds(found(GELU=ones, tanh=ones, ReLU=ones, ReLU0=none), after) == "partly"
+    assert holds(found(GELU=ones, tanh=ones, ReLU=some, ReLU0=some), after) == "no"
+    assert holds(found(GELU=some, tanh=some, ReLU=some, ReLU0=some), after) == "undecided"
 
 
 def test_the_whole_of_it() -> None:

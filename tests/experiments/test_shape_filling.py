@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from genkernel.errors import InputError
 from genkernel.experiments.outcome import experiment
@@ -99,6 +101,39 @@ def test_correlations_are_of_being_near() -> None:
     one = study.Filling([], np.ones(1), iou, scores, {})
     assert shape_filling_outcome.correlations(one, "distance") == pytest.approx((1, 1))
     assert np.isnan(shape_filling_outcome.correlations(one, "pixels")).all()
+    draw = np.random.default_rng(0)
+    iou = {kind: draw.integers(8, size=12) / 8 for kind in ("a", "b")}  # with ties
+    scores = {kind: {"similarity": draw.normal(size=12)} for kind in iou}
+    one = study.Filling([], np.ones(1), iou, scores, {})
+    pairs = [(scores[kind]["similarity"], iou[kind]) for kind in iou]
+    every = spearmanr(*(np.concatenate(side) for side in zip(*pairs, strict=True))).statistic
+    within = np.mean([spearmanr(*two).statistic for two in pairs])
+    assert shape_filling_outcome.correlations(one, "similarity") == pytest.approx((every, within))
+
+
+def test_pixels_are_compared_with_all_training_images() -> None:
+    x, _ = planar_shapes.shapes("branched", 9, 16, 0)
+    new = {kind: planar_shapes.shapes(kind, 3, 16, 1)[0] for kind in ("branched", "spiral")}
+    new["spiral"][0] = x[8]  # a training image that the kernel is not computed of
+    nets = task.unet(2, 0), task.unet(2, 1)
+    found = study.scores(dataclasses.replace(TINY, compared=4), *nets, x, new, 0)
+    for kind, images in new.items():
+        for m, image in enumerate(images.double().numpy().reshape(3, -1)):
+            known = x.double().numpy().reshape(9, -1)
+            cosines = known @ image / np.linalg.norm(known, axis=1) / np.linalg.norm(image)
+            assert found[kind]["pixels"][m] == pytest.approx(cosines.max(), abs=1e-6)
+            assert found[kind]["same pixels"][m] == pytest.approx(cosines[:4].max(), abs=1e-6)
+    assert found["spiral"]["pixels"][0] == pytest.approx(1) and found["spiral"]["same pixels"][0] < 0.99
+    again = study.scores(dataclasses.replace(TINY, compared=4), *nets, x[:4], new, 0)
+    assert np.array_equal(again["spiral"]["similarity"], found["spiral"]["similarity"])
+
+
+def test_filled_has_two_levels() -> None:
+    def holds(*values: float) -> str:
+        return shape_filling_outcome._filled(values)
+
+    assert [holds(0.995, 0.996, 0.997), holds(0.97, 0.971, 0.972), holds(0.9, 0.91, 0.92)] == ["yes", "partly", "no"]
+    assert holds(0.97, 0.99, 0.98) == "partly" and holds(0.9, 0.999, 0.999) == holds(0.995) == "undecided"
 
 
 def test_the_whole_of_it() -> None:

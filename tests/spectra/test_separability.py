@@ -10,8 +10,12 @@ from torch import Tensor
 import genkernel as gk
 from genkernel.errors import InputError
 from genkernel.spectra import tangent_linear_separability, without_layers
+from genkernel.spectra.separability import PENALTIES, centred_kernel, fitted, is_hard
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+FEW = (0.1, 1.0, 10.0, 100.0)
 
 
 def clouds(n: int = 60, d: int = 4, apart: float = 4.0) -> tuple[Tensor, Tensor]:
@@ -49,12 +53,66 @@ def test_anything_is_separable_in_sample_with_more_features_than_samples() -> No
 def test_the_size_of_the_kernel_and_the_names_of_classes_do_not_matter() -> None:
     x, labels = clouds(40, apart=1.5)
     one, other = (
-        tangent_linear_separability(scale * x @ x.T, names, folds=4)
+        tangent_linear_separability(scale * x @ x.T, names, folds=3, C=FEW)
         for scale, names in ((1.0, labels), (1e8, 7 - 3 * labels))
     )
     assert one.held_out == other.held_out and one.chosen == other.chosen
     fixed = tangent_linear_separability(x @ x.T, labels, C=10.0)
     assert fixed.chosen == (10.0,) * 5 and fixed.in_sample == fixed.in_sample_hard
+
+
+def test_a_constant_added_to_the_kernel_changes_nothing() -> None:
+    """c 11ᵀ is a feature that all samples share: the intercept takes it up, and C has to mean what it did."""
+    x, labels = clouds(40, apart=1.5)
+    K = x @ x.T
+    one = tangent_linear_separability(K, labels, folds=3, C=FEW)
+    assert tangent_linear_separability(K + 1e3, labels, folds=3, C=FEW) == one
+    assert tangent_linear_separability(3 * K + 500.0, labels, folds=3, C=FEW) == one
+
+
+def test_a_kernel_is_centred_and_has_mean_diagonal_one() -> None:
+    x, _ = clouds(30)
+    x = x + 5
+    own = x - x.mean(0)
+    expected = own @ own.T / (own.square().sum() / 30)
+    assert centred_kernel((x @ x.T).numpy()) == pytest.approx(expected.numpy(), abs=1e-12)
+
+
+def test_hard_machines_have_the_largest_margin_and_do_not_hang_on_c() -> None:
+    x, labels = clouds(40, apart=9.0)
+    K, y = centred_kernel((x @ x.T).numpy()), labels.numpy()
+    soft, hard, harder = (fitted(K, y, c, tolerance=1e-8) for c in (1e-2, 1e5, 1e6))
+    assert not is_hard(soft) and is_hard(hard) and is_hard(harder)
+    signs, values = 2 * y - 1, hard.decision_function(K)
+    assert (signs * values).min() == pytest.approx(1, abs=1e-6)
+    assert harder.decision_function(K) == pytest.approx(values, abs=1e-6)
+
+
+def test_choices_at_an_end_of_the_list_are_said() -> None:
+    """Rings that a nearly constant kernel tells apart in directions which have little of it: they need a large C."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(80) % 2
+    turn = 2 * torch.pi * torch.rand(80, generator=draw, dtype=torch.float64)
+    x = (1 + 0.5 * labels)[:, None] * torch.stack([turn.cos(), turn.sin()], 1)
+    K = (1 + 1e-2 * x @ x.T).square()
+    short = tangent_linear_separability(K, labels, C=(0.1, 1.0, 10.0))
+    assert short.at_edge == 5 and short.chosen == (10.0,) * 5 and short.held_out < 0.9
+    long = tangent_linear_separability(K, labels)
+    assert long.at_edge == 0 and long.held_out == 1 and min(long.chosen) > 10
+    easy, y = clouds(60, apart=9.0)
+    found = tangent_linear_separability(easy @ easy.T, y)  # all are right with any C: nothing lies beyond
+    assert found.at_edge == 0 and found.held_out == 1
+    assert tangent_linear_separability(easy @ easy.T, y, C=1.0).at_edge == 0
+
+
+def test_penalties_that_the_solver_is_not_done_with_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    from genkernel.spectra import separability
+
+    monkeypatch.setattr(separability, "_ITERATIONS", 2_000)
+    x, _ = clouds(60, 3, 0.0)
+    labels = torch.randint(2, (60,), generator=torch.Generator().manual_seed(3))
+    found = tangent_linear_separability(x @ x.T, labels)
+    assert max(found.chosen) < PENALTIES[-1] and 0.5 < found.in_sample_hard < 1
 
 
 def test_folds_that_choose_the_penalty_are_shuffled() -> None:
@@ -65,12 +123,11 @@ def test_folds_that_choose_the_penalty_are_shuffled() -> None:
     x = torch.arange(120).double()[:, None] / 4
     labels = (torch.arange(120) // 6) % 2  # stripes
     K = torch.exp(-torch.cdist(x, x).square())
-    values, y = (K / (K.trace() / 120)).numpy(), labels.numpy()
+    values, y = centred_kernel(K.numpy()), labels.numpy()
     outer = list(StratifiedKFold(5, shuffle=True, random_state=0).split(values, y))
 
     def chosen(inner: StratifiedKFold) -> list[float]:
-        grid = {"C": [0.1, 1.0, 10.0, 100.0, 1000.0]}
-        searches = [GridSearchCV(SVC(kernel="precomputed"), grid, cv=inner) for _ in outer]
+        searches = [GridSearchCV(SVC(kernel="precomputed"), {"C": list(PENALTIES)}, cv=inner) for _ in outer]
         return [
             search.fit(values[rest][:, rest], y[rest]).best_params_["C"]
             for search, (rest, _) in zip(searches, outer, strict=True)
@@ -126,6 +183,7 @@ def test_a_layer_can_be_taken_away() -> None:
         (torch.eye(20), torch.arange(20) % 2, {"C": ()}, "C is positive"),
         (torch.eye(20), torch.arange(20) % 2, {"C": float("nan")}, "C is positive"),
         (torch.zeros(20, 20), torch.arange(20) % 2, {}, "zero"),
+        (torch.full((20, 20), 0.7), torch.arange(20) % 2, {}, "one constant"),
         (torch.eye(20), torch.zeros(20), {}, "one class"),
         (torch.eye(20), torch.arange(19) % 2, {}, "one per sample"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +25,9 @@ MIDDLE = (BALL + SPHERE) / 2
 HALF = 1.3  # of the square on which decisions are compared
 FRESH = 100_000  # added to the seeds of points that no network is trained on
 RAYS = 180
-TANGENT, UNTRAINED, REST, RBF = "tangent", "untrained tangent", "tangent, no last layer", "RBF on the points, tuned"
+TANGENT, UNTRAINED, REST, RBF = "tangent", "untrained tangent", "tangent, no last layer", "RBF on the points"
 MACHINES = (TANGENT, UNTRAINED, REST, RBF)
+HARD = 1e6  # C of machines that are to have the largest margin, on features divided by their root mean square
 
 
 @dataclass
@@ -40,7 +42,9 @@ class Ball:
         shared, shared_before: part of the nearest points by kernel and by distance in common, for every radius, after
             and before training ``[R, r]``.
         own, own_euclidean: part of the nearest points with the label of x0 (sphere beyond the middle) ``[R, r]``.
-        machines: name → ``in-sample``, ``held out``, and part of the square where it is not the network's decision.
+        machines: name → of the machine with the largest margin ``in-sample``, ``held out``, part of the square where it
+            is not the network's decision, and ``hard``, 1 where it was solved and no sample has the weight C ``[R]``.
+        soft: name → the same for machines with every penalty of the setting ``[R, C]``.
         directions: u of every seed ``[R, 2]``.
         maps: of the first seed: what decides on the square, ``network`` and machines.
         nearest, nearest_euclidean: of the first seed ``[r, k]``.
@@ -56,6 +60,7 @@ class Ball:
     own: Array
     own_euclidean: Array
     machines: dict[str, dict[str, Array]]
+    soft: dict[str, dict[str, Array]]
     directions: Array
     maps: dict[str, Array]
     nearest: NDArray[np.int64]
@@ -79,7 +84,7 @@ def ball(setting: Setting, seed: int) -> Ball:
     descent = descended([drawn(setting.samples, seed + r) for r in range(setting.seeds)], setting, seed)
     radii = torch.tensor(setting.radii, dtype=torch.float64)
     answer = (radii > MIDDLE).long()[:, None]
-    rows, machines, first = [], [], None
+    rows, machines, soft, first = [], [], [], None
     for r, (x, y, start, end) in enumerate(
         zip(descent.points, descent.labels, descent.start, descent.end, strict=True)
     ):
@@ -95,8 +100,9 @@ def ball(setting: Setting, seed: int) -> Ball:
             right, *boundary(end), overlap(by_kernel, by_distance), overlap(before, by_distance),
             (y[by_kernel] == answer).double().mean(1).numpy(), (y[by_distance] == answer).double().mean(1).numpy(),
         ))  # fmt: skip
-        scores, maps = _machines(x, y, new, new_y, start, end, setting, seed + r)
+        scores, softer, maps = _machines(x, y, new, new_y, start, end, setting)
         machines.append(scores)
+        soft.append(softer)
         if first is None:
             first = maps, by_kernel.numpy(), by_distance.numpy()
     assert first is not None
@@ -107,6 +113,8 @@ def ball(setting: Setting, seed: int) -> Ball:
     return Ball(
         descent, fresh, radius, spread, closed, shared, shared_before, own, own_euclidean,
         {name: {m: np.array([one[name][m] for one in machines]) for m in machines[0][name]} for name in MACHINES},
+        {name: {m: np.array([[each[m] for each in one[name]] for one in soft]) for m in machines[0][name]}
+         for name in MACHINES},
         torch.stack([direction(seed + r + FRESH) for r in range(setting.seeds)]).numpy(),
         maps, by_kernel_first, by_distance_first,
     )  # fmt: skip
@@ -131,30 +139,42 @@ def boundary(net: nn.Module) -> tuple[float, float, float]:
 
 
 def _machines(
-    x: Tensor, y: Tensor, new: Tensor, new_y: Tensor, start: nn.Module, end: nn.Module, setting: Setting, seed: int
-) -> tuple[dict[str, dict[str, float]], dict[str, Array]]:
-    """Machines on the unnormalised tangent features and on the points, beside the network's decisions."""
+    x: Tensor, y: Tensor, new: Tensor, new_y: Tensor, start: nn.Module, end: nn.Module, setting: Setting
+) -> tuple[dict[str, dict[str, float]], dict[str, list[dict[str, float]]], dict[str, Array]]:
+    """Machines on the unnormalised tangent features and on the points, beside the network's decisions.
+
+    Returns:
+        name → scores of the machine with the largest margin, name → scores for every penalty, and the decision values
+        on the square of the former.
+    """
     cells = square(HALF, setting.side)
     asked = torch.cat([new, cells])
     after, before = ((tangent_kernel(net, x), tangent_kernel(net, asked, x)) for net in (end, start))
 
-    def tangent(pair: tuple[object, object], last: bool = True) -> Machine:
+    def tangent(pair: tuple[object, object], last: bool = True) -> Callable[[float], Machine]:
         own, cross = (of_layers(kernel, last) for kernel in pair)
-        return on_features(own, y, cross, setting.folds, seed)
+        return lambda C: on_features((own, cross), y, C, scaled=True, exact=True)
 
-    found = {
+    made = {
         TANGENT: tangent(after),
         UNTRAINED: tangent(before),
         REST: tangent(after, last=False),
-        RBF: on_points(x, y, asked, setting.folds, seed),
+        RBF: lambda C: on_points(x, y, asked, C, scaled=True, exact=True),
     }
     network = outputs_on(end, cells)
-    maps, scores = {"network": network}, {}
-    for name, one in found.items():
-        fresh, maps[name] = one.values[: len(new)], one.values[len(new) :]
-        scores[name] = {
+
+    def scored(one: Machine) -> dict[str, float]:
+        fresh, on_square = one.values[: len(new)], one.values[len(new) :]
+        return {
             "in-sample": one.in_sample,
             "held out": float(((fresh > 0) == new_y.bool().numpy()).mean()),
-            "unlike the network": float(((maps[name] > 0) != (network > 0)).mean()),
+            "unlike the network": float(((on_square > 0) != (network > 0)).mean()),
+            "hard": float(one.hard),
         }
-    return scores, maps
+
+    hard = {name: machine(HARD) for name, machine in made.items()}
+    return (
+        {name: scored(one) for name, one in hard.items()},
+        {name: [scored(machine(C)) for C in setting.penalties] for name, machine in made.items()},
+        {"network": network, **{name: one.values[len(new) :] for name, one in hard.items()}},
+    )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from genkernel.experiments.ball_sphere.ball import (
     HALF,
+    HARD,
     MACHINES,
     MIDDLE,
     RBF,
@@ -22,7 +23,7 @@ from genkernel.experiments.ball_sphere.line import Line
 from genkernel.experiments.ball_sphere.setting import Setting
 from genkernel.experiments.ball_sphere.training import Descent
 from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
-from genkernel.experiments.replicates import above, around, pair
+from genkernel.experiments.replicates import above, around, is_above, is_below, is_within, pair
 
 Array = NDArray[np.float64]
 
@@ -30,12 +31,14 @@ NEAR = 0.1  # a boundary's mean radius this close to the middle is a trade-off b
 ROUND = 0.05  # standard deviation of its radius over rays that is a circle's
 MIXED = 0.95  # part of Euclidean neighbours with the label of x0, below which there is something to gain
 SAME = 0.01  # of the square, on which two boundaries that match closely may differ
+APART = "unlike the network"
 CENTRE, AWAY = 0.2, 0.6  # distances from the middle of line and disk: up to the first is near, from the second on far
 
 
 def told(outcome: Outcome, ball: Ball, line: Line, setting: Setting, seed: int) -> Outcome:
     """Add what was found."""
-    outcome.tables += [_trainings(ball, line), _radii(ball, setting), _machines(ball), _distances(line, setting)]
+    outcome.tables += [_trainings(ball, line), _radii(ball, setting), _machines(ball), _penalties(ball, setting)]
+    outcome.tables.append(_distances(line, setting))
     outcome.claims += [*_of_the_ball(ball, setting), *_of_the_line(line, setting)]
     _drawn(outcome, ball, line, setting, seed)
     outcome.numbers |= {
@@ -45,6 +48,7 @@ def told(outcome: Outcome, ball: Ball, line: Line, setting: Setting, seed: int) 
             "shared before": ball.shared_before.tolist(), "own": ball.own.tolist(),
             "own, Euclidean": ball.own_euclidean.tolist(),
             "machines": {name: {m: v.tolist() for m, v in each.items()} for name, each in ball.machines.items()},
+            "softer machines": {name: {m: v.tolist() for m, v in each.items()} for name, each in ball.soft.items()},
         },
         "line": {
             "training": _training(line.descent), "fresh": line.fresh.tolist(),
@@ -109,15 +113,38 @@ def _radii(ball: Ball, setting: Setting) -> Table:
 
 def _machines(ball: Ball) -> Table:
     return Table(
-        "Support vector machines, features not normalised, penalties chosen by cross-validation",
+        f"Support vector machines with the largest margin (C = {HARD:.0e} for all; features divided by their root mean "
+        "square, not normalised)",
         (
             "machine",
             "in-sample accuracy",
             "held-out accuracy",
             f"part of [-{HALF:g}, {HALF:g}]² unlike the network",
+            "seeds in which no sample has the weight C",
         ),
-        [(name, *(pair(v) for v in ball.machines[name].values())) for name in MACHINES],
+        [
+            (name, *(pair(each[m]) for m in ("in-sample", "held out", APART)), int(each["hard"].sum()))
+            for name, each in ((name, ball.machines[name]) for name in MACHINES)
+        ],
     )
+
+
+def _penalties(ball: Ball, setting: Setting) -> Table:
+    def entry(name: str, j: int) -> str:
+        each = ball.soft[name]
+        wrong = int((each["in-sample"][:, j] < 1).sum())
+        return pair(each[APART][:, j]) + (f" (not all right in {wrong})" if wrong else "")
+
+    return Table(
+        "Part of the square unlike the network, for softer machines as well (in brackets: seeds in which they are not "
+        "right on all of their points)",
+        ("C", *MACHINES, "untrained minus trained"),
+        [
+            (f"{c:g}", *(entry(name, j) for name in MACHINES),
+             pair((ball.soft[UNTRAINED][APART] - ball.soft[TANGENT][APART])[:, j]))
+            for j, c in enumerate(setting.penalties)
+        ],
+    )  # fmt: skip
 
 
 def _distances(line: Line, setting: Setting) -> Table:
@@ -139,13 +166,17 @@ def _distances(line: Line, setting: Setting) -> Table:
 def _of_the_ball(ball: Ball, setting: Setting) -> list[Claim]:
     chance = setting.neighbours / setting.samples
     first = _all_right(ball.descent)
-    low, high = around(ball.radius)
-    apart = {name: each["unlike the network"] for name, each in ball.machines.items()}
+    apart = {name: each[APART] for name, each in ball.machines.items()}
     held = {name: each["held out"] for name, each in ball.machines.items()}
-    perfect, before = (ball.machines[name]["in-sample"] for name in (TANGENT, UNTRAINED))
+    inner = {name: each["in-sample"] for name, each in ball.machines.items()}
+    soft = ball.soft[UNTRAINED][APART] - ball.soft[TANGENT][APART]
+    common = [around(ball.shared[:, j]) for j in range(len(setting.radii))]
 
     def by_radius(values: Array) -> str:
         return ", ".join(f"{pair(values[:, j])} (r = {r:g})" for j, r in enumerate(setting.radii))
+
+    def by_penalty(values: Array) -> str:
+        return ", ".join(f"{pair(values[:, j])} (C = {c:g})" for j, c in enumerate(setting.penalties))
 
     return [
         Claim(
@@ -159,16 +190,16 @@ def _of_the_ball(ball: Ball, setting: Setting) -> list[Claim]:
             f"{NEAR:g} of {MIDDLE:g}, its standard deviation over directions below {ROUND:g}",
             f"radius {pair(ball.radius)}, standard deviation {pair(ball.spread)}; part of the rays that cross it once "
             f"{pair(ball.closed)}",
-            verdict([
-                None if low != low else bool(low > MIDDLE - NEAR and high < MIDDLE + NEAR),
-                _below(ball.spread, ROUND),
-            ]),
+            verdict([is_within(around(ball.radius - MIDDLE), NEAR), is_below(around(ball.spread), ROUND)]),
         ),
         Claim(
             f"the {setting.neighbours} nearest by the normalised kernel are not the Euclidean ones, but similar "
-            "(section 5.1): the common part is nearer to all than to chance",
+            "(section 5.1): the common part is less than 1, and nearer to 1 than to chance",
             f"in common {by_radius(ball.shared)}; untrained {by_radius(ball.shared_before)}; chance {chance:.2f}",
-            above(*(around(ball.shared[:, j] - (1 + chance) / 2) for j in range(len(setting.radii)))),
+            verdict([
+                *(is_below(interval, 1.0) for interval in common),
+                *(is_above(interval, (1 + chance) / 2) for interval in common),
+            ]),
         ),
         Claim(
             f"more of them have the label of x0, where less than {MIXED:g} of the Euclidean ones do (ours)",
@@ -178,23 +209,25 @@ def _of_the_ball(ball: Ball, setting: Setting) -> list[Claim]:
         ),
         Claim(
             "a linear machine on the trained tangent features is right on all points and draws the network's boundary "
-            f"(section 5.1, figure 3): they differ on less than {SAME:g} of the square",
-            f"in-sample {pair(perfect)}, held out {pair(held[TANGENT])}; they differ on {pair(apart[TANGENT])}",
-            verdict([bool((perfect == 1).all()), _below(apart[TANGENT], SAME)]),
+            f"(section 5.1, figure 3): with the largest margin, they differ on less than {SAME:g} of the square",
+            f"in-sample {pair(inner[TANGENT])}, held out {pair(held[TANGENT])}; they differ on {pair(apart[TANGENT])}; "
+            f"softer machines: {by_penalty(ball.soft[TANGENT][APART])}",
+            verdict([bool((inner[TANGENT] == 1).all()), is_below(around(apart[TANGENT]), SAME)]),
         ),
         Claim(
-            "the features of the untrained network separate the classes as well, and draw another boundary (ours)",
-            f"untrained: in-sample {pair(before)}, held out {pair(held[UNTRAINED])}; differs "
-            f"from the network by {pair(apart[UNTRAINED] - apart[TANGENT])} more; an RBF machine on the points by "
-            f"{pair(apart[RBF] - apart[TANGENT])} more, held out {pair(held[RBF])}",
-            verdict([bool((before == 1).all()), _above(apart[UNTRAINED] - apart[TANGENT])]),
+            "on the features of the untrained network a machine with the largest margin is right on all points as "
+            "well, and its boundary is farther from the network's (ours)",
+            f"untrained: in-sample {pair(inner[UNTRAINED])}, held out {pair(held[UNTRAINED])}; untrained minus trained "
+            f"{pair(apart[UNTRAINED] - apart[TANGENT])} of the square, for softer machines {by_penalty(soft)}; an RBF "
+            f"machine on the points minus trained {pair(apart[RBF] - apart[TANGENT])}, held out {pair(held[RBF])}",
+            verdict([bool((inner[UNTRAINED] == 1).all()), is_above(around(apart[UNTRAINED] - apart[TANGENT]))]),
         ),
         Claim(
             "separability hangs on the last layer, in whose span the output lies by construction (section 4.2): "
-            "without its block points are on the wrong side",
-            f"without: in-sample {pair(ball.machines[REST]['in-sample'])}, held out {pair(held[REST])}; differs from "
-            f"the network by {pair(apart[REST] - apart[TANGENT])} more",
-            verdict([_above(1 - ball.machines[REST]["in-sample"])]),
+            "without its block, points are on the wrong side of a machine with the largest margin",
+            f"without: in-sample {pair(inner[REST])}, held out {pair(held[REST])}; without minus with "
+            f"{pair(apart[REST] - apart[TANGENT])} of the square unlike the network",
+            above(around(1 - inner[REST])),
         ),
     ]  # fmt: skip
 
@@ -270,16 +303,6 @@ def _mixed(euclidean: Array) -> list[int]:
     return [j for j, share in enumerate(euclidean.mean(0)) if share < MIXED]
 
 
-def _below(values: Array, level: float) -> bool | None:
-    low, high = around(values)
-    return True if high < level else False if low >= level else None
-
-
-def _above(values: Array) -> bool | None:
-    low, high = around(values)
-    return True if low > 0 else False if high <= 0 else None
-
-
 # ----------------------------------------------------------------------------------- figures
 
 
@@ -291,7 +314,11 @@ def _drawn(outcome: Outcome, ball: Ball, line: Line, setting: Setting, seed: int
     x, labels = ball.descent.points[0].numpy(), ball.descent.labels[0].numpy()
     outcome.figures["ball-sphere-boundaries"] = plots.machines(
         ball.maps, x, labels, HALF,
-        {name: float(each["unlike the network"][0]) for name, each in ball.machines.items()}, meta,
+        {name: float(each[APART][0]) for name, each in ball.machines.items()}, meta,
+    )  # fmt: skip
+    outcome.figures["ball-sphere-penalties"] = plots.penalties(
+        setting.penalties, {name: ball.soft[name][APART] for name in MACHINES},
+        {name: ball.machines[name][APART] for name in MACHINES}, SAME, many,
     )  # fmt: skip
     outcome.figures["ball-sphere-neighbours"] = plots.nearest(
         {f"r = {r:g}": r * ball.directions[0] for r in setting.radii},

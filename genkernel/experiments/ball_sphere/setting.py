@@ -23,7 +23,7 @@ class Setting:
         gap: no training point is nearer to the line.
         side: cells along the square on which decisions are compared.
         lattice: points across and along the line at which the kernel's metric is taken.
-        folds: of the cross-validation that chooses penalties.
+        penalties: C of softer machines, of features divided by their root mean square.
     """
 
     samples: int = 400
@@ -39,10 +39,10 @@ class Setting:
     gap: float = 0.05
     side: int = 60
     lattice: tuple[int, int] = (41, 11)
-    folds: int = 5
+    penalties: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
 
 
 QUICK = Setting(
     samples=160, fresh=300, width=32, steps=600, moments=(0, 30, 100, 300, 600), seeds=2, neighbours=40, side=30,
-    lattice=(13, 5),
+    lattice=(13, 5), penalties=(1e-2, 1.0, 1e2),
 )  # fmt: skip

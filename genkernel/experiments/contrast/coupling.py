@@ -5,7 +5,9 @@
 with S_a the share of row a's contributions that comes from its own block (or from the blocks within a reach of it) and
 U_a the share of the training samples that these blocks have. 0: block-diagonal, nothing crosses. 1: as if blocks did
 not matter, each contributes as its share of the samples (what random blocks give). Above 1: a block gets less from its
-own samples than from others. It is one minus the locality index of THEORY §6 with the own block as window.
+own samples than from others. It is one minus the locality index of THEORY §6 with the own block as window. That some
+blocks are louder than others cancels in the mean over rows, as every block is the own one once; with neighbours as own
+it does not where blocks have ends, and the mean row takes the place of the samples' shares there.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from genkernel.diffusion.contributions import massed_rows
-from genkernel.experiments.contrast.models import Model
+from genkernel.experiments.contrast.models import BETAS, Model
 from genkernel.paths import PathDecomposition, record
 from genkernel.paths.maps import contribution_matrix
 
@@ -68,7 +70,9 @@ class Coupled:
 
     def kappa(self, kind: str = "gross", reach: int = 0, some: slice = slice(None)) -> float:
         """The index of the mean; ``some`` of the rows alone."""
-        found = coupling(getattr(self, kind), self.rows, self.mass, reach=reach, ring=self.ring)[some]
+        matrix = getattr(self, kind)
+        mass = matrix.mean(0) if reach and not self.ring else self.mass
+        found = coupling(matrix, self.rows, mass, reach=reach, ring=self.ring)[some]
         return float(np.nanmean(found)) if not np.isnan(found).all() else float("nan")
 
     def own_signed(self) -> float:
@@ -131,22 +135,35 @@ def recorded(model: Model, blocks: Blocks, steps: int) -> list[Coupled]:
     return _coupled(parts, blocks, stretches, [counts[0], counts[2], counts.sum(0)])
 
 
-def one_step(model: Model, blocks: Blocks, batch: Any) -> Coupled:
-    """What one step of plain gradient descent on a large batch carries from block to block, at the present weights."""
+def one_step(model: Model, blocks: Blocks, batch: Any, *, adam: bool = False, parts: int = 1) -> Coupled:
+    """What one step on a large batch carries from block to block, at the present weights.
+
+    Args:
+        adam: as Adam steps, with the second moments that it has by now; a plain gradient step otherwise.
+        parts: the same samples in so many smaller batches, one after the other, each a step too small to matter for
+            the next.
+    """
     module = copy.deepcopy(model.module)
-    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(module.parameters(), lr=1e-3)
+    if adam:
+        optimizer = torch.optim.Adam(module.parameters(), betas=BETAS)
+        optimizer.load_state_dict(copy.deepcopy(model.optimizer.state_dict()))
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-5
     labels = blocks.of(batch)
     with record(
         module, optimizer, model.losses, groups=lambda ids, _: ids, queries=blocks.queries, query_call=_jointly,
         rule="left", modules=model.others, verbose=False,
     ) as path:  # fmt: skip
-        path.batch(batch, ids=labels)
-        optimizer.zero_grad()
-        model.losses(module, batch).mean().backward()
-        optimizer.step()
-        path.require_going()
+        for some in torch.arange(len(labels)).chunk(parts):
+            part = {name: value[some] for name, value in batch.items()} if isinstance(batch, dict) else batch[some]
+            path.batch(part, ids=labels[some])
+            optimizer.zero_grad()
+            model.losses(module, part).mean().backward()
+            optimizer.step()
+            path.require_going()
     counts = np.bincount(labels, minlength=blocks.count).astype(np.float64)
-    return _coupled(path.contributions(), blocks, [(0, 1)], [counts])[0]
+    return _coupled(path.contributions(), blocks, [(0, parts)], [counts])[0]
 
 
 def _jointly(module: nn.Module, queries: Any) -> Tensor:

@@ -10,7 +10,8 @@ Noise levels and latents are different kinds of blocks: both models are therefor
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -40,6 +41,8 @@ from genkernel.experiments.contrast.setting import (
     RECORDINGS,
     REGRESSION,
     SECTORS,
+    STEPPED,
+    STEPS,
     Setting,
 )
 from genkernel.experiments.outcome import Outcome
@@ -54,7 +57,8 @@ class Found:
     Attributes:
         seed: of initialisation, data and batches.
         by: (model, blocks) → when → contributions: ``"first"`` and ``"last"`` tenth, ``"whole"``, and single steps at
-            the ``"start"`` and at the ``"end"``.
+            the ``"start"`` and at the ``"end"``; of some also ``"start, Adam"`` and the like, with the names of
+            :data:`genkernel.experiments.contrast.setting.STEPS`.
         coverage: of the two GANs, covered modes and share of good samples.
         losses: of the denoiser and of the regression on fresh samples, before and after.
         parameters: of the denoiser and of the generator.
@@ -108,25 +112,37 @@ def measure(setting: Setting, seed: int, tick: Any = lambda: None) -> Found:
         else:
             one, training = gan(setting, seed, model)
             generator = one.module
-            blocks = _of_latents(
-                setting, seed, kind, target, modes, lambda z: z, partial(_samples, generator)
-            )  # fmt: skip
+            blocks = _of_latents(setting, seed, kind, target, modes, lambda z: z, partial(_samples, generator))
             start = judged(setting, seed, model)
         batch = one.draw(setting.once, _ONCE + seed)
         before = _loss(one, batch)
-        # an untrained generator has no mode of its own in most blocks: by modes, single steps are of the trained one
-        first = None if (model, kind) == (GAN, MODES) else one_step(start, blocks, batch)
+        # the outputs of an untrained generator are at no mode: its latents are grouped as the final map groups them
+        apart = replace(blocks, of=_by_final_map(target, modes)) if (model, kind) == (GAN, MODES) else blocks
+        first = _single_steps("start", start, apart, batch, setting, (model, kind) in STEPPED)
         whole = recorded(one, blocks, setting.steps)
-        when = dict(zip(("first", "last", "whole"), whole, strict=True))
-        if first is not None:
-            when["start"] = first
-        found[model, kind] = when | {"end": one_step(one, blocks, batch)}
+        found[model, kind] = (
+            dict(zip(("first", "last", "whole"), whole, strict=True))
+            | first
+            | _single_steps("end", one, blocks, batch, setting, (model, kind) in STEPPED)
+        )
         if model in (DENOISER, REGRESSION):
             losses[model] = before, _loss(one, batch)
         if model == COLLAPSING:
             coverage[model] = _coverage(training)
         tick()
     return Found(seed, found, coverage, losses, parameters)
+
+
+def _single_steps(
+    when: str, model: Model, blocks: Blocks, batch: Any, setting: Setting, several: bool
+) -> dict[str, Coupled]:
+    """The plain step on all samples under ``when``; with ``several`` the other steps under their names."""
+    parts = max(1, setting.once // setting.batch)
+    found = {when: one_step(model, blocks, batch)}
+    for name, (adam, small) in STEPS.items() if several else ():
+        if adam or small:
+            found[f"{when}, {name}"] = one_step(model, blocks, batch, adam=adam, parts=parts if small else 1)
+    return found
 
 
 def _coverage(training: Any) -> tuple[int, float]:
@@ -197,3 +213,8 @@ def _of_latents(
         return sector(latent(batch), count) if kind == SECTORS else nearest(sample(batch), modes)
 
     return Blocks(count, of, z[picked].unflatten(0, (len(rows), -1)), rows, ring=True)
+
+
+def _by_final_map(target: torch.nn.Module, modes: Tensor) -> Callable[[Tensor], Tensor]:
+    """The mode where the map that the GAN ends with puts a latent."""
+    return lambda z: nearest(_samples(target, z), modes)

@@ -17,17 +17,19 @@ from genkernel.experiments.contrast.setting import (
     RECORDINGS,
     REGRESSION,
     SECTORS,
+    STEPPED,
+    STEPS,
     Setting,
 )
-from genkernel.experiments.outcome import Claim, Outcome, Table, adds_up
-from genkernel.experiments.replicates import around, pair
+from genkernel.experiments.outcome import Claim, Outcome, Table, adds_up, verdict
+from genkernel.experiments.replicates import above, around, is_below, pair
 
 if TYPE_CHECKING:
     from genkernel.experiments.contrast.experiment import Found
 
 Array = NDArray[np.float64]
 
-MOSTLY, GLOBAL, PART = 0.5, 0.8, 0.5  # κ below the first is local; above the second global, above the third partly so
+MOSTLY, GLOBAL = 0.5, 0.8  # κ below the first: mostly local; above the second: global
 MATTERS = 0.05  # differences below it are too small to speak of
 WHEN = {
     "start": "one step, untrained",
@@ -73,32 +75,9 @@ class Read:
         return float("nan") if coupled is None else coupled.kappa(kind, reach, some)
 
 
-def below(values: Array, most: float, partly: float) -> str:
-    """ "yes" if a mean is surely below ``most``, "partly" if below ``partly``, "no" if surely not, else "undecided"."""
-    low, high = around(values)
-    if low != low:
-        return "undecided"
-    return "yes" if high < most else "partly" if high < partly else "no" if low >= partly else "undecided"
-
-
-def over(values: Array, least: float, partly: float) -> str:
-    """ "yes" if a mean is surely above ``least``, "partly" if above ``partly``, "no" if not, else "undecided"."""
-    low, high = around(values)
-    if low != low:
-        return "undecided"
-    return "yes" if low > least else "partly" if low > partly else "no" if high <= partly else "undecided"
-
-
 def larger(*differences: Array) -> str:
-    """Whether differences are above :data:`MATTERS`: all of them surely ("yes"), none ("no"), or some ("partly").
-
-    "undecided" where none surely is and not all surely are not.
-    """
-    ends = [around(each) for each in differences]
-    if any(low != low for low, _ in ends):
-        return "undecided"
-    up, small = [low > MATTERS for low, _ in ends], [high < MATTERS for _, high in ends]
-    return "yes" if all(up) else "partly" if any(up) else "no" if all(small) else "undecided"
+    """The verdict on all differences being above :data:`MATTERS`; "no" of one that is surely too small to matter."""
+    return above(*map(around, differences), level=MATTERS)
 
 
 def claims_of(read: Read) -> list[Claim]:
@@ -108,10 +87,10 @@ def claims_of(read: Read) -> list[Claim]:
     own_modes = k(DENOISER, MODES)
     by_hand = {SECTORS: k(REGRESSION, SECTORS), MODES: k(REGRESSION, MODES)}
     from_discriminator = {SECTORS: latents - by_hand[SECTORS], MODES: modes - by_hand[MODES]}
-    trained = {
-        DENOISER: k(DENOISER, LEVELS, "end") - k(DENOISER, LEVELS, "start"),
-        GAN: k(GAN, SECTORS, "end") - k(GAN, SECTORS, "start"),
-    }
+    gained = k(DENOISER, LEVELS, "start") - k(DENOISER, LEVELS, "end")
+    coupled = {b: k(GAN, b, "end") - k(GAN, b, "start") for b in (SECTORS, MODES)}
+    plain = k(DENOISER, LEVELS, "end")
+    steps = {name: plain - k(DENOISER, LEVELS, f"end, {name}") for name in STEPS if name != "plain"}
     net = {b: k(GAN, b, kind="net") - k(DENOISER, LEVELS, kind="net") for b in (SECTORS, MODES)}
     owned = read.own(DENOISER, LEVELS) - read.own(GAN, SECTORS)
     gaps = [c["whole"].gap for one in read.found for c in one.by.values()]
@@ -119,63 +98,74 @@ def claims_of(read: Read) -> list[Claim]:
     return [
         Claim(
             "corrections of a denoiser are local in noise level (Guo, He, Morel, sections 4.1 and 4.3; κ of gross "
-            f"contributions below {MOSTLY}, partly: below 1)",
+            f"contributions below 1, and mostly local: below {MOSTLY})",
             f"κ = {pair(levels)}; with the neighbouring levels as own {pair(k(DENOISER, LEVELS, reach=1))}",
-            below(levels, MOSTLY, 1.0),
+            verdict(is_below(around(levels), level) for level in (1.0, MOSTLY)),
         ),
         Claim(
             f"corrections of a GAN are coupled globally (same section; κ above {GLOBAL} for latent sectors and for "
-            f"modes, partly: {PART})",
+            "modes)",
             f"latent sectors κ = {pair(latents)}, modes {pair(modes)}; with neighbours as own "
             f"{pair(k(GAN, SECTORS, reach=1))} and {pair(k(GAN, MODES, reach=1))}",
-            _lesser(over(latents, GLOBAL, PART), over(modes, GLOBAL, PART)),
+            above(around(latents), around(modes), level=GLOBAL),
         ),
         Claim(
             "GANs are more coupled than denoisers, as the paper compares them (GAN by latent sector, and by mode, "
-            f"minus denoiser by noise level, by more than {MATTERS}, as all differences here)",
+            f"minus denoiser by noise level: by more than {MATTERS})",
             f"by sector {pair(latents - levels)}, by mode {pair(modes - levels)}",
             larger(latents - levels, modes - levels),
         ),
         Claim(
-            "… after cancellation over time as well (net contributions)",
+            f"… after cancellation over time as well (net contributions, by more than {MATTERS})",
             "; ".join(f"{name} {pair(each)}" for name, each in net.items()),
             larger(*net.values()),
         ),
         Claim(
-            "… and in what of the change a block made itself (signed; denoiser by noise level minus GAN by sector)",
+            "… and in what of the change a block made itself (signed; denoiser by noise level minus GAN by sector: by "
+            f"more than {MATTERS})",
             f"{pair(owned)}: denoiser {pair(read.own(DENOISER, LEVELS))}, GAN {pair(read.own(GAN, SECTORS))}; "
             f"{1 / read.setting.blocks:.3f} if blocks did not matter",
             larger(owned),
         ),
         Claim(
             "that is a contrast of the two kinds of models, not of noise levels with other blocks (ours: both by the "
-            "mode of the ring, GAN minus denoiser)",
+            f"mode of the ring, GAN minus denoiser: by more than {MATTERS})",
             f"{pair(modes - own_modes)}: denoiser {pair(own_modes)} (low noise {pair(k(DENOISER, MODES, half=0))}, "
             f"high noise {pair(k(DENOISER, MODES, half=1))}), GAN {pair(modes)}",
             larger(modes - own_modes),
         ),
         Claim(
             "the coupling comes through the discriminator (same section; GAN minus the same generator on fixed "
-            "targets)",
+            f"targets: by more than {MATTERS})",
             "; ".join(
                 f"{name} {pair(each)} (regression {pair(by_hand[name])})" for name, each in from_discriminator.items()
             ),
             larger(*from_discriminator.values()),
         ),
         Claim(
-            "training makes the denoiser local (one plain step on many samples: untrained minus trained)",
-            f"{pair(-trained[DENOISER])}: untrained {pair(k(DENOISER, LEVELS, 'start'))}, trained "
-            f"{pair(k(DENOISER, LEVELS, 'end'))}",
-            larger(-trained[DENOISER]),
+            "training makes the denoiser local (one plain step on many samples: untrained minus trained, by more than "
+            f"{MATTERS})",
+            f"{pair(gained)}: untrained {pair(k(DENOISER, LEVELS, 'start'))}, trained {pair(plain)}",
+            larger(gained),
+        ),
+        Claim(
+            "the denoiser's locality in noise level comes with small batches, and with Adam (ours; at the trained "
+            f"weights, one plain step on {read.setting.once} samples minus one with either, by more than {MATTERS})",
+            "; ".join(f"{name} {pair(each)}" for name, each in steps.items()) + f". Plain {pair(plain)}",
+            larger(steps["plain, small batches"], steps["Adam"]),
         ),
         Claim(
             "training couples the GAN (one plain step: trained minus untrained, whose discriminator was trained "
-            "against it)",
-            f"{pair(trained[GAN])}: untrained {pair(k(GAN, SECTORS, 'start'))}, trained {pair(k(GAN, SECTORS, 'end'))}",
-            larger(trained[GAN]),
+            f"against it; by more than {MATTERS})",
+            "; ".join(
+                f"{name} {pair(each)} (untrained {pair(k(GAN, name, 'start'))}, trained {pair(k(GAN, name, 'end'))})"
+                for name, each in coupled.items()
+            ),
+            larger(*coupled.values()),
         ),
         Claim(
-            "coupling goes with collapse (Remark 4.1; collapsing minus healthy GAN, latent sectors)",
+            "coupling goes with collapse (Remark 4.1; collapsing minus healthy GAN, latent sectors: by more than "
+            f"{MATTERS})",
             f"{pair(collapse)}: collapsing {pair(k(COLLAPSING, SECTORS))} ({_covered(read, COLLAPSING)}), healthy "
             f"{pair(latents)} ({_covered(read, GAN)})",
             larger(collapse),
@@ -187,14 +177,6 @@ def claims_of(read: Read) -> list[Claim]:
             adds_up(max(gaps)),
         ),
     ]
-
-
-def _lesser(one: str, other: str) -> str:
-    """The weaker of two verdicts on the two halves of a statement."""
-    for verdict in ("undecided", "no", "partly"):
-        if verdict in (one, other):
-            return "partly" if verdict == "no" and one != other else verdict
-    return "yes"
 
 
 def _covered(read: Read, model: str) -> str:
@@ -224,6 +206,22 @@ def outcome_of(found: list[Found], setting: Setting, settings: dict[str, Any]) -
             for model, blocks in RECORDINGS
         ],
     )
+    single = Table(
+        f"κ of single steps: plain or as Adam takes them, on {setting.once} samples at once or in batches of "
+        f"{setting.batch} ({means})",
+        ("model", "blocks", "network", *STEPS, "a tenth of the training beside it"),
+        [
+            (
+                model,
+                blocks,
+                "untrained" if when == "start" else "trained",
+                *(_said(read.kappa(model, blocks, when if name == "plain" else f"{when}, {name}")) for name in STEPS),
+                _said(read.kappa(model, blocks, beside)),
+            )
+            for model, blocks in STEPPED
+            for when, beside in (("start", "first"), ("end", "last"))
+        ],
+    )
     quality = Table(
         "What was learned",
         ("model", "parameters", "modes covered", "good samples", "loss before", "loss after"),
@@ -245,14 +243,21 @@ def outcome_of(found: list[Found], setting: Setting, settings: dict[str, Any]) -
         f"{model}, {blocks}": {when: read.kappa(model, blocks, when) for when in ("start", "whole", "end")}
         for model, blocks in RECORDINGS
     }
+    steps = {
+        f"{model}, {name}": {
+            when: read.kappa(model, blocks, when if name == "plain" else f"{when}, {name}") for when in ("start", "end")
+        }
+        for model, blocks in STEPPED
+        for name in STEPS
+    }
     maps = {f"{model}, {blocks}": read.mean(model, blocks) for model, blocks in RECORDINGS if model != COLLAPSING}
     return Outcome(
         "contrast",
         settings,
         claims_of(read),
-        [table, quality],
+        [table, single, quality],
         {
-            "contrast": plots.couplings(rows, {k: WHEN[k] for k in ("start", "whole", "end")}, meta, note),
+            "contrast": plots.couplings(rows, steps, {k: WHEN[k] for k in ("start", "whole", "end")}, meta, note),
             "contrast-maps": plots.block_maps(maps, meta, f"means over {len(found)} seeds"),
         },
         {
@@ -264,6 +269,12 @@ def outcome_of(found: list[Found], setting: Setting, settings: dict[str, Any]) -
                 }
                 | {"gross, whole, neighbours": read.kappa(model, blocks, reach=1).tolist()}
                 | {"own signed": read.own(model, blocks).tolist()}
+                | {
+                    f"gross, {when}, {name}": read.kappa(model, blocks, f"{when}, {name}").tolist()
+                    for when in ("start", "end")
+                    for name in STEPS
+                    if (model, blocks) in STEPPED and name != "plain"
+                }
                 for model, blocks in RECORDINGS
             },
             "matrices": {f"{m}, {b}": read.mean(m, b).tolist() for m, b in RECORDINGS},

@@ -17,6 +17,15 @@ RECORDINGS = (
     (REGRESSION, MODES),
     (COLLAPSING, SECTORS),
 )
+#: whose single steps are also taken as Adam takes them and in small batches: what the paper compares
+STEPPED = ((DENOISER, LEVELS), (GAN, SECTORS))
+#: single steps of a trained or untrained network: name → with Adam, in small batches
+STEPS = {
+    "plain": (False, False),
+    "plain, small batches": (False, True),
+    "Adam": (True, False),
+    "Adam, small batches": (True, True),
+}
 
 
 @dataclass(frozen=True)
@@ -34,13 +43,13 @@ class Setting:
         dim, timesteps: of the denoiser's sinusoidal embedding and of its linear noise schedule.
         queries: samples of every block whose outputs are followed.
         judged: steps of the discriminator alone against the untrained generator, before one generator step.
-        once: samples of that one step.
+        once: samples of single steps; in small batches, ``batch`` each.
     """
 
     seeds: int = 5
     blocks: int = 8
     std: float = 0.2
-    steps: int = 300
+    steps: int = 200
     batch: int = 128
     lr: float = 4e-3
     width: int = 64

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+import numpy as np
 from torch import Tensor, nn
 
 from genkernel.experiments.line_filling import task
@@ -21,6 +22,7 @@ from genkernel.experiments.line_filling.outcome import BETWEEN, OTHERS, RANDOM, 
 from genkernel.experiments.line_filling.setting import QUICK, Setting
 from genkernel.experiments.outcome import Outcome
 
+STRUCTURES = (SHAPE, WIDE, BETWEEN, *OTHERS)
 NON_LINEAR: dict[str, Callable[[], nn.Module]] = {OTHERS[0]: nn.GELU, OTHERS[1]: task.Absolute}
 
 
@@ -67,17 +69,29 @@ def numbers(setting: Setting, length: int) -> list[int]:
 
 
 def trained(setting: Setting, structure: str, start: str | float, length: int, ones: int, seed: int) -> Trained:
-    """Train all replicates of one case and test them."""
-    if isinstance(start, float):
-        net = task.exact(setting.replicates, start, seed)
-    else:
-        shapes = {WIDE: task.Structure(reach=3), BETWEEN: task.Structure(between=setting.channels)}
-        shape = shapes.get(structure, task.Structure())
-        net = task.Filler(setting.replicates, shape, seed, NON_LINEAR.get(structure, nn.ReLU)())
-    task.train(net, length, ones, setting.steps, setting.batch, setting.rate, seed + 1)
-    squares, wrong = task.errors(net, length, setting.tested, seed + 2)
+    """Train all replicates of one case and test them: weights and sequences are the case's own."""
+    weights, sequences, tests = seeds(structure, start, length, ones, seed)
+    net = started(setting, structure, start, weights)
+    task.train(net, length, ones, setting.steps, setting.batch, setting.rate, sequences)
+    squares, wrong = task.errors(net, length, setting.tested, tests)
     parameters = sum(p[0].numel() for p in net.parameters())
     return Trained(structure, start, length, ones, parameters, squares, wrong)
+
+
+def started(setting: Setting, structure: str, start: str | float, seed: int) -> task.Filler:
+    """All replicates of one case before training."""
+    if isinstance(start, float):
+        return task.exact(setting.replicates, start, seed)
+    shapes = {WIDE: task.Structure(reach=3), BETWEEN: task.Structure(between=setting.channels)}
+    shape = shapes.get(structure, task.Structure())
+    return task.Filler(setting.replicates, shape, seed, NON_LINEAR.get(structure, nn.ReLU)())
+
+
+def seeds(structure: str, start: str | float, length: int, ones: int, seed: int) -> list[int]:
+    """Of weights, of training sequences and of test sequences: other ones for every case."""
+    noise = round(1e6 * start) + 1 if isinstance(start, float) else 0
+    case = np.random.SeedSequence([seed, STRUCTURES.index(structure), noise, length, ones])
+    return [int(s) for s in case.generate_state(3, np.uint64) >> np.uint64(1)]
 
 
 def run(*, quick: bool = False, seed: int = 0, progress: bool = True, setting: Setting | None = None) -> Outcome:

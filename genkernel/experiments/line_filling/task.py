@@ -97,14 +97,18 @@ class Filler(nn.Module):
         self.last, self.last_bias = weight(1, wide), bias(1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Fillings ``[R, b, n]`` of the same sequences ``[b, n]`` by every replicate; n a power of two."""
+        """Fillings ``[R, b, n]`` of every replicate's own sequences ``[R, b, n]``, or of shared ones ``[b, n]``.
+
+        Raises:
+            InputError: n is no power of two.
+        """
         n, replicates = x.shape[-1], len(self.first)
         if n & (n - 1):
             raise InputError(f"the structure halves: it takes sequences of 2, 4, 8, … places, not of {n}")
-        z = shifted(x).reshape(1, -1, n).expand(replicates, -1, -1)  # [R, b n, n]
+        z = shifted(x.expand(replicates, *x.shape[-2:])).flatten(1, 2)  # [R, b n, n]
         while z.shape[-1] > 1:
             z = self.halved(z)
-        return z.reshape(replicates, *x.shape)
+        return z.reshape(replicates, *x.shape[-2:])
 
     def halved(self, z: Tensor) -> Tensor:
         """One halving, ``[R, k, n]`` to ``[R, k, n / 2]``."""
@@ -145,12 +149,12 @@ def largest_error(net: Filler, length: int, chunk: int = 2048) -> float:
 
 
 def train(net: Filler, length: int, ones: int, steps: int, batch: int, rate: float, seed: int) -> None:
-    """Adam on the mean squared error, new sequences in every step, the same for all replicates."""
-    draw = torch.Generator().manual_seed(seed)
+    """Adam on the mean squared error, new sequences in every step, of every replicate its own."""
+    draw, replicates = torch.Generator().manual_seed(seed), len(net.first)
     optimizer = torch.optim.Adam(net.parameters(), lr=rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        x = lines(length, ones, batch, draw)
+        x = lines(length, ones, replicates * batch, draw).reshape(replicates, batch, length)
         loss = (net(x) - filled(x)).square().mean((1, 2)).sum()  # of each replicate its own
         optimizer.zero_grad()
         loss.backward()

@@ -26,7 +26,7 @@ def run(*, quick: bool = False, seed: int = 0, progress: bool = True, setting: S
     """The formula on linear machines, their kernels, and what the tangent features of networks span.
 
     Args:
-        quick: three seeds of smaller networks.
+        quick: two seeds, fewer points, step sizes and steps.
         seed: the first of the seeds.
         progress: show a progress bar.
         setting: sizes.

@@ -4,9 +4,9 @@ Section 4.1 of Guo, He, Morel: the kernel depends on the timestep through the po
 make it large, and so the prediction at a noise level is shaped by nearby levels. They show no experiment; all settings
 are ours. Small denoisers of points in the plane and of 8×8 digits are trained with two noise schedules and two
 embeddings, and, as controls, without any information on the time in the embedding, with an embedding whose blocks of
-timesteps are exchanged, and with inputs whose scale does not show the level. Three indices are held side by side: of
-the cosine kernel, of the kernel itself, and of what was learned from where (contributions along the whole training,
-gross and net).
+timesteps are exchanged, with inputs whose scale does not show the level, and with neither cue. Learning rates are
+chosen beforehand. Three indices are held side by side: of the cosine kernel, of the kernel itself, and of what was
+learned from where (contributions along the whole training, gross and net).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from genkernel.experiments.noise_locality.outcome import Run, outcome_of
 from genkernel.experiments.noise_locality.setting import DIGITS, DOMAINS, POINTS, QUICK, VARIANTS, Setting
+from genkernel.experiments.noise_locality.training import best, chosen_rates
 from genkernel.experiments.outcome import Outcome
 
 
@@ -44,6 +45,7 @@ def run(
         require(data, "mnist")
     setting = setting or (QUICK if quick else Setting())
     domains = DOMAINS if data is not None else (POINTS,)
+    tried = {domain: chosen_rates(domain, setting, seed, data) for domain in domains}
     todo = [
         (domain, variant, seed + k)
         for domain in domains
@@ -52,6 +54,6 @@ def run(
     ]
     runs = []
     for domain, variant, one in tqdm(todo, disable=not progress, desc="noise-locality"):
-        runs.append(Run.of(domain, variant, setting, one, data))
+        runs.append(Run.of(domain, variant, setting, one, data, best(tried[domain][variant.optimizer])))
     settings = asdict(setting) | {"quick": quick, "seed": seed, "data": DIGITS in domains}
-    return outcome_of(runs, setting, settings)
+    return outcome_of(runs, tried, setting, settings)

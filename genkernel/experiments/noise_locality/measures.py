@@ -1,7 +1,9 @@
 """How local in noise level kernels and contributions are, all by one index, and what embeddings say of kernels.
 
 The index of a nonnegative matrix over L levels is (S - U)/(1 - U) averaged over rows: S the share of a row within the
-window (the level and its neighbours), U that of the columns' mass (THEORY §6 iv). 0: nothing is local; 1: all of it.
+window (the level and its neighbours), U the share that the mean of all rows has there. 0: all rows are the same,
+however loud some columns are; 1: nothing outside the windows. It is the index of THEORY §6 iv with the mean row in the
+place of the mass of the samples, which knows how many samples a level has but not how loud they are.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Kernels:
         cosine, raw: indices of the cosine kernel and of the unnormalised one, over pairs of different samples.
         told: index of the cosine kernel with levels in the order of :func:`block_order`, in which a permuted embedding
             tells them.
-        embedding_only, input_only, shuffled: indices of the controls of :mod:`genkernel.diffusion.controls`.
+        embedding_only, input_only, shuffled: indices of the controls of :mod:`genkernel.diffusion.controls`, NaN
+            where they were not asked for.
         rank_raw, rank_told, rank_lag: Spearman's correlation of the level kernel with the cosines of the embedding, of
             the embedding after the time MLP, and with -|Δt|, over pairs of different levels.
         matrix: cosine level kernel ``[L, L]``.
@@ -66,16 +69,16 @@ class Learning:
 
     Attributes:
         gross, net: indices of contributions before and after cancellation over time.
-        beyond: index of the gross ones against the mean row in the place of the training mass: 0 where all levels
-            learn from the same, however loud some of these are.
-        beyond_told: the same with levels in the order of a permuted embedding.
+        told: of the gross ones with levels in the order of a permuted embedding.
+        by_mass: of the gross ones against the mass of the samples, as reports of the toolkit have it; not 0 where all
+            levels learn from the same loud ones.
         matrices: ``"gross"`` and ``"net"``, rows are the queries' levels, each divided by its sum ``[L, L]``.
     """
 
     gross: float
     net: float
-    beyond: float
-    beyond_told: float
+    told: float
+    by_mass: float
     matrices: dict[str, Array]
 
 
@@ -96,16 +99,18 @@ def levels_of(den: Denoiser, buckets: NoiseBuckets) -> Levels:
 
 
 def index(matrix: Array, mass: Array | None = None) -> float:
-    """Locality index of ``max(matrix, 0)`` with neighbouring levels as window; equal masses by default."""
-    count = len(matrix)
-    mask = window_mask(np.arange(count, dtype=np.float64), 1.0)
-    share = np.full(count, 1 / count) if mass is None else mass
-    return float(np.nanmean(massed_rows(np.maximum(matrix, 0.0), share, mask)))
+    """Locality index of ``max(matrix, 0)`` with neighbouring levels as window.
 
-
-def beyond_mean(matrix: Array) -> float:
-    """Index of a matrix whose rows sum to 1, against its mean row."""
-    return index(matrix, matrix.mean(0))
+    Args:
+        matrix: ``[L, L]``.
+        mass: of the columns, summing to 1 ``[L]``; the mean of the rows, each divided by its sum, by default.
+    """
+    found = np.maximum(matrix, 0.0)
+    mask = window_mask(np.arange(len(found), dtype=np.float64), 1.0)
+    if mass is None:
+        sums = found.sum(1, keepdims=True)
+        mass = (found / np.where(sums > 0, sums, 1.0))[sums[:, 0] > 0].mean(0)
+    return float(np.nanmean(massed_rows(found, mass, mask)))
 
 
 def in_told_order(matrix: Array) -> Array:
@@ -114,13 +119,16 @@ def in_told_order(matrix: Array) -> Array:
     return matrix[np.ix_(order, order)]
 
 
-def kernels(den: Denoiser, held_out: Tensor, buckets: NoiseBuckets, *, probes: int, seed: int) -> Kernels:
+def kernels(
+    den: Denoiser, held_out: Tensor, buckets: NoiseBuckets, *, probes: int, seed: int, with_controls: bool = True
+) -> Kernels:
     """Everything that is read off the kernel at the network's present weights.
 
     Args:
         held_out: samples, each of which is taken at all levels.
         probes: 0 for the exact trace kernel.
         seed: of noise and probes.
+        with_controls: measure the controls as well.
     """
     from genkernel.tangent import exact_trace, kernel
     from genkernel.tangent import probes as random_probes
@@ -140,10 +148,12 @@ def kernels(den: Denoiser, held_out: Tensor, buckets: NoiseBuckets, *, probes: i
 
     cosine, raw = read(True), read(False)
     others = {
-        "embedding only": controls.embedding_only(),
-        "input only": controls.input_only(),
-        "shuffled levels": controls.shuffled_levels(),
+        "embedding only": controls.embedding_only,
+        "input only": controls.input_only,
+        "shuffled levels": controls.shuffled_levels,
     }
+    matrices = {name: of().matrix for name, of in others.items()} if with_controls else {}
+    indices = {name: index(matrices[name]) if with_controls else float("nan") for name in others}
     told = embedding_cosines(den, levels.timesteps)
     lag = -np.abs(levels.timesteps[:, None] - levels.timesteps[None])
     ranks = [float("nan") if one is None else rank_correlation(one, cosine)[0] for one in (*told, lag)]
@@ -151,14 +161,14 @@ def kernels(den: Denoiser, held_out: Tensor, buckets: NoiseBuckets, *, probes: i
         cosine=index(cosine.matrix),
         raw=index(raw.matrix),
         told=index(in_told_order(cosine.matrix)),
-        embedding_only=index(others["embedding only"].matrix),
-        input_only=index(others["input only"].matrix),
-        shuffled=index(others["shuffled levels"].matrix),
+        embedding_only=indices["embedding only"],
+        input_only=indices["input only"],
+        shuffled=indices["shuffled levels"],
         rank_raw=ranks[0],
         rank_told=ranks[1],
         rank_lag=ranks[2],
         matrix=cosine.matrix,
-        lags={"kernel": profile(cosine.matrix)} | {name: profile(other.matrix) for name, other in others.items()},
+        lags={"kernel": profile(cosine.matrix)} | {name: profile(matrix) for name, matrix in matrices.items()},
     )
 
 
@@ -170,11 +180,13 @@ def profile(matrix: Array) -> Array:
 
 
 def all_kernels(trained: Trained, held_out: Tensor, *, probes: int, seed: int) -> list[Kernels]:
-    """:func:`kernels` at the start, in the middle and at the end; the network has its last weights afterwards."""
+    """:func:`kernels` at the start, in the middle (no controls there) and at the end, whose weights stay."""
     found = []
-    for weights in trained.weights:
+    for moment, weights in zip(MOMENTS, trained.weights, strict=True):
         trained.den.module.load_state_dict(weights)
-        found.append(kernels(trained.den, held_out, trained.buckets, probes=probes, seed=seed))
+        found.append(
+            kernels(trained.den, held_out, trained.buckets, probes=probes, seed=seed, with_controls=moment != "middle")
+        )
     return found
 
 
@@ -195,10 +207,10 @@ def learning(trained: Trained) -> list[Learning]:
     rows = {kind: found / found.sum(2, keepdims=True) for kind, found in maps.items()}
     return [
         Learning(
-            gross=index(rows["gross"][k], mass),
-            net=index(rows["net"][k], mass),
-            beyond=beyond_mean(rows["gross"][k]),
-            beyond_told=beyond_mean(in_told_order(rows["gross"][k])),
+            gross=index(rows["gross"][k]),
+            net=index(rows["net"][k]),
+            told=index(in_told_order(rows["gross"][k])),
+            by_mass=index(rows["gross"][k], mass),
             matrices={kind: rows[kind][k] for kind in KINDS},
         )
         for k in range(len(trained.stretches))

@@ -19,13 +19,15 @@ from genkernel.experiments.noise_locality.setting import (
     POINTS,
     RESCALED,
     SINUSOIDAL,
+    UNAWARE,
     UNTOLD,
     VARIANTS,
     Setting,
     Variant,
 )
-from genkernel.experiments.outcome import Claim, Outcome, Table, adds_up
-from genkernel.experiments.replicates import around, pair
+from genkernel.experiments.noise_locality.training import best
+from genkernel.experiments.outcome import Claim, Outcome, Table, adds_up, verdict
+from genkernel.experiments.replicates import above, around, below, is_above, is_within, pair
 
 Array = NDArray[np.float64]
 Values = dict[str, Array]  # case → values over seeds
@@ -56,12 +58,14 @@ class Run:
     gap: float
 
     @classmethod
-    def of(cls, domain: str, variant: Variant, setting: Setting, seed: int, data: str | Path | None) -> Run:
+    def of(
+        cls, domain: str, variant: Variant, setting: Setting, seed: int, data: str | Path | None, rate: float
+    ) -> Run:
         """Train, record and measure."""
         from genkernel.experiments.noise_locality.training import samples, train
 
         sizes = setting.of(domain)
-        trained = train(domain, variant, setting, seed, data)
+        trained = train(domain, variant, setting, seed, data, rate)
         held_out = samples(domain, setting, seed, data)[1][: sizes.images]
         found = all_kernels(trained, held_out, probes=sizes.probes, seed=seed)
         gap = trained.parts.gap_rel
@@ -107,36 +111,14 @@ class Group:
 # ------------------------------------------------------------------------------- verdicts
 
 
-def reaches(values: Mapping[str, Array], level: float) -> str:
-    """Whether means are above a level: "yes" if all intervals are, "no" if all are below, "partly" if some are above.
-
-    "undecided" where none is above and not all are below, or there are no intervals.
-    """
-    ends = [around(each) for each in values.values()]
-    if any(end != end for pair_of in ends for end in pair_of):
-        return "undecided"
-    over, under = [low > level for low, _ in ends], [high < level for _, high in ends]
-    return "yes" if all(over) else "no" if all(under) else "partly" if any(over) else "undecided"
+def over(*groups: Values, level: float = 0.0) -> str:
+    """The verdict on all means being above a level."""
+    return above(*(around(each) for group in groups for each in group.values()), level=level)
 
 
-def same(values: Mapping[str, Array], margin: float = SAME) -> str:
-    """Whether differences are surely within a margin.
-
-    "yes" if all are, "partly" if some are, "no" if all are surely beyond it, "undecided" otherwise.
-    """
-    ends = [around(each) for each in values.values()]
-    if any(end != end for pair_of in ends for end in pair_of):
-        return "undecided"
-    within = [-margin < low and high < margin for low, high in ends]
-    beyond = [low > margin or high < -margin for low, high in ends]
-    if all(within):
-        return "yes"
-    return "partly" if any(within) else "no" if all(beyond) else "undecided"
-
-
-def weaker(*found: str) -> str:
-    """Of verdicts on two halves of a statement: theirs if they agree, "undecided" for "no" and that, else "partly"."""
-    return found[0] if len(set(found)) == 1 else "undecided" if set(found) == {"no", "undecided"} else "partly"
+def same(values: Values, margin: float = SAME) -> str:
+    """The verdict on all differences being within a margin."""
+    return verdict(is_within(around(each), margin) for each in values.values())
 
 
 # --------------------------------------------------------------------------------- claims
@@ -174,17 +156,18 @@ def claims_of(group: Group) -> list[Claim]:
     def without(of: Callable[[Variant], Array]) -> Values:
         return {v.name: of(v) - of(UNTOLD[v.schedule]) for v in CASES}
 
+    def untold(of: Callable[[Variant], Array]) -> Values:
+        return {v.schedule: of(v) for v in UNTOLD.values()}
+
     say(
         "the trained kernel is local in noise level (Guo, He, Morel, section 4.1; index of the cosine kernel above "
         f"{LOCAL})",
-        lambda: (f"{words(cosine())}. Unnormalised: {words(raw())}", reaches(cosine(), LOCAL)),
+        lambda: (f"{words(cosine())}. Unnormalised: {words(raw())}", over(cosine(), level=LOCAL)),
     )
     say(
-        f"a level is learned from nearby levels (same section; gross and net contributions, index above {LOCAL})",
-        lambda: (
-            f"gross: {words(gross())}. Net: {words(net())}",
-            weaker(reaches(gross(), LOCAL), reaches(net(), LOCAL)),
-        ),
+        "a level is learned from nearby levels (same section; contributions over the whole training, gross as well as "
+        f"net, index above {LOCAL})",
+        lambda: (f"gross: {words(gross())}. Net: {words(net())}", over(gross(), net(), level=LOCAL)),
     )
     say(
         f"how local the cosine kernel is says how local learning is (gross index within {SAME} of the kernel's, both "
@@ -201,39 +184,51 @@ def claims_of(group: Group) -> list[Claim]:
         lambda: (
             words(less(*_controls(group)))
             + f". Embedding only: {words(_controls(group)[0])}. Input only: {words(_controls(group)[1])}",
-            weaker(reaches(less(*_controls(group)), 0.0), reaches(_controls(group)[0], LOCAL)),
+            verdict(
+                [is_above(around(each)) for each in less(*_controls(group)).values()]
+                + [is_above(around(each), LOCAL) for each in _controls(group)[0].values()]
+            ),
         ),
     )
     say(
-        "without the time in the embedding, trained kernels are less local (retrained; told minus constant embedding)",
+        "without the time in the embedding, trained kernels are less local (noise-unconditional network; told minus "
+        "constant embedding)",
         lambda: (
-            words(without(lambda v: group.kernel(v, "cosine"))),
-            _above(without(lambda v: group.kernel(v, "cosine"))),
+            words(without(lambda v: group.kernel(v, "cosine")))
+            + f". Constant embedding: {words(untold(lambda v: group.kernel(v, 'cosine')))}",
+            over(without(lambda v: group.kernel(v, "cosine"))),
         ),
     )
     say(
-        "… and so is learning (gross contributions, whole training, against what levels learn from in the mean)",
+        "… and so is learning (gross contributions, whole training)",
         lambda: (
-            words(without(lambda v: group.learned(v, "beyond"))),
-            _above(without(lambda v: group.learned(v, "beyond"))),
+            words(without(lambda v: group.learned(v, "gross")))
+            + f". Constant embedding: {words(untold(lambda v: group.learned(v, 'gross')))}",
+            over(without(lambda v: group.learned(v, "gross"))),
         ),
     )
     say(
         "locality follows the embedding where this exchanges blocks of timesteps (retrained; index in the order that "
-        "is told minus index in the true one; contributions against what levels learn from in the mean)",
+        "is told minus index in the true one, of the kernel and of gross contributions)",
         lambda: _exchanged(group),
     )
     say(
         f"it is not the scale of the input (retrained with inputs of one scale at all levels; index within {SAME})",
         lambda: _rescaled(group),
     )
+    if UNAWARE in group.of:
+        say(
+            "with neither the time in the embedding nor the scale of the input, nothing is local (retrained; indices "
+            f"below {LOCAL})",
+            lambda: _unaware(group),
+        )
     say(
         "training makes the kernel local (cosine index at the end minus that before training)",
-        lambda: (words(less(cosine(), cosine(START))), _above(less(cosine(), cosine(START)))),
+        lambda: (words(less(cosine(), cosine(START))), over(less(cosine(), cosine(START)))),
     )
     say(
         "… and learning (gross index of the last tenth minus that of the first)",
-        lambda: (words(less(gross(END), gross(START))), _above(less(gross(END), gross(START)))),
+        lambda: (words(less(gross(END), gross(START))), over(less(gross(END), gross(START)))),
     )
     ranks = {name: (lambda v, n=name: group.kernel(v, n)) for name in ("rank_raw", "rank_told", "rank_lag")}
     say(
@@ -242,7 +237,14 @@ def claims_of(group: Group) -> list[Claim]:
         lambda: (
             words(group.cases(ranks["rank_raw"]))
             + f". Before training: {words(group.cases(lambda v: group.kernel(v, 'rank_raw', START)))}",
-            _above(group.cases(ranks["rank_raw"])),
+            over(group.cases(ranks["rank_raw"])),
+        ),
+    )
+    say(
+        "… and they say more than the distance in time alone (difference of correlations)",
+        lambda: (
+            words(less(group.cases(ranks["rank_raw"]), group.cases(ranks["rank_lag"]))),
+            over(less(group.cases(ranks["rank_raw"]), group.cases(ranks["rank_lag"]))),
         ),
     )
     say(
@@ -251,12 +253,15 @@ def claims_of(group: Group) -> list[Claim]:
         lambda: (
             words(less(group.cases(ranks["rank_told"]), group.cases(ranks["rank_lag"])))
             + f". After the MLP: {words(group.cases(ranks['rank_told']))}",
-            _above(less(group.cases(ranks["rank_told"]), group.cases(ranks["rank_lag"]))),
+            over(less(group.cases(ranks["rank_told"]), group.cases(ranks["rank_lag"]))),
         ),
     )
     if group.domain == POINTS:
-        say("with SGD, the optimizer of Cor. 4.1, learning is as local as with Adam (gross, whole training, "
-            f"within {SAME})", lambda: _with_sgd(group))  # fmt: skip
+        say(
+            "with SGD, the optimizer of Cor. 4.1, learning is as local as with Adam (each at its own learning rate; "
+            f"gross, whole training, within {SAME})",
+            lambda: _with_sgd(group),
+        )
     gaps = [run.gap for runs in group.of.values() for run in runs]
     say(
         "changes of predictions are the sum of what the levels did to them (Cor. 4.1; gap at most 1 %, partly: 5 %)",
@@ -276,23 +281,19 @@ def _controls(group: Group) -> tuple[Values, Values]:
     )
 
 
-def _above(values: Values) -> str:
-    return reaches(values, 0.0)
-
-
 def _exchanged(group: Group) -> tuple[str, str]:
     pairs = {
         "kernel": group.kernel(EXCHANGED, "told") - group.kernel(EXCHANGED, "cosine"),
-        "gross contributions": group.learned(EXCHANGED, "beyond_told") - group.learned(EXCHANGED, "beyond"),
+        "gross contributions": group.learned(EXCHANGED, "told") - group.learned(EXCHANGED, "gross"),
     }
     start = group.kernel(EXCHANGED, "told", START) - group.kernel(EXCHANGED, "cosine", START)
     orders = (
         f"kernel {pair(group.kernel(EXCHANGED, 'told'))} told, {pair(group.kernel(EXCHANGED, 'cosine'))} true; "
-        f"contributions {pair(group.learned(EXCHANGED, 'beyond_told'))} told, "
-        f"{pair(group.learned(EXCHANGED, 'beyond'))} true, of the last tenth "
-        f"{pair(group.learned(EXCHANGED, 'beyond_told', END))} and {pair(group.learned(EXCHANGED, 'beyond', END))}"
+        f"contributions {pair(group.learned(EXCHANGED, 'told'))} told, "
+        f"{pair(group.learned(EXCHANGED, 'gross'))} true, of the last tenth "
+        f"{pair(group.learned(EXCHANGED, 'told', END))} and {pair(group.learned(EXCHANGED, 'gross', END))}"
     )
-    return f"{words(pairs)}; kernel before training {pair(start)}. {orders}", _above(pairs)
+    return f"{words(pairs)}; kernel before training {pair(start)}. {orders}", over(pairs)
 
 
 def _rescaled(group: Group) -> tuple[str, str]:
@@ -304,25 +305,67 @@ def _rescaled(group: Group) -> tuple[str, str]:
     return f"rescaled minus not: {words(differences)}", same(differences)
 
 
+def _unaware(group: Group) -> tuple[str, str]:
+    found = {
+        "kernel": group.kernel(UNAWARE, "cosine"),
+        "gross contributions": group.learned(UNAWARE, "gross"),
+        "net contributions": group.learned(UNAWARE, "net"),
+    }
+    scaled = UNTOLD[UNAWARE.schedule]
+    more = {
+        "kernel": group.kernel(scaled, "cosine") - found["kernel"],
+        "gross contributions": group.learned(scaled, "gross") - found["gross contributions"],
+    }
+    return (
+        f"{words(found)}. With the scale of the input, still without the time: more by {words(more)}",
+        below(*map(around, found.values()), level=LOCAL),
+    )
+
+
 def _with_sgd(group: Group) -> tuple[str, str]:
     plain = Variant(SINUSOIDAL, PLAIN_STEPS.schedule)
     difference = {"difference": group.learned(PLAIN_STEPS, "gross") - group.learned(plain, "gross")}
-    sgd, adam = (group.learned(v, "gross") for v in (PLAIN_STEPS, plain))
-    kernel = group.kernel(PLAIN_STEPS, "cosine")
-    return f"{words(difference)}: SGD {pair(sgd)}, Adam {pair(adam)}; kernel with SGD {pair(kernel)}", same(difference)
+    sgd, adam = ([pair(group.learned(v, "gross", k)) for k in (WHOLE, START, END)] for v in (PLAIN_STEPS, plain))
+    return (
+        f"{words(difference)}: SGD {sgd[0]} (first tenth {sgd[1]}, last {sgd[2]}), Adam {adam[0]} (first tenth "
+        f"{adam[1]}, last {adam[2]}); kernel with SGD {pair(group.kernel(PLAIN_STEPS, 'cosine'))}, with Adam "
+        f"{pair(group.kernel(plain, 'cosine'))}",
+        same(difference),
+    )
 
 
 # -------------------------------------------------------------------------------- outcome
 
 
-def outcome_of(runs: list[Run], setting: Setting, settings: dict[str, Any]) -> Outcome:
-    """Everything that the runs say."""
+def outcome_of(
+    runs: list[Run], tried: dict[str, dict[str, dict[float, float]]], setting: Setting, settings: dict[str, Any]
+) -> Outcome:
+    """Everything that the runs say.
+
+    Args:
+        tried: domain → optimizer → losses by learning rate.
+    """
     groups = [Group(runs, domain) for domain in DOMAINS]
     outcome = Outcome("noise-locality", settings)
     for group in groups:
         outcome.claims += claims_of(group)
         if group.measured:
             outcome.tables += _tables(group)
+    outcome.tables.append(
+        Table(
+            "Learning rates: training loss at the end of every rate that was tried, on draws of their own",
+            ("training", "chosen", "losses"),
+            [
+                (
+                    f"{domain}, {name}",
+                    best(by_rate),
+                    "; ".join(f"{rate:g}: {loss:.4g}" for rate, loss in by_rate.items()),
+                )
+                for domain, of in tried.items()
+                for name, by_rate in of.items()
+            ],
+        )
+    )
     outcome.figures = _figures([group for group in groups if group.measured], setting, settings)
     outcome.numbers = {
         group.domain: {
@@ -343,8 +386,12 @@ def outcome_of(runs: list[Run], setting: Setting, settings: dict[str, Any]) -> O
         }
         for group in groups
         if group.measured
-    }
+    } | {"rates": {domain: {name: _rates(losses) for name, losses in of.items()} for domain, of in tried.items()}}
     return outcome
+
+
+def _rates(losses: dict[float, float]) -> dict[str, Any]:
+    return {"chosen": best(losses), "losses": {f"{rate:g}": loss for rate, loss in losses.items()}}
 
 
 def _plain(found: Kernels | Learning) -> dict[str, float]:
@@ -355,7 +402,7 @@ def _tables(group: Group) -> list[Table]:
     means = f"mean ± standard error over {len(group.of[CASES[0]])} trainings"
     sides = Table(
         f"{group.domain}: three indices side by side ({means}; contributions over the first, middle and last tenth of "
-        "the steps and over all)",
+        "the steps and over all; the last column takes loud levels for local ones, see the page)",
         (
             "training",
             "when",
@@ -363,14 +410,14 @@ def _tables(group: Group) -> list[Table]:
             "kernel",
             "contributions, gross",
             "contributions, net",
-            "gross, against the mean row",
+            "gross, against the mass of samples",
         ),
         [],
     )
     for v in group.of:
         for k, when in enumerate((*MOMENTS, "whole")):
             kernel = (pair(group.kernel(v, name, k)) if k < WHOLE else None for name in ("cosine", "raw"))
-            learned = (pair(group.learned(v, name, k)) for name in ("gross", "net", "beyond"))
+            learned = (pair(group.learned(v, name, k)) for name in ("gross", "net", "by_mass"))
             sides.rows.append((v.name, when, *kernel, *learned))
     controls = Table(
         f"{group.domain}: index of the cosine kernel and its controls, correlations with encodings ({means})",
@@ -415,10 +462,12 @@ def _figures(groups: list[Group], setting: Setting, settings: dict[str, Any]) ->
             "embedding only": (group.kernel(plain, "embedding_only"), None),
             "input only": (group.kernel(plain, "input_only"), None),
             "shuffled levels": (group.kernel(plain, "shuffled"), None),
-            "constant embedding": _both(group, UNTOLD["linear"]),
             "exchanged blocks, true order": _both(group, EXCHANGED),
-            "exchanged blocks, order told": (group.kernel(EXCHANGED, "told"), group.learned(EXCHANGED, "beyond_told")),
+            "exchanged blocks, order told": (group.kernel(EXCHANGED, "told"), group.learned(EXCHANGED, "told")),
             "inputs rescaled": _both(group, RESCALED),
+            "constant embedding": _both(group, UNTOLD["linear"]),
+            "constant embedding, inputs rescaled": _both(group, UNAWARE),
+            "SGD in the place of Adam": _both(group, PLAIN_STEPS),
         }
         for group in groups
     }
@@ -447,8 +496,10 @@ def _figures(groups: list[Group], setting: Setting, settings: dict[str, Any]) ->
     }
 
 
-def _both(group: Group, variant: Variant) -> tuple[Array, Array]:
-    return group.kernel(variant, "cosine"), group.learned(variant, "beyond")
+def _both(group: Group, variant: Variant) -> tuple[Array | None, Array | None]:
+    if variant not in group.of:
+        return None, None
+    return group.kernel(variant, "cosine"), group.learned(variant, "gross")
 
 
 def _mean(matrices: list[Array]) -> Array:

@@ -9,6 +9,8 @@ DOMAINS = (POINTS, DIGITS)
 SCHEDULES = ("linear", "cosine")
 SINUSOIDAL, FOURIER, CONSTANT, PERMUTED = "sinusoidal", "log-SNR Fourier", "constant", "permuted"
 TOLD = (SINUSOIDAL, FOURIER)  # embeddings of networks that are told their noise level as usual
+ADAM, SGD = "Adam", "SGD"
+FIRST = {ADAM: 0.003, SGD: 0.1}  # learning rates at which the search for the best begins
 
 
 @dataclass(frozen=True)
@@ -19,20 +21,20 @@ class Variant:
         embedding: one of :data:`genkernel.experiments.noise_locality.networks.EMBEDDINGS`.
         schedule: ``"linear"`` or ``"cosine"``.
         rescaled: inputs are divided by their standard deviation at their level.
-        optimizer: ``"Adam"`` or ``"SGD"`` (with momentum).
+        optimizer: :data:`ADAM` or :data:`SGD` (with momentum).
     """
 
     embedding: str
     schedule: str
     rescaled: bool = False
-    optimizer: str = "Adam"
+    optimizer: str = ADAM
 
     @property
     def name(self) -> str:
         """In words, for tables."""
         parts = [self.embedding, self.schedule]
         parts += ["inputs rescaled"] if self.rescaled else []
-        parts += [self.optimizer] if self.optimizer != "Adam" else []
+        parts += [self.optimizer] if self.optimizer != ADAM else []
         return ", ".join(parts)
 
 
@@ -40,10 +42,11 @@ CASES = tuple(Variant(embedding, schedule) for schedule in SCHEDULES for embeddi
 UNTOLD = {schedule: Variant(CONSTANT, schedule) for schedule in SCHEDULES}
 EXCHANGED = Variant(PERMUTED, "linear")
 RESCALED = Variant(SINUSOIDAL, "linear", rescaled=True)
-PLAIN_STEPS = Variant(SINUSOIDAL, "linear", optimizer="SGD")
-#: what is trained in each domain; the optimizer of Cor. 4.1 where trainings are cheap
+UNAWARE = Variant(CONSTANT, "linear", rescaled=True)  # neither the embedding nor the input's scale shows the level
+PLAIN_STEPS = Variant(SINUSOIDAL, "linear", optimizer=SGD)
+#: what is trained in each domain; the optimizer of Cor. 4.1, and the lack of both cues, where trainings are cheap
 VARIANTS = {
-    POINTS: (*CASES, *UNTOLD.values(), EXCHANGED, RESCALED, PLAIN_STEPS),
+    POINTS: (*CASES, *UNTOLD.values(), EXCHANGED, RESCALED, UNAWARE, PLAIN_STEPS),
     DIGITS: (*CASES, *UNTOLD.values(), EXCHANGED, RESCALED),
 }
 
@@ -55,7 +58,6 @@ class Sizes:
     Attributes:
         seeds: independent trainings of every variant.
         steps, batch: of the optimizer.
-        lr: of Adam.
         width, depth: hidden units or channels; hidden layers or residual blocks.
         train: training samples.
         queries: held-out noisy samples of every level that contributions are followed at.
@@ -66,7 +68,6 @@ class Sizes:
     seeds: int
     steps: int
     batch: int
-    lr: float
     width: int
     depth: int
     train: int
@@ -83,7 +84,8 @@ class Setting:
         levels: L buckets of equal width in the timestep; the window of all indices is the bucket and its neighbours.
         timesteps: of the noise schedules.
         dim: of the embeddings.
-        momentum, sgd_lr: of SGD.
+        momentum: of SGD.
+        tuning_seeds: further draws, with which the learning rates are chosen.
         std: of the modes of the ring of eight Gaussians (radius 2) that the points are from.
         pixels: height and width of the digits.
         points, digits: sizes of the two domains.
@@ -93,15 +95,11 @@ class Setting:
     timesteps: int = 1000
     dim: int = 32
     momentum: float = 0.9
-    sgd_lr: float = 0.05
+    tuning_seeds: int = 2
     std: float = 0.05
     pixels: int = 8
-    points: Sizes = Sizes(
-        seeds=5, steps=300, batch=128, lr=3e-3, width=48, depth=3, train=2000, queries=8, images=16, probes=0
-    )
-    digits: Sizes = Sizes(
-        seeds=4, steps=200, batch=64, lr=3e-3, width=16, depth=2, train=2000, queries=4, images=12, probes=8
-    )
+    points: Sizes = Sizes(seeds=5, steps=120, batch=128, width=48, depth=3, train=2000, queries=4, images=16, probes=0)
+    digits: Sizes = Sizes(seeds=4, steps=60, batch=64, width=16, depth=2, train=2000, queries=4, images=12, probes=8)
 
     def of(self, domain: str) -> Sizes:
         """Sizes of a domain."""
@@ -109,6 +107,7 @@ class Setting:
 
 
 QUICK = Setting(
-    points=Sizes(seeds=2, steps=10, batch=32, lr=5e-3, width=16, depth=2, train=200, queries=2, images=3, probes=0),
-    digits=Sizes(seeds=1, steps=10, batch=16, lr=5e-3, width=8, depth=1, train=200, queries=2, images=3, probes=2),
+    tuning_seeds=1,
+    points=Sizes(seeds=2, steps=10, batch=32, width=16, depth=2, train=200, queries=2, images=3, probes=0),
+    digits=Sizes(seeds=1, steps=10, batch=16, width=8, depth=1, train=200, queries=2, images=3, probes=2),
 )

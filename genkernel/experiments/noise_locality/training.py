@@ -1,24 +1,33 @@
-"""A small denoiser's training, recorded by noise level, with its weights at the start, in the middle and at the end."""
+"""A small denoiser's training, recorded by noise level, with its weights at the start, in the middle and at the end.
+
+Learning rates are chosen in trainings of their own, which are not recorded.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from genkernel.diffusion.contributions import NoiseBuckets, noise_level_queries
 from genkernel.diffusion.denoiser import Denoiser
 from genkernel.diffusion.schedule import NoiseSchedule
+from genkernel.experiments.neighbours.setting import RATES
+from genkernel.experiments.neighbours.training import lowest
 from genkernel.experiments.noise_locality.networks import denoiser, rescaled
-from genkernel.experiments.noise_locality.setting import POINTS, Setting, Variant
+from genkernel.experiments.noise_locality.setting import ADAM, FIRST, POINTS, SGD, SINUSOIDAL, Setting, Variant
 from genkernel.paths import PathDecomposition, record
 
 #: parts of the training that contributions are summed over, beside the whole: around the weights that kernels are of
 STRETCHES = ((0.0, 0.1), (0.45, 0.55), (0.9, 1.0))
 _HELD_OUT, _STEPS = 10_007, 1_000_003  # apart from each other
+_TUNING = 50_000  # added to the seeds of trainings that choose learning rates
 
 
 @dataclass
@@ -43,6 +52,7 @@ class Trained:
     after: float
 
 
+@lru_cache(maxsize=2)
 def samples(domain: str, setting: Setting, seed: int, data: str | Path | None) -> tuple[Tensor, Tensor]:
     """Training samples and held-out ones: points ``[n, 2]``, or digits ``[n, 1, h, w]`` in [-1, 1]."""
     sizes = setting.of(domain)
@@ -67,11 +77,73 @@ def losses(module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return (module(batch["x"], batch["t"]) - batch["target"]).square().flatten(1).mean(1)
 
 
-def optimizer_of(module: nn.Module, variant: Variant, setting: Setting, lr: float) -> torch.optim.Optimizer:
+def optimizer_of(module: nn.Module, variant: Variant, setting: Setting, rate: float) -> torch.optim.Optimizer:
     """Adam, or SGD with momentum."""
-    if variant.optimizer == "SGD":
-        return torch.optim.SGD(module.parameters(), lr=setting.sgd_lr, momentum=setting.momentum)
-    return torch.optim.Adam(module.parameters(), lr=lr)
+    if variant.optimizer == SGD:
+        return torch.optim.SGD(module.parameters(), lr=rate, momentum=setting.momentum)
+    return torch.optim.Adam(module.parameters(), lr=rate)
+
+
+def started(domain: str, variant: Variant, setting: Setting, seed: int, clean: Tensor) -> Denoiser:
+    """An untrained denoiser of samples like ``clean``."""
+    sizes = setting.of(domain)
+    schedule = NoiseSchedule.vp(timesteps=setting.timesteps, beta_schedule=variant.schedule)
+    if variant.rescaled:
+        schedule = rescaled(schedule, float(clean.double().square().mean()))
+    return denoiser(
+        tuple(clean.shape[1:]), variant.embedding, schedule,
+        width=sizes.width, depth=sizes.depth, dim=setting.dim, blocks=setting.levels, seed=seed,
+    )  # fmt: skip
+
+
+def batches(
+    den: Denoiser, clean: Tensor, steps: int, size: int, setting: Setting, seed: int
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Numbers of samples ``[b]`` and their noisy batch, for every step."""
+    for step in range(steps):
+        draw = torch.Generator().manual_seed(seed * _STEPS + step)
+        ids = torch.randint(len(clean), (size,), generator=draw)
+        noise = torch.randn((size, *clean.shape[1:]), generator=draw)
+        t = torch.randint(setting.timesteps, (size,), generator=draw)
+        yield ids, den.loss_batch(clean[ids], noise, t)
+
+
+def chosen_rate(
+    domain: str, optimizer: str, setting: Setting, seed: int, data: str | Path | None
+) -> tuple[float, dict[float, float]]:
+    """The learning rate with the smallest training loss at the end, and the losses of all that were tried.
+
+    On samples and weights of their own, with the sinusoidal embedding and the linear schedule. The search goes up and
+    down :data:`genkernel.experiments.neighbours.setting.RATES` until the best one has worse ones on both sides.
+    """
+    sizes, variant = setting.of(domain), Variant(SINUSOIDAL, "linear", optimizer=optimizer)
+
+    def at_end(rate: float) -> float:
+        found = []
+        for one in range(seed + _TUNING, seed + _TUNING + setting.tuning_seeds):
+            clean, _ = samples(domain, setting, one, data)
+            den = started(domain, variant, setting, one, clean)
+            steps = optimizer_of(den.module, variant, setting, rate)
+            for _, batch in batches(den, clean, sizes.steps, sizes.batch, setting, one):
+                steps.zero_grad()
+                losses(den.module, batch).mean().backward()
+                steps.step()
+            found.append(_mean_loss(den.module, _noisy(den, clean, setting, one)))
+        value = float(np.mean(found))
+        return value if np.isfinite(value) else float("inf")
+
+    return lowest(RATES, FIRST[optimizer], at_end)
+
+
+def chosen_rates(domain: str, setting: Setting, seed: int, data: str | Path | None) -> dict[str, dict[float, float]]:
+    """Of the optimizers of a domain (:func:`chosen_rate`): name → losses by rate."""
+    names = (ADAM, SGD) if domain == POINTS else (ADAM,)
+    return {name: chosen_rate(domain, name, setting, seed, data)[1] for name in names}
+
+
+def best(tried: dict[float, float]) -> float:
+    """The rate with the smallest loss."""
+    return min(tried, key=lambda rate: tried[rate])
 
 
 def joint_queries(batch: dict[str, Any], count: int) -> dict[str, Any]:
@@ -85,23 +157,19 @@ def joint_call(module: nn.Module, batch: dict[str, Any]) -> Tensor:
     return module(batch["x"].flatten(0, 1), batch["t"].flatten(0, 1)).unflatten(0, (count, -1))
 
 
-def train(domain: str, variant: Variant, setting: Setting, seed: int, data: str | Path | None) -> Trained:
+def train(
+    domain: str, variant: Variant, setting: Setting, seed: int, data: str | Path | None, rate: float = FIRST[ADAM]
+) -> Trained:
     """One training; the same seed gives the same samples, initial weights and batches, whatever the variant."""
     sizes = setting.of(domain)
     clean, held_out = samples(domain, setting, seed, data)
-    schedule = NoiseSchedule.vp(timesteps=setting.timesteps, beta_schedule=variant.schedule)
-    if variant.rescaled:
-        schedule = rescaled(schedule, float(clean.double().square().mean()))
-    den = denoiser(
-        tuple(clean.shape[1:]), variant.embedding, schedule,
-        width=sizes.width, depth=sizes.depth, dim=setting.dim, blocks=setting.levels, seed=seed,
-    )  # fmt: skip
-    buckets = NoiseBuckets(schedule, setting.levels)
+    den = started(domain, variant, setting, seed, clean)
+    buckets = NoiseBuckets(den.schedule, setting.levels)
     queries = noise_level_queries(den, held_out, buckets, sizes.queries, seed=_HELD_OUT + seed)
-    optimizer = optimizer_of(den.module, variant, setting, sizes.lr)
+    optimizer = optimizer_of(den.module, variant, setting, rate)
     edges = sorted({round(part * sizes.steps) for stretch in STRETCHES for part in stretch})
     weights = [_copy(den.module)]
-    test = _held_out_batch(den, held_out, setting, seed)
+    test = _noisy(den, held_out, setting, seed)
     before = _mean_loss(den.module, test)
     with record(
         den.module,
@@ -110,16 +178,11 @@ def train(domain: str, variant: Variant, setting: Setting, seed: int, data: str 
         groups=buckets.groups(),
         queries=joint_queries(queries.batch, setting.levels),
         query_call=joint_call,
-        rule="midpoint",
+        rule="adaptive",
         windows=edges[:-1],
         verbose=False,
     ) as path:
-        for step in range(sizes.steps):
-            draw = torch.Generator().manual_seed(seed * _STEPS + step)
-            ids = torch.randint(len(clean), (sizes.batch,), generator=draw)
-            noise = torch.randn((sizes.batch, *clean.shape[1:]), generator=draw)
-            t = torch.randint(setting.timesteps, (sizes.batch,), generator=draw)
-            batch = den.loss_batch(clean[ids], noise, t)
+        for step, (ids, batch) in enumerate(batches(den, clean, sizes.steps, sizes.batch, setting, seed)):
             path.batch(batch, ids=ids)
             optimizer.zero_grad()
             losses(den.module, batch).mean().backward()
@@ -139,12 +202,12 @@ def _copy(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
-def _held_out_batch(den: Denoiser, held_out: Tensor, setting: Setting, seed: int) -> dict[str, Tensor]:
-    """Held-out samples in turn at 512 timesteps."""
+def _noisy(den: Denoiser, clean: Tensor, setting: Setting, seed: int) -> dict[str, Tensor]:
+    """Samples in turn at 512 timesteps, with noise that no training has seen."""
     draw = torch.Generator().manual_seed(_HELD_OUT + seed)
-    ids = torch.arange(512) % len(held_out)
-    noise = torch.randn((512, *held_out.shape[1:]), generator=draw)
-    return den.loss_batch(held_out[ids], noise, torch.randint(setting.timesteps, (512,), generator=draw))
+    ids = torch.arange(512) % len(clean)
+    noise = torch.randn((512, *clean.shape[1:]), generator=draw)
+    return den.loss_batch(clean[ids], noise, torch.randint(setting.timesteps, (512,), generator=draw))
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ trained networks stand the untrained ones and those that learned sin x, from the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -80,7 +81,7 @@ def run(*, quick: bool = False, seed: int = 0, progress: bool = True, setting: S
     return outcome
 
 
-def read(nets: list[nn.Sequential], target: str | None, setting: Setting) -> Reading:
+def read(nets: Sequence[nn.Module], target: str | None, setting: Setting) -> Reading:
     """Everything that is measured of some networks."""
     x = inputs(setting.points)
     outputs = torch.stack([predictions(net, x) for net in nets])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
 from genkernel.experiments.regression_kernels.task import AT_SIDES, AT_ZERO, OTHER, SMOOTH, TARGETS, Setting, inputs
-from genkernel.experiments.replicates import above, around, pair
+from genkernel.experiments.replicates import above, around, is_above, is_below, pair
 
 if TYPE_CHECKING:
     from genkernel.experiments.regression_kernels.experiment import Reading
@@ -101,7 +101,7 @@ def claims(found: Mapping[str, Reading], setting: Setting) -> list[Claim]:
             f"for the smooth target nearby inputs have a high gradient similarity (Guo, He, Morel, section 5.1: {HIGH} "
             f"or more between any two inputs {apart} apart)",
             f"the least similar two have {pair(least)}; untrained {pair(found[UNTRAINED].profile.min(1))}",
-            _reaches(least, HIGH),
+            above(around(least), level=HIGH),
         ),
         Claim(
             "for the square wave inputs on two sides of a jump are less similar than inputs as close on a plateau "
@@ -132,18 +132,13 @@ def claims(found: Mapping[str, Reading], setting: Setting) -> list[Claim]:
     ]
 
 
-def _reaches(values: Array, level: float) -> str:
-    low, high = around(values)
-    return "undecided" if np.isnan(low) else "yes" if low >= level else "no" if high < level else "undecided"
-
-
 def _far(jump: Mapping[str, Array], farther: Mapping[str, Array]) -> str:
-    """Every wave has two parts: below :data:`FAR` by the whole interval, and below inputs far apart on a plateau."""
-    parts: list[bool | None] = []
-    for wave, values in jump.items():
-        for low, high in (around(FAR - values), around(farther[wave])):
-            parts.append(True if low > 0 else False if high < 0 else None)
-    return verdict(parts)
+    """Every wave has two parts: below :data:`FAR`, and below inputs far apart on a plateau."""
+    return verdict(
+        part
+        for wave, values in jump.items()
+        for part in (is_below(around(values), FAR), is_above(around(farther[wave])))
+    )
 
 
 def _near(setting: Setting) -> int:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from genkernel.experiments.fitting import fit
+from genkernel.experiments.side_by_side import SideBySide, squared, summed
+
 END = math.pi  # inputs are in [-END, END]
 SMOOTH, AT_ZERO, AT_SIDES = "sin x", "square wave, jump at 0", "square wave, jumps at ±π/2"
 TARGETS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -62,35 +65,19 @@ def networks(width: int, seeds: Sequence[int]) -> list[nn.Sequential]:
     return found
 
 
-def learn(starts: Sequence[nn.Sequential], x: Tensor, y: Tensor, steps: int, rate: float) -> list[nn.Sequential]:
-    """Networks after full-batch Adam on the mean squared error.
-
-    Adam works on every parameter by itself, so that networks trained in one tensor are the networks trained one by one.
+def learn(starts: Sequence[nn.Sequential], x: Tensor, y: Tensor, steps: int, rate: float) -> list[nn.Module]:
+    """Networks after full-batch Adam on the mean squared error, trained side by side.
 
     Args:
         starts: of one width; left as they are.
         x, y: samples ``[n]``.
         steps, rate: of Adam.
     """
-    weights = [
-        torch.stack([p.detach() for p in each]).requires_grad_()
-        for each in zip(*(net.parameters() for net in starts), strict=True)
-    ]
-    first, bias, second, shift = weights
-    optimizer = torch.optim.Adam(weights, lr=rate)
-    for _ in range(steps):
-        hidden = torch.tanh(x[None, :, None] * first.transpose(1, 2) + bias[:, None])  # [networks, n, width]
-        out = (hidden @ second.transpose(1, 2))[..., 0] + shift
-        loss = (out - y).square().mean(1).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    found = networks(first.shape[1], range(len(starts)))
-    with torch.no_grad():
-        for i, net in enumerate(found):
-            for parameter, values in zip(net.parameters(), weights, strict=True):
-                parameter.copy_(values[i])
-    return found
+    stack = SideBySide(starts)
+    points, aims = (v[:, None].expand(-1, len(starts)) for v in (x, y))
+    optimizer = torch.optim.Adam(stack.parameters(), lr=rate)
+    fit(stack, points[..., None], aims, summed(squared), optimizer, steps)
+    return stack.networks()
 
 
 @torch.no_grad()

@@ -38,9 +38,10 @@ class Filling:
         course: mean loss of each epoch.
         trained: IoU of training images ``[samples]``.
         iou: of test images, kind → ``[tested]``.
-        scores: kind → score → ``[measured]``, of the first test images: ``similarity`` to the nearest training image in
-            the normalised kernel, trained and untrained; ``distance`` to the span of training features; ``pixels``,
-            cosine with the nearest boundary image; ``length`` of the boundary in pixels.
+        scores: kind → score → ``[measured]``, of the first test images: ``similarity`` to the nearest of the first
+            ``compared`` training images in the normalised kernel, trained and untrained; ``distance`` to the span of
+            their features; ``pixels``, cosine with the nearest boundary image of all training images, and ``same
+            pixels``, of those in the kernel; ``length`` of the boundary in pixels.
         shown: kind → boundary, truth, output ``[3, s, s]`` of the test image with the median IoU.
     """
 
@@ -51,7 +52,7 @@ class Filling:
     shown: dict[str, Array]
 
 
-SCORES = ("similarity", "untrained similarity", "distance", "pixels", "length")
+SCORES = ("similarity", "untrained similarity", "distance", "pixels", "same pixels", "length")
 
 
 def run(*, quick: bool = False, seed: int = 0, progress: bool = True, setting: Setting | None = None) -> Outcome:
@@ -85,13 +86,12 @@ def fill(setting: Setting, seed: int) -> Filling:
     for kind, (edges, truth) in tests.items():
         middle = int(np.argsort(iou[kind])[len(iou[kind]) // 2])
         shown[kind] = np.stack([t[middle, 0].double().numpy() for t in (edges, truth, outputs[kind])])
-    known = x[: setting.compared]
     new = {kind: edges[: setting.measured] for kind, (edges, _) in tests.items()}
     return Filling(
         course=course,
         trained=intersection_over_union(task.filled(net, x), y).double().numpy(),
         iou=iou,
-        scores=scores(setting, start, net, known, new, seed),
+        scores=scores(setting, start, net, x, new, seed),
         shown=shown,
     )
 
@@ -99,25 +99,35 @@ def fill(setting: Setting, seed: int) -> Filling:
 def scores(
     setting: Setting, start: task.UNet, net: task.UNet, known: Tensor, new: dict[str, Tensor], seed: int
 ) -> dict[str, dict[str, Array]]:
-    """How near test images are to training images: by the kernel's trace over pixels, by boundary images."""
+    """How near test images are to training images: by the kernel's trace over pixels, by boundary images.
+
+    Args:
+        known: all training images; those that the kernel is computed of are the first.
+        new: kind → test images.
+    """
     import torch
-    import torch.nn.functional as F
 
     from genkernel.spectra import novelty
 
     together = torch.cat(list(new.values()))
     similar = {}
+    n = min(setting.compared, len(known))
     distance = torch.zeros(len(together))
     for name, one in (("untrained similarity", start), ("similarity", net)):
-        K = task.kernel(one, torch.cat([known, together]), setting.probes, seed)
-        n = len(known)
+        K = task.kernel(one, torch.cat([known[:n], together]), setting.probes, seed)
         similar[name] = K.normalized().values[n:, :n].max(1).values
         if one is net:
             own = K.values.diagonal()[n:]
             novel = novelty(K.values[:n, :n], K.values[n:, :n], own, tolerance=task.FLOAT32)
             distance = novel.projection_distance
-    pixels = F.cosine_similarity(together.flatten(1)[:, None], known.flatten(1)[None], dim=2).max(1).values
-    each = {**similar, "distance": distance, "pixels": pixels, "length": 4 * together.sum((1, 2, 3))}
+    cosines = task.cosines(together, known)
+    each = {
+        **similar,
+        "distance": distance,
+        "pixels": cosines.max(1).values,
+        "same pixels": cosines[:, :n].max(1).values,
+        "length": 4 * together.sum((1, 2, 3)),
+    }
     found: dict[str, dict[str, Array]] = {}
     begin = 0
     for kind, images in new.items():

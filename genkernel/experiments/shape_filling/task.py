@@ -128,6 +128,12 @@ def filled(net: nn.Module, x: Tensor, chunk: int = 100) -> Tensor:
     return torch.cat([net(part) for part in x.split(chunk)])
 
 
+def cosines(x: Tensor, y: Tensor) -> Tensor:
+    """Of images ``[n, ...]`` with images ``[m, ...]``, pixel by pixel ``[n, m]``."""
+    one, other = (nn.functional.normalize(images.flatten(1), dim=1) for images in (x, y))
+    return one @ other.T
+
+
 def kernel(net: nn.Module, x: Tensor, probes: int, seed: int) -> Any:
     """The trace over pixels of the tangent kernel of images with one another, by random cotangents."""
     import genkernel as gk

@@ -4,8 +4,9 @@ Figure 3 and section 5.2 of Guo, He & Morel: is a point inside of a circle, or o
 machine on tangent features of a trained network is held against an RBF machine on the points. Network, radii, number of
 points and the machines' constants did not survive in the text. Ours: circle and ellipse of one area (half-axes 0.5, and
 0.9 and 0.278) in the square [-1, 1]², 200 training points, half of them inside, the three-layer GELU network with
-squared loss and full-batch Adam. Controls: the untrained network, networks trained on permuted labels, the kernel
-without the last layer, an RBF machine whose constants cross-validation chose, and the network itself.
+squared loss and full-batch Adam. Constants are chosen on 200 other points, which neither networks nor machines saw.
+Controls: the untrained network, networks trained on permuted labels, the kernel without the last layer, an RBF machine
+whose constants are chosen in the same way, machines with the usual constants, and the network itself.
 """
 
 from __future__ import annotations

@@ -13,14 +13,14 @@ class Setting:
     """What decides a run.
 
     Attributes:
-        samples: training points, half of them inside.
-        fresh: points that neither network nor machine saw, half of them inside.
+        samples: training points, half of them inside; as many others are there to choose constants by.
+        fresh: points that neither network nor machine saw and nothing was chosen by, half of them inside.
         width: of both hidden layers.
         steps: of full-batch Adam.
         permuted_steps: the same, on permuted labels, which take longer.
         rate: of Adam.
         seeds: draws of points and weights.
-        folds: of the cross-validation that chooses penalties.
+        folds: in which permuted labels are held out.
         side: cells along the square on which areas are measured.
     """
 

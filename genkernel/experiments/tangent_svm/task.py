@@ -17,17 +17,24 @@ from genkernel.experiments.plane_maps import outputs_on, square
 from genkernel.experiments.plane_networks import of_layers, tangent_kernel
 from genkernel.experiments.plane_points import around_an_ellipse
 from genkernel.experiments.side_by_side import SideBySide, squared, summed
-from genkernel.experiments.support_vectors import Machine, on_features, on_points
+from genkernel.experiments.support_vectors import (
+    Machine,
+    chosen_on_features,
+    chosen_on_points,
+    on_features,
+    on_points,
+)
 from genkernel.experiments.tangent_svm.setting import Setting
-from genkernel.spectra.separability import PENALTIES
 
 Array = NDArray[np.float64]
 
 FRESH = 100_000  # added to the seeds of points that nothing is fitted to
+CHECK = 200_000  # added to the seeds of those that constants are chosen by
+HARD = 1e3  # penalty of the machines on permuted labels: large, and solved for the features of all networks here
 TANGENT, USUAL = "tangent", "tangent, C = 1"
 UNTRAINED, REST = "untrained tangent", "tangent, no last layer"
 UNTRAINED_REST, WRONG = "untrained, no last layer", "tangent, trained on permuted labels"
-RBF, TUNED, NETWORK = "RBF", "RBF, tuned", "the network itself"
+RBF, TUNED, NETWORK = "RBF", "RBF, chosen", "the network itself"
 MACHINES = (TANGENT, USUAL, UNTRAINED, REST, UNTRAINED_REST, WRONG, RBF, TUNED, NETWORK)
 
 
@@ -59,7 +66,9 @@ class Answers:
         maps: machine → decision values of the first seed on the square ``[side²]``.
         points, labels: of the first seed.
         truth: what is positive outside of the region, on the square.
-        constants: machine → what was chosen, by seed.
+        constants: machine → its constants, by seed.
+        at_edge: machine → those that were chosen at an end of their list where a longer one might do better, by seed.
+        solved: machine → whether the solver came to an end, by seed.
     """
 
     scores: dict[str, Scores]
@@ -70,6 +79,8 @@ class Answers:
     labels: NDArray[np.int64]
     truth: Array
     constants: dict[str, list[dict[str, float]]]
+    at_edge: dict[str, list[list[str]]]
+    solved: dict[str, list[bool]]
 
 
 def answers(axes: tuple[float, float], setting: Setting, seed: int) -> Answers:
@@ -87,7 +98,8 @@ def answers(axes: tuple[float, float], setting: Setting, seed: int) -> Answers:
     rows, noise = [], []
     for r, (points, y) in enumerate(drawn):
         new, answer = around_an_ellipse(setting.fresh, axes, seed + r + FRESH)
-        found = _machines(points, y, torch.cat([new, cells]), (start[r], nets[r], wrong[r]), setting, seed + r)
+        check, known = around_an_ellipse(setting.samples, axes, seed + r + CHECK)
+        found = _machines(points, y, check, known, torch.cat([new, cells]), (start[r], nets[r], wrong[r]))
         rows.append((found, answer))
         noise.append(_of_permuted(points, mixed[r], start[r], wrong[r], setting, seed + r))
     return Answers(
@@ -101,11 +113,9 @@ def answers(axes: tuple[float, float], setting: Setting, seed: int) -> Answers:
         maps={name: rows[0][0][name].values[setting.fresh :] for name in MACHINES},
         points=drawn[0][0].numpy(), labels=drawn[0][1].numpy(), truth=truth.numpy(),
         constants={name: [found[name].constants for found, _ in rows] for name in MACHINES},
+        at_edge={name: [list(found[name].at_edge) for found, _ in rows] for name in MACHINES},
+        solved={name: [found[name].solved for found, _ in rows] for name in MACHINES},
     )  # fmt: skip
-
-
-def _mixed(labels: Tensor, seed: int) -> Tensor:
-    return labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
 
 
 def _trained(
@@ -120,25 +130,25 @@ def _trained(
 
 
 def _machines(
-    x: Tensor, y: Tensor, new: Tensor, nets: tuple[nn.Module, nn.Module, nn.Module], setting: Setting, seed: int
+    x: Tensor, y: Tensor, check: Tensor, known: Tensor, new: Tensor, nets: tuple[nn.Module, nn.Module, nn.Module]
 ) -> dict[str, Machine]:
-    folds = setting.folds
-    before, after, wrong = ((tangent_kernel(net, x), tangent_kernel(net, new, x)) for net in nets)
+    """All machines on points ``[n, 2]``, with constants chosen by other ones with answers, and values at new ones."""
+    before, after, wrong = ((tangent_kernel(net, x), tangent_kernel(net, torch.cat([check, new]), x)) for net in nets)
 
-    def tangent(pair: Any, last: bool = True, usual: bool = False) -> Machine:
+    def tangent(pair: Any, last: bool = True) -> Machine:
         own, cross = (of_layers(kernel, last) for kernel in pair)
-        return on_features(own, y, cross, None if usual else folds, seed)
+        return chosen_on_features((own, cross), y, known)
 
     own = outputs_on(nets[1], x)
     return {
         TANGENT: tangent(after),
-        USUAL: tangent(after, usual=True),
+        USUAL: on_features((after[0].values, after[1].values[len(check) :]), y),
         UNTRAINED: tangent(before),
         REST: tangent(after, last=False),
         UNTRAINED_REST: tangent(before, last=False),
         WRONG: tangent(wrong),
-        RBF: on_points(x, y, new, None, seed),
-        TUNED: on_points(x, y, new, folds, seed),
+        RBF: on_points(x, y, new),
+        TUNED: chosen_on_points(x, y, torch.cat([check, new]), known),
         NETWORK: Machine(float(((own > 0) == y.bool().numpy()).mean()), outputs_on(nets[1], new), {}),
     }
 
@@ -151,10 +161,8 @@ def _of_permuted(
 
     found = {}
     for name, net in (("untrained", start), ("trained on them", wrong)):
-        one = tangent_linear_separability(
-            tangent_kernel(net, x), labels, seed=seed, folds=setting.folds, C=PENALTIES[-1]
-        )
-        found[name] = {"in-sample, largest C": one.in_sample_hard, "held out": one.held_out}
+        one = tangent_linear_separability(tangent_kernel(net, x), labels, seed=seed, folds=setting.folds, C=HARD)
+        found[name] = {"in-sample": one.in_sample, "held out": one.held_out, "solved": float(one.converged)}
     return found
 
 

@@ -58,24 +58,25 @@ def run(*, quick: bool = False, seed: int = 0, progress: bool = True, setting: S
     return outcome
 
 
-def _pairs(setting: Setting, seed: int) -> tuple[list[torch.nn.Sequential], list[task.Data], list[dict[str, float]]]:
+def _pairs(setting: Setting, seed: int) -> tuple[list[torch.nn.Module], list[task.Data], list[dict[str, float]]]:
     """Networks trained on sequences with two peaks by gradient descent."""
     seeds = range(seed, seed + setting.seeds)
     data = [task.drawn(setting, 2, setting.samples, s) for s in seeds]
-    nets = [task.network(setting.length, setting.width, s) for s in seeds]
-    return nets, data, task.train_together(nets, data, torch.optim.SGD, setting.rate, setting.steps)
+    starts = [task.network(setting.length, setting.width, s) for s in seeds]
+    nets, fits = task.train_together(starts, data, torch.optim.SGD, setting.rate, setting.steps)
+    return nets, data, fits
 
 
 def _compared(setting: Setting, name: str, case: task.Case, seed: int) -> list[dict[str, float]]:
     seeds = range(seed, seed + setting.case_seeds)
     data = [task.drawn(setting, *case, s) for s in seeds]
-    nets = [task.network(setting.length, setting.width, s) for s in seeds]
+    starts = [task.network(setting.length, setting.width, s) for s in seeds]
     if name == "Adam":
-        return task.train_together(nets, data, torch.optim.Adam, setting.adam_rate, setting.adam_steps)
-    return task.train_together(nets, data, torch.optim.SGD, setting.rate, setting.steps)
+        return task.train_together(starts, data, torch.optim.Adam, setting.adam_rate, setting.adam_steps)[1]
+    return task.train_together(starts, data, torch.optim.SGD, setting.rate, setting.steps)[1]
 
 
-def _kernels(setting: Setting, net: torch.nn.Sequential, data: task.Data, seed: int, with_map: bool) -> dict[str, Any]:
+def _kernels(setting: Setting, net: torch.nn.Module, data: task.Data, seed: int, with_map: bool) -> dict[str, Any]:
     """What the kernels of a trained and of the untrained network say about sequences with two peaks."""
     from genkernel.spectra import embed, knn_label_agreement
 

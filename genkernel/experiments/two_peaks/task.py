@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.errors import InputError
+from genkernel.experiments.fitting import accuracy, fit
+from genkernel.experiments.side_by_side import SideBySide, squared, summed
 from genkernel.experiments.two_peaks.setting import Case as Case
 from genkernel.experiments.two_peaks.setting import Setting
 
@@ -80,58 +82,28 @@ def network(inputs: int, width: int, seed: int) -> nn.Sequential:
         ).double()
 
 
-Weights = list[tuple[Tensor, Tensor]]  # of every layer, of all networks
-
-
-def outputs(weights: Weights, x: Tensor) -> Tensor:
-    """Of several networks, each with its own sequences ``[S, n, length]``: ``[S, n]``."""
-    for number, (weight, bias) in enumerate(weights):
-        x = torch.baddbmm(bias[:, None], nn.functional.gelu(x) if number else x, weight.mT)
-    return x[..., 0]
-
-
 def train_together(
-    nets: Sequence[nn.Sequential],
+    starts: Sequence[nn.Module],
     data: Sequence[Data],
     optimizer: Callable[..., torch.optim.Optimizer],
     rate: float,
     steps: int,
-) -> list[dict[str, float]]:
-    """Train networks side by side, each on its own data, all samples in every step; they are changed in place.
-
-    Losses are summed over networks. Gradient descent and Adam work by coordinates, so each goes as if alone.
+) -> tuple[list[nn.Module], list[dict[str, float]]]:
+    """Networks trained side by side, each on its own data, all samples in every step.
 
     Returns:
-        Accuracies on ``seen`` and ``unseen`` sequences, and the ``loss``, of each.
+        The networks; and accuracies on ``seen`` and ``unseen`` sequences, and the ``loss``, of each.
     """
-    layers = [[layer for layer in net if isinstance(layer, nn.Linear)] for net in nets]
-    own = [[(layer.weight, layer.bias) for layer in each] for each in layers]
-    weights: Weights = [
-        (
-            torch.stack([w for w, _ in each]).detach().requires_grad_(),
-            torch.stack([b for _, b in each]).detach().requires_grad_(),
-        )
-        for each in zip(*own, strict=True)
-    ]
-    x, y = torch.stack([d.x for d in data]), torch.stack([d.y for d in data])
-    targets = 2.0 * y - 1
-    moving = optimizer([t for layer in weights for t in layer], lr=rate)
-    loss = torch.zeros(len(nets))
-    for _ in range(steps):
-        loss = (outputs(weights, x) - targets).square().mean(1)
-        moving.zero_grad()
-        loss.sum().backward()
-        moving.step()
+    stack = SideBySide(starts)
+    x, y = (torch.stack([v for v in each], 1) for each in ([d.x for d in data], [2.0 * d.y - 1 for d in data]))
+    fit(stack, x, y, summed(squared), optimizer(stack.parameters(), lr=rate), steps)
+    nets = stack.networks()
     with torch.no_grad():
-        for each, (weight, bias) in zip(zip(*own, strict=True), weights, strict=True):
-            for number, (w, b) in enumerate(each):
-                w.copy_(weight[number])
-                b.copy_(bias[number])
-        seen = ((outputs(weights, x) > 0) == y.bool()).double().mean(1)
-        new = [
-            float(((net(d.new)[:, 0] > 0) == d.new_y.bool()).double().mean()) for net, d in zip(nets, data, strict=True)
-        ]
-    return [{"seen": float(a), "unseen": b, "loss": float(c)} for a, b, c in zip(seen, new, loss.detach(), strict=True)]
+        losses = squared(stack(x), y).mean(0)
+    return nets, [
+        {"seen": accuracy(net, d.x, d.y), "unseen": accuracy(net, d.new, d.new_y), "loss": float(loss)}
+        for net, d, loss in zip(nets, data, losses, strict=True)
+    ]
 
 
 def kernel(net: nn.Module, x: Tensor, y: Tensor | None = None) -> Any:
@@ -227,7 +199,6 @@ def recorded(setting: Setting, peaks: int, samples: int, seed: int) -> Parts:
     """
     from tempfile import TemporaryDirectory
 
-    from genkernel.experiments.fitting import accuracy
     from genkernel.paths.replay import replay
     from genkernel.paths.tape import tape
 
