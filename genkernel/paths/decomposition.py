@@ -77,6 +77,16 @@ class PathDecomposition:
         """Contributions ``[S, m, *out]`` over all time and layers."""
         return self.net.sum((0, 2))
 
+    def __getitem__(self, source: Label) -> Tensor:
+        """What one source did over all time and layers ``[m, *out]``: ``parts["digit 3"]``.
+
+        Raises:
+            InputError: there is no source of that label.
+        """
+        if source not in self.sources:
+            raise InputError(f"there is no source {source!r}; there are {', '.join(map(repr, self.sources))}")
+        return self.net[:, self.sources.index(source)].sum((0, 1))
+
     @property
     def initial(self) -> Tensor:
         """f before the first step ``[m, *out]``."""
