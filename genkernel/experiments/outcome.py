@@ -68,7 +68,7 @@ def verdict(parts: Iterable[bool | None]) -> str:
         ``"yes"`` if every part holds, ``"partly"`` if some do, ``"no"`` if none is shown to and one is shown not to,
         ``"undecided"`` if nothing is shown, or there are no parts.
     """
-    found = list(parts)
+    found = [None if part is None else bool(part) for part in parts]  # NumPy's truth is not Python's
     if any(part is True for part in found):
         return "yes" if all(part is True for part in found) else "partly"
     return "no" if any(part is False for part in found) else "undecided"

@@ -41,7 +41,7 @@ def machines(
         meta: for the footer.
     """
     names = [name for name in maps if name != "network"]
-    figure = style.new_figure(2.5, width=7.4)
+    figure = style.new_figure(2.85, width=7.4)
     for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
         regions(axes, maps[name], half)
         points(axes, x, labels, size=4, alpha=0.6)
@@ -69,31 +69,31 @@ def penalties(
     """
     figure = style.new_figure(3.2)
     axes = figure.subplots()
-    end = at[-1] * 10
-    for (name, values), (colour, mark, dash) in zip(soft.items(), _MACHINES, strict=True):
+    end = at[-1] * 8
+    for (name, values), (colour, mark, dash), aside in zip(
+        soft.items(), _MACHINES, (0.6, 0.85, 1.18, 1.65), strict=True
+    ):
         mean, half = values.mean(0), half_interval(values)
-        axes.fill_between(at, (mean - half).clip(min=0), mean + half, color=colour, alpha=0.13, lw=0)
+        axes.fill_between(at, (mean - half).clip(min=1e-4), mean + half, color=colour, alpha=0.13, lw=0)
         axes.plot(at, mean, color=colour, marker=mark, ls=dash, label=name)
         axes.errorbar(
-            end, hard[name].mean(), yerr=half_interval(hard[name][:, None]), color=colour, marker=mark, mfc="white",
+            end * aside, hard[name].mean(), yerr=half_interval(hard[name][:, None]), color=colour, marker=mark,
+            mfc="white",
         )  # fmt: skip
     axes.axhline(level, color=style.MUTED, lw=0.9, ls=(0, (1, 2)))
-    axes.axvline(at[-1] * 10**0.5, color=style.MUTED, lw=0.8)
-    axes.set_xscale("log")
-    axes.set_xticks([*at, end], [*(_power(c) for c in at), "largest\nmargin"])
+    axes.axvline(at[-1] * 2.4, color=style.MUTED, lw=0.8)
+    axes.set(xscale="log", yscale="log", ylim=(2e-3, 0.6), xlim=(at[0] * 0.8, end * 2.2))
+    axes.set_xticks([*at, end], [*(f"{c:g}" for c in at), "largest\nmargin"])
     axes.set_xticks([], minor=True)
-    axes.set_ylim(bottom=0)
+    ticks = (0.003, 0.01, 0.03, 0.1, 0.3)
+    axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
+    axes.set_yticks([], minor=True)
     axes.set_xlabel("penalty C")
     axes.set_ylabel("part of the square")
     axes.set_title("Decision unlike the network's")
     axes.legend(fontsize=8)
     style.footer(figure, meta, f"mean and 95 % over seeds; dotted: {level:g}")
     return figure
-
-
-def _power(value: float) -> str:
-    """A tick label: powers of ten as such from 1000 up and below 0.1."""
-    return f"{value:g}" if 0.1 <= value <= 100 else f"$10^{{{round(np.log10(value))}}}$"
 
 
 @style.house
@@ -162,7 +162,7 @@ def deformation(
                 distances, values[name].mean(0), yerr=half_interval(values[name]), color=colour, marker=mark, ls=dash,
                 lw=1.4, label=name,
             )  # fmt: skip
-        axes.set_title(f"spread {title}", fontsize=9.5)
+        axes.set_title(f"Spread {title}", fontsize=9.5)
         axes.set_ylabel("standard deviation")
         axes.set_xlabel("distance of x₀ from the line")
         axes.set_xlim(0, 1)
@@ -185,9 +185,9 @@ def deformation(
     top[2].set_ylim(top=1.35 * top[2].get_ylim()[1])
     top[2].set_xlabel("place across the line")
     top[2].set_ylabel("turn (rad / length)")
-    top[2].set_title("turn of the kernel", fontsize=9.5)
+    top[2].set_title("Turn of the kernel", fontsize=9.5)
     top[2].legend(fontsize=7, loc="upper left", handlelength=1.6)
-    maps = [(metric[:, 0], "trained, across"), (metric[:, 1], "trained, along"), (before[:, 0], "untrained, across")]
+    maps = [(metric[:, 0], "Trained, across"), (metric[:, 1], "Trained, along"), (before[:, 0], "Untrained, across")]
     most = max(float(np.nanmax(turn.mean(0))) for turn, _ in maps)
     low = halves[1].subplots(1, 3)
     ends = [end for at in lattice for end in (1.5 * at[0] - 0.5 * at[1], 1.5 * at[-1] - 0.5 * at[-2])]

@@ -39,7 +39,7 @@ def couplings(
         words: when → in the legend.
         meta, note: for the footer.
     """
-    figure = style.new_figure(1.7 + 0.36 * (len(found) + len(steps)), width=7.2)
+    figure = style.new_figure(1.7 + 0.3 * (len(found) + len(steps)), width=7.2)
     panels = figure.subplots(2, 1, sharex=True, height_ratios=[len(found), len(steps)])
     for axes, rows in zip(panels, (found, steps), strict=True):
         names = list(rows)
@@ -62,9 +62,9 @@ def couplings(
         axes.grid(False, axis="y")
     low, high = panels[0].get_xlim()
     panels[0].set_xlim(min(low, _FEWEST), max(high, 1.03))
-    panels[0].set_title("recordings of whole trainings, and single plain steps", fontsize=9)
-    panels[1].set_title("single steps: plain or as Adam takes them, on all samples or in small batches", fontsize=9)
-    panels[1].set_xlabel("coupling κ (1: as if blocks did not matter; block-diagonal would be 0, far to the left)")
+    panels[0].set_title("whole trainings, and single plain steps", fontsize=9)
+    panels[1].set_title("single steps: plain, and as Adam takes them", fontsize=9)
+    panels[1].set_xlabel("coupling κ (1: blocks do not matter; 0, off the axis: block-diagonal)", fontsize=8.5)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8.5)
     style.footer(figure, meta, note)

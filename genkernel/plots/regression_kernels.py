@@ -91,11 +91,11 @@ def similarity_profiles(
     halves: Any = figure.subfigures(2, 1, height_ratios=(1, 1.05))
     axes = halves[0].subplots()
     looks = dict(zip(profiles, _LOOKS, strict=False))
-    for (name, values), width in zip(profiles.items(), (4.0, 2.8, 1.7, 1.0), strict=False):  # where they coincide
+    for (name, values), width in zip(profiles.items(), (3.6, 2.6, 1.8, 1.2), strict=False):  # where they coincide
         _band(axes, centres, values, looks[name][0], name, width=width)
     axes.set_xlim(centres[0], centres[-1])
     axes.set_xticks(*_TICKS)
-    axes.set_ylim(min(0.5, *(float(v.mean(0).min()) - 0.1 for v in profiles.values())), 1.03)
+    axes.set_ylim(top=1.03)
     axes.set_xlabel("place x")
     axes.set_ylabel(f"cosine of x ± {near / 2:g}")
     axes.legend(fontsize=7.5, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4, columnspacing=1.2)
@@ -108,7 +108,7 @@ def similarity_profiles(
         ticks = [d for d in (0.02, 0.1, 0.2, 0.5, 1, 2) if distances[0] <= d <= distances[-1]]
         panel.set_xticks(ticks, [f"{d:g}" for d in ticks])
         panel.set_xticks([], minor=True)
-        panel.set_ylim(min(-0.1, *(float(v.mean(0).min()) - 0.1 for w in around.values() for v in w.values())), 1.05)
+        panel.set_ylim(top=1.05)
         panel.set_xlabel("distance of the two inputs")
         panel.set_title(f"around {wave.split('at ')[-1]}", fontsize=9)
     pair[0].set_ylabel("cosine")

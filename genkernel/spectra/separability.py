@@ -29,7 +29,8 @@ from genkernel.tangent import Kernel
 # of kernels that are centred and have mean diagonal 1: untrained networks, whose features differ little from sample to
 # sample but in a few directions, ask for up to 1e6
 PENALTIES = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7)
-_ITERATIONS = 1_000_000  # of libsvm, which can go on for hours where nothing separates and C is large
+# of libsvm, which can go on for hours where nothing separates and C is large: of one machine, and of each of many
+_ITERATIONS, _ITERATIONS_EACH = 1_000_000, 100_000
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,7 @@ def centred_kernel(kernel: np.ndarray) -> np.ndarray:
     return np.asarray(K / size)
 
 
-def fitted(K: np.ndarray, y: np.ndarray, penalty: float, tolerance: float = 1e-3) -> Any:
+def fitted(K: np.ndarray, y: np.ndarray, penalty: float, tolerance: float = 1e-3, iterations: int | None = None) -> Any:
     """A linear machine of samples with a Gram matrix (``sklearn.svm.SVC``)."""
     import warnings
 
@@ -180,7 +181,7 @@ def fitted(K: np.ndarray, y: np.ndarray, penalty: float, tolerance: float = 1e-3
     from sklearn.svm import SVC
 
     # a seed of its own: without one it takes a number from NumPy's global generator
-    machine = SVC(kernel="precomputed", C=penalty, tol=tolerance, max_iter=_ITERATIONS, random_state=0)
+    machine = SVC(kernel="precomputed", C=penalty, tol=tolerance, max_iter=iterations or _ITERATIONS, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # said by `solved`
         return machine.fit(K, y)
@@ -196,11 +197,16 @@ def is_hard(machine: Any) -> bool:
     return solved(machine) and float(np.abs(machine.dual_coef_).max()) < (1 - 1e-9) * float(machine.C)
 
 
+def _most(penalties: Sequence[float]) -> int:
+    return _ITERATIONS if len(penalties) == 1 else _ITERATIONS_EACH
+
+
 def _hardest(K: np.ndarray, y: np.ndarray, penalties: Sequence[float]) -> Any:
     """The machine of the largest C before the solver is stopped; of the first C if it is stopped there already."""
-    found = fitted(K, y, penalties[0])
+    most = _most(penalties)
+    found = fitted(K, y, penalties[0], iterations=most)
     for c in penalties[1:]:
-        if is_hard(found) or not solved(more := fitted(K, y, c)):
+        if is_hard(found) or not solved(more := fitted(K, y, c, iterations=most)):
             break
         found = more
     return found
@@ -213,18 +219,19 @@ def _chosen(K: np.ndarray, y: np.ndarray, penalties: Sequence[float], folds: int
 
     if len(penalties) == 1:
         return fitted(K, y, penalties[0]), False
+    most = _most(penalties)
     right, tried = np.zeros(len(penalties), dtype=int), len(penalties)
     for rest, held in StratifiedKFold(folds, shuffle=True, random_state=seed).split(K, y):
         machine = None
         for i, c in enumerate(penalties[:tried]):
             if machine is None or not is_hard(machine):
-                machine = fitted(K[np.ix_(rest, rest)], y[rest], c)
+                machine = fitted(K[np.ix_(rest, rest)], y[rest], c, iterations=most)
                 hits = int((machine.predict(K[np.ix_(held, rest)]) == y[held]).sum())
             right[i] += hits
             if not solved(machine):
                 tried = i + 1  # a larger C would be stopped as well, and says nothing
                 break
     best = int(right[:tried].argmax())
-    machine = fitted(K, y, penalties[best])
+    machine = fitted(K, y, penalties[best], iterations=most)
     low = best == 0 and tried > 1 and bool(right[0] > right[1])
     return machine, low or (best == tried - 1 and not is_hard(machine))

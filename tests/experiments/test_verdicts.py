@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from genkernel.experiments.outcome import verdict
@@ -23,6 +24,9 @@ NONE = (math.nan, math.nan)
         ([False], "no"),
         ([None, None], "undecided"),
         ([], "undecided"),
+        ([np.True_, np.True_], "yes"),
+        ([np.False_, np.True_], "partly"),
+        ([np.False_], "no"),
     ],
 )
 def test_parts_make_a_verdict(parts: list[bool | None], says: str) -> None:

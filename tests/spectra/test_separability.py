@@ -108,7 +108,7 @@ def test_choices_at_an_end_of_the_list_are_said() -> None:
 def test_penalties_that_the_solver_is_not_done_with_are_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     from genkernel.spectra import separability
 
-    monkeypatch.setattr(separability, "_ITERATIONS", 2_000)
+    monkeypatch.setattr(separability, "_ITERATIONS_EACH", 2_000)
     x, _ = clouds(60, 3, 0.0)
     labels = torch.randint(2, (60,), generator=torch.Generator().manual_seed(3))
     found = tangent_linear_separability(x @ x.T, labels)

@@ -39,10 +39,10 @@ class Setting:
     gap: float = 0.05
     side: int = 60
     lattice: tuple[int, int] = (41, 11)
-    penalties: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3)
+    penalties: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 
 
 QUICK = Setting(
     samples=160, fresh=300, width=32, steps=600, moments=(0, 30, 100, 300, 600), seeds=2, neighbours=40, side=30,
-    lattice=(13, 5), penalties=(1e-2, 1.0, 1e2),
+    lattice=(13, 5), penalties=(0.1, 1.0, 100.0),
 )  # fmt: skip

@@ -49,7 +49,7 @@ class Setting:
     seeds: int = 5
     blocks: int = 8
     std: float = 0.2
-    steps: int = 200
+    steps: int = 300
     batch: int = 128
     lr: float = 4e-3
     width: int = 64

@@ -17,8 +17,8 @@ class Setting:
         detailed: the length at which starts and structures are compared.
         noises: standard deviations of what is added to the weights of the exact network.
         channels: of the two convolutions in between, in the larger structure.
-        replicates: starts of each case, trained side by side.
-        batch: sequences per step.
+        replicates: starts of each case, trained side by side; no start is in two cases.
+        batch: sequences per step, of every start its own.
         steps: of Adam.
         rate: its step size at the start; it falls to 0 along half a cosine.
         tested: sequences of each number of nonzero coordinates that networks are tested on.

@@ -19,7 +19,7 @@ class Setting:
         epochs: of training, at most.
         rate: of RAdam at the start; it is divided by ten at plateaus.
         patience: epochs without a lower loss that make a plateau.
-        compared: training images in the kernel.
+        compared: training images in the kernel, the first ones; pixels are compared with all.
         measured: test images of every kind in the kernel.
         probes: random cotangents of the kernel's trace.
     """
