@@ -161,7 +161,7 @@ def claims_of(name: str) -> list[Claim]:
 def _gallery(times: Times) -> None:
     """The page of all experiments, and the table of all claims."""
     counts = {holds: 0 for holds in MARKS}
-    rows, cards, shown = [], [], []
+    parts, cards, shown = [], [], []
     for name, (_, what) in EXPERIMENTS.items():
         claims = claims_of(name)
         own = f"{name}.md" if name not in ELSEWHERE else ELSEWHERE[name][0]
@@ -169,7 +169,9 @@ def _gallery(times: Times) -> None:
             continue
         for claim in claims:
             counts[claim.holds] += 1
-            rows.append((f"[{name}]({own})", claim.claim, claim.measured, MARKS[claim.holds]))
+        if claims:
+            rows = [(claim.claim, claim.measured, MARKS[claim.holds]) for claim in claims]
+            parts += [f"## [{name}]({own})", "", _rows(Table("", ("claim", "measured", "holds"), rows))]
         tally = ", ".join(f"{n} {holds}" for holds in MARKS if (n := sum(c.holds == holds for c in claims)))
         quick, full = (times.get(name, {}).get(key, {}).get("processors") for key in ("quick", "full"))
         shown.append((f"[{name}]({own})", what, tally or "–", _duration(full) if full else "–",
@@ -183,8 +185,8 @@ def _gallery(times: Times) -> None:
         f"part, {counts['no']} do not, and {counts['undecided']} could not be decided."
     )
     _between(PAGES / "index.md", "\n".join([tally, "", listing, "## Gallery", "", *cards]))
-    table = _rows(Table("", ("experiment", "claim", "measured", "holds"), rows))
-    (PAGES / "claims.md").write_text("# All claims\n\nFrom the records of the full runs.\n\n" + table, encoding="utf-8")
+    said = "# All claims\n\nFrom the records of the full runs, experiment by experiment.\n\n" + tally + "\n\n"
+    (PAGES / "claims.md").write_text(said + "\n".join(parts), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -37,14 +37,16 @@ class LogWriter:
         path: the file. One that is there is continued.
 
     Raises:
-        MissingError: its folder does not exist.
+        OutputError: its folder is not there and cannot be made.
         InputError: the file is something else than a monitor's log.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        if not self.path.parent.is_dir():
-            raise MissingError(f"the folder of the log {self.path} does not exist")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(explain(error, self.path.parent)) from error
         self._end: int | None = None  # of the file, as this writer has left it
         if self.begun() and not is_log(self.path):
             if _is_cut_header(self.path):  # a run was killed while it wrote its first line

@@ -36,8 +36,8 @@ class Monitor:
     """Reads a denoiser, a GAN or a classifier every so many steps, and judges what it reads.
 
     What is watched depends on what is given: ``scheduler=`` (or a :class:`~genkernel.Denoiser`) makes it a diffusion
-    model, a discriminator or ``latent_shape=`` (or a :class:`~genkernel.gan.Generator`) a GAN, and ``targets=`` a
-    classifier. Probes are fixed and seeded, so that readings differ by the weights alone.
+    model, a discriminator or ``latent_shape=`` (or a :class:`~genkernel.gan.Generator`) a GAN, and ``targets=`` (or
+    ``data=(inputs, classes)``) a classifier. Probes are fixed and seeded, so that readings differ by the weights alone.
 
     The training is not changed: weights, buffers, gradients, modes, hooks, the optimizer and all random states are
     bit-equal before and after a reading, also after an exception in it. A reading that fails does not stop the
@@ -113,6 +113,11 @@ class Monitor:
         self._said: set[tuple[str, ...]] = set()
         if rank() == 0:
             self._open()
+
+    def __repr__(self) -> str:
+        readings, alerts = len(self.trace.readings), len(self.alerts)
+        what = f"{self.watch.kind}, every {self.cadence.every} steps"
+        return f"Monitor({what}: {readings} readings, {alerts} alerts, overhead {self.overhead:.1%})"
 
     # ------------------------------------------------------------------------ what is known
 

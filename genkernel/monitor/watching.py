@@ -45,12 +45,21 @@ def watch_of(
         return _of_denoiser(model, discriminator, common, dict(options))
     if isinstance(model, Generator) or discriminator is not None or options.get("latent_shape") is not None:
         return _of_gan(model, discriminator, common, dict(options))
+    if options.get("targets") is None and _is_labelled(options.get("data")):
+        options = options | dict(zip(("data", "targets"), options["data"], strict=True))
     if options.get("targets") is not None:
         return _of_classifier(model, common, dict(options))
     raise InputError(
         "it is not clear what to watch: give scheduler= for a diffusion model, a discriminator or latent_shape= for a "
-        "GAN, or targets= for a classifier"
+        "GAN, or data=(inputs, classes), which is short for data=inputs, targets=classes, for a classifier"
     )
+
+
+def _is_labelled(data: Any) -> bool:
+    """Inputs with a class for each: a pair whose second part is whole numbers ``[n]``."""
+    if not isinstance(data, (tuple, list)) or len(data) != 2 or not isinstance(data[1], Tensor):
+        return False
+    return data[1].dim() == 1 and not data[1].is_floating_point() and not data[1].is_complex()
 
 
 def _of_denoiser(model: Any, discriminator: Any, common: dict[str, Any], options: dict[str, Any]) -> Watch:

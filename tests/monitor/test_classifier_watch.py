@@ -304,3 +304,12 @@ def test_wrong_inputs_are_refused(change: dict[str, Any], words: str) -> None:
     given = {"module": network(), "data": x, "targets": y, **change}
     with pytest.raises(InputError, match=words):
         ClassifierWatch(given.pop("module"), given.pop("data"), given.pop("targets"), **given)
+
+
+def test_inputs_with_their_classes_are_a_classifiers() -> None:
+    net, (x, y) = network(), samples(8)
+    pair, apart = Monitor(net, data=(x, y)), Monitor(net, data=x, targets=y)
+    assert pair.read(0).scalars == apart.read(0).scalars and pair.trace.header.settings == apart.trace.header.settings
+    assert repr(pair).startswith("Monitor(classifier, every 200 steps: 1 readings, 0 alerts")
+    with pytest.raises(InputError, match=r"data=\(inputs, classes\)"):
+        Monitor(net, data=(x, x))

@@ -251,8 +251,14 @@ def test_a_file_that_is_no_log(path: Path, content: bytes) -> None:
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(MissingError, match="there is no log"):
         read_log(tmp_path / "none.jsonl")
-    with pytest.raises(MissingError, match="folder of the log"):
-        sinks.jsonl(tmp_path / "none" / "monitor.jsonl")
+
+
+def test_the_folder_of_a_log_is_made(tmp_path: Path) -> None:
+    sinks.jsonl(tmp_path / "runs" / "one" / "monitor.jsonl")
+    assert (tmp_path / "runs" / "one").is_dir()
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="file"):
+        sinks.jsonl(tmp_path / "file" / "monitor.jsonl")
 
 
 def test_a_folder_with_one_log(path: Path) -> None:
