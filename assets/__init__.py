@@ -24,6 +24,10 @@ def path(name: str) -> Path:
 
     found = (_HERE / name).resolve()
     if not found.is_relative_to(_HERE) or not found.exists():
-        shipped = sorted(p.name for p in _HERE.iterdir() if p.suffix == ".npz" or (p / "training.json").exists())
-        raise MissingError(f"genkernel ships no asset {name!r}; it ships {', '.join(shipped) or 'none'}")
+        raise MissingError(f"genkernel ships no asset {name!r}; it ships {', '.join(names()) or 'none'}")
     return found
+
+
+def names() -> list[str]:
+    """Everything that is shipped: checkpoints and samples of images."""
+    return sorted(p.name for p in _HERE.iterdir() if p.suffix == ".npz" or (p / "training.json").exists())

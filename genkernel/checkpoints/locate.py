@@ -71,11 +71,15 @@ def _from_hub(repo: str, path: Path, download: bool) -> Path:
 
 
 def _suggestion(path: Path) -> str:
-    """ " (did you mean …)" when a sibling has nearly the same name."""
+    """ " (did you mean …)" when a sibling, or what comes with genkernel, has nearly the same name."""
+    from genkernel import assets
+
     parent = path.parent
     try:
         names = [p.name for p in parent.iterdir()] if parent.is_dir() else []
     except OSError:
         names = []
+    if parent == Path():
+        names += assets.names()
     close = difflib.get_close_matches(path.name, names, n=1)
     return f" (did you mean {str(parent / close[0])!r}?)" if close else ""

@@ -181,6 +181,15 @@ def test_a_near_miss_is_suggested(tmp_path, monkeypatch, offline):
         resolve("runs/ddpm-mnits")
 
 
+def test_what_is_shipped_is_suggested(tmp_path, monkeypatch, offline):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingError, match="did you mean 'ddpm-mnist'"):
+        resolve("ddpm-minst")
+    with pytest.raises(MissingError) as found:
+        resolve(tmp_path / "ddpm-minst")  # a place of the user's own
+    assert "did you mean" not in str(found.value)
+
+
 def test_a_cached_hub_model_needs_no_network(tmp_path, monkeypatch, offline):
     from huggingface_hub import constants
 
