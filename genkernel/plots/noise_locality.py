@@ -92,7 +92,7 @@ def controls(
             places = np.array([k for k, _ in known]) + (which - 0.5) * 0.24
             axes.errorbar(mean, places, xerr=half, fmt=mark, color=colour, linewidth=1.2, label=label)
         for k, values in enumerate(rows.values()):
-            if values == (None, None):
+            if all(each is None for each in values):
                 axes.text(0.98, k, "not trained", transform=axes.get_yaxis_transform(), ha="right", va="center",
                           fontsize=7.5, color=style.MUTED)  # fmt: skip
         for edge in (0.5, 4.5, 9.5):

@@ -30,6 +30,7 @@ from genkernel.experiments.noise_locality.setting import (
 )
 from genkernel.experiments.noise_locality.training import best, chosen_rates, optimizer_of, samples, train
 from genkernel.experiments.outcome import experiment
+from genkernel.plots.noise_locality import controls
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready
 
@@ -143,8 +144,8 @@ def test_verdicts_follow_the_intervals() -> None:
     wanted = ["yes", "no", "partly", "no", "undecided", "undecided"]
     assert [read.over(case) for case in cases] == wanted
     assert read.over({"a": up}, {"a": down}) == "partly" and read.over({"a": up}, level=0.6) == "no"
-    cases = ({"a": still}, {"a": still, "b": up}, {"a": up, "b": none}, {"a": none}, {"a": still[:1]})
-    assert [read.same(case) for case in cases] == ["yes", "partly", "no", "undecided", "undecided"]
+    near = ({"a": still}, {"a": still, "b": up}, {"a": up, "b": none}, {"a": none}, {"a": still[:1]})
+    assert [read.same(case) for case in near] == ["yes", "partly", "no", "undecided", "undecided"]
 
 
 def test_the_whole_of_it(tmp_path: Path) -> None:
@@ -170,3 +171,10 @@ def test_the_whole_of_it(tmp_path: Path) -> None:
     }  # fmt: skip
     for figure in found.figures.values():
         assert to_bytes(figure, "png")[:4] == b"\x89PNG"
+
+
+def test_controls_show_what_was_not_trained() -> None:
+    few, more = np.array([0.1, 0.2]), np.array([0.3, 0.1, 0.2])
+    figure = controls({"a": {"x": (more, None), "y": (more, more)}, "b": {"x": (few, few), "y": (None, None)}}, {}, "")
+    assert to_bytes(figure, "png")[:4] == b"\x89PNG"
+    assert [[t.get_text() for t in axes.texts] for axes in figure.axes] == [[], ["not trained"]]
