@@ -16,7 +16,7 @@ from genkernel.tangent.capture import Tape
 from genkernel.tangent.derivation import Geometry, geometry, parameters_of, pull_back, pull_back_own
 from genkernel.tangent.factors import Dense, Factor, combine
 from genkernel.tangent.layout import Layout
-from genkernel.tangent.rules import generic
+from genkernel.tangent.rules import generic, own
 from genkernel.tangent.use import Use
 
 
@@ -151,19 +151,22 @@ class Assembly:
     ) -> None:
         B, derived, aliases, n = self._B[use.index], use.slots[slot.position], self.tape.parameters, self.n
         if slot.own is not None:
-            own = generic.own_samples(use, slot.position, B)
-            self._note(use, [own])
+            gradient = self._own(use, slot, B)
+            self._note(use, [gradient])
             view = geometry(derived, self.tape.storages)  # its size follows the number of samples
             if view is not None:
-                rows = view.scatter_own(own, slot.own, n, aliases[view.parameter].numel())
+                rows = view.scatter_own(gradient, slot.own, n, aliases[view.parameter].numel())
                 pieces[view.parameter].append((Dense(rows), None))
             else:
-                for name, rows in pull_back_own(derived, own, slot.own, n, list(slot.parameters), aliases).items():
+                for name, rows in pull_back_own(derived, gradient, slot.own, n, list(slot.parameters), aliases).items():
                     pieces[name].append((Dense(rows), None))
             return
         factor: Factor | None = None
         if slot.by_rule and use.rule is not None:
-            factor = use.rule.factor(use, slot.position, B, n, plan.layout)
+            try:
+                factor = own.factor(use, slot.position, B, n, plan.layout)
+            except own.RuleError as error:
+                raise self._failed(use, slot, error) from error
         elif not slot.by_rule:
             factor = generic.per_sample(use, slot.position, B, n, plan.layout, plan.inputs)
         if factor is None:
@@ -174,6 +177,22 @@ class Assembly:
             return
         for name, rows in pull_back(derived, factor.dense(), list(slot.parameters), aliases).items():
             pieces[name].append((Dense(rows), None))
+
+    def _own(self, use: Use, slot: Slot, B: Tensor) -> Tensor:
+        """Gradient of an argument that has a slot for every sample."""
+        known: Tensor | None = None
+        if slot.by_rule and use.rule is not None:
+            try:
+                known = own.own(use, slot.position, B)
+            except own.RuleError as error:
+                raise self._failed(use, slot, error) from error
+        return generic.own_samples(use, slot.position, B) if known is None else known
+
+    def _failed(self, use: Use, slot: Slot, error: own.RuleError) -> Exception:
+        """In the proof there is another way; in a run the inputs that it needs are gone."""
+        if self.signs is not None:
+            return NotCapturedError(use.index, slot.position, str(error))
+        return own.in_a_run(error, use, self.n)
 
     def _note(self, use: Use, parts: Iterable[Tensor]) -> None:
         if self.signs is not None and all(bool(part.any()) for part in parts):
@@ -204,11 +223,11 @@ class Signs:
 
 
 class NotCapturedError(Exception):
-    """A use turned out to be outside its rule; the probe answers with another method."""
+    """A use turned out to be outside its rule, or the rule failed; the probe answers with another method."""
 
-    def __init__(self, use: int, position: int):
+    def __init__(self, use: int, position: int, failure: str | None = None):
         super().__init__(use, position)
-        self.use, self.position = use, position
+        self.use, self.position, self.failure = use, position, failure
 
 
 class UnprovedError(Exception):

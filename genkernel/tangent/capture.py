@@ -32,6 +32,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from genkernel.errors import CaptureError
 from genkernel.tangent import products, rules
 from genkernel.tangent.derivation import has_storage
+from genkernel.tangent.rules import own
 from genkernel.tangent.use import Opaque, Use
 
 # These read the metadata of the tensors after the first only, so the class of the result is that of the first.
@@ -245,7 +246,7 @@ class Tape(TorchFunctionMode):
             # the rule needs the values from before the write
             written = target.untyped_storage()._cdata
             held = [h.clone() if isinstance(h, Tensor) and h.untyped_storage()._cdata == written else h for h in held]
-        out = func(*args, **kwargs) if rule is None or self.attached else rule.call(func, args, kwargs)
+        out = func(*args, **kwargs) if rule is None or self.attached else own.call(rule, func, args, kwargs)
         if not isinstance(out, Tensor) or not out.is_floating_point():
             self.opaque.append(Opaque(getattr(func, "__name__", str(func)), list(slots.values())))
             return out
@@ -263,7 +264,7 @@ class Tape(TorchFunctionMode):
             rule=rule,
         )
         if rule is not None and use.index not in self.keep_all:
-            rule.forget(use)
+            own.forget(use, rule)
         for i in range(len(use.leaves)):
             if isinstance(use.leaves[i], Tensor):
                 self._held.setdefault(use.leaves[i].untyped_storage()._cdata, []).append((use, i))

@@ -42,6 +42,7 @@ class Coverage:
         silent: parameters without influence on the probed samples.
         weak: captured parameters whose gradients on the probed samples were too small beside those of others to be
             compared, and no other parameter of the same call vouches for them.
+        failures: what registered rules did instead of giving a gradient; their calls were taken another way.
         error: largest relative disagreement with autograd among captured parameters that could be compared.
         dtype: precision of the comparison.
         bytes_per_sample: memory held per sample in the run's dtype: activations, and gradients
@@ -58,6 +59,7 @@ class Coverage:
     by_call: list[str] = field(default_factory=list)
     silent: list[str] = field(default_factory=list)
     weak: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
     error: float = 0.0
     dtype: torch.dtype = torch.float64
     bytes_per_sample: int = 0
@@ -118,6 +120,7 @@ class Coverage:
             by_call=sorted({name for c in every for name in c.by_call} - set(generic)),
             silent=[name for name in self.silent if all(name in c.silent for c in others)],
             weak=sorted({name for c in every for name in c.weak}),
+            failures=list(dict.fromkeys(failure for c in every for failure in c.failures)),
             error=max(c.error for c in every),
         )
 
@@ -146,6 +149,7 @@ class Coverage:
             "by_call": list(self.by_call),
             "silent": list(self.silent),
             "weak": list(self.weak),
+            "failures": list(self.failures),
             "channels_last": self.channels_last,
             "largest_disagreement_with_autograd": self.error,
             "checked_in": str(self.dtype).removeprefix("torch."),
@@ -154,6 +158,7 @@ class Coverage:
     def __repr__(self) -> str:
         told = [f"{sum(self.uses.values())} uses", f"{len(self.generic)} generic", f"{len(self.by_call)} by call"]
         told += [f"{len(self.silent)} silent", f"{len(self.weak)} weak", f"error {self.error:.1e}"]
+        told += self.failures
         return f"Coverage({', '.join(told)})"
 
     def demote(self, names: set[str]) -> None:

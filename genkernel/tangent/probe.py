@@ -18,6 +18,7 @@ named.
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -37,7 +38,10 @@ from genkernel.tangent.factors import Factor
 from genkernel.tangent.judgement import LARGE, Doubt, Tolerance, coupled, in_some_precision, tolerance
 from genkernel.tangent.layout import Layout, from_support, growing_axis
 from genkernel.tangent.model import TangentModel
+from genkernel.tangent.rules.own import tell_once
 from genkernel.tangent.shortage import out_of_memory, refuses_hooks
+
+log = logging.getLogger("genkernel")
 
 #: activations per output of a use, where autograd does not tell what it saves
 UNSEEN = 4
@@ -83,6 +87,9 @@ def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None, c
         as_run = look is not None and look.out.dtype == run and batches.alike(samples, look.samples)
         if not (as_run and genuine.issuperset(range(PROBE))):
             coverage.look = None
+        for failure in coverage.failures:
+            if tell_once(failure):
+                log.warning(f"{failure}: its calls are differentiated without it")
         return coverage
 
 
@@ -408,6 +415,8 @@ class _Proof:
                 plan = coverage.plans[outside.use]
                 assert plan is not None
                 slot = next(s for s in plan.slots if s.position == outside.position)
+                if outside.failure is not None and outside.failure not in coverage.failures:
+                    coverage.failures.append(outside.failure)
                 if slot.by_rule and tape.uses[outside.use].rule is not None:
                     slot.by_rule = False
                 else:
