@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from genkernel.tangent.model import call_module
 
+_ROUNDING = 1e-3  # of sums of probabilities, in half precision too
+
 
 def logits_of(module: nn.Module, batch: Any) -> Tensor:
     """The logits: the answer itself, its ``logits``, or its first entry."""
@@ -19,6 +21,27 @@ def logits_of(module: nn.Module, batch: Any) -> Tensor:
     if isinstance(out, (tuple, list)) and out:
         out = out[0]
     return out
+
+
+def squashed(logits: Tensor) -> str | None:
+    """What outputs ``[n, C]`` seem to be that are no logits, in a sentence; None where they may well be logits."""
+    single = logits.shape[1] == 1
+    within = bool(((logits >= 0) & (logits <= 1)).all()) and bool((logits != logits[0, 0]).any())  # not all of them 0
+    if not single and bool((logits.logsumexp(1).abs() < _ROUNDING).all()):
+        return (
+            "The outputs look like log-probabilities (a log-softmax), not like logits: the kernel is of these, and "
+            "what raises one class in it lowers the others; give a network that answers with logits, or call="
+        )
+    if not within:
+        return None
+    exact = not single and bool(((logits.sum(1) - 1).abs() < _ROUNDING).all())
+    kind = "the probabilities of a softmax" if exact else "probabilities of a sigmoid, all between 0 and 1"
+    own = "; a single one counts as class 1 wherever it is positive" if single else ""
+    return (
+        f"The outputs look like {kind}, not like logits: the kernel is of probabilities, and fades where the network "
+        f"is sure, and loss and confidence are not what they are called{own}; give a network that answers with "
+        "logits, or call="
+    )
 
 
 def predicted(logits: Tensor) -> Tensor:

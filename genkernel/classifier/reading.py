@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 
-from genkernel.classifier.results import Extrapolation, SimilarityResult
+from genkernel.classifier.results import Extrapolation, SimilarityResult, Structure
 
 SURE = 2.0  # standard errors
+ROOM = 4  # samples of a class that two folds within two folds need
 
 
 def read(result: SimilarityResult) -> list[str]:
     """One sentence for each question, with what it is held against."""
-    found = [_blocks(result), _neighbours(result), *_separation(result)]
+    squashed = result.meta.get("outputs")  # first, as it holds for all that follows
+    found = [f"{squashed}."] if squashed else []
+    found += [_blocks(result), _neighbours(result), *_separation(result)]
     if result.extrapolation is not None:
         found += _reach(result.extrapolation)
     return found
@@ -21,22 +24,30 @@ def _blocks(result: SimilarityResult) -> str:
     own = result.trained
     words = (
         f"Tangent features of two samples of one class have a mean cosine of {own.within:.2f}, of two classes of "
-        f"{own.between:.2f}: a difference of {own.contrast:.2f} ± {own.contrast_stderr:.2f}"
+        f"{own.between:.2f}: a difference of {_with_error(own)}"
     )
     before = result.structures.get("untrained")
-    if before is None:
-        return f"{words}, and an alignment with the labels (CKA) of {own.cka:.2f}."
+    if before is None or math.isnan(before.contrast):
+        return words + ("." if math.isnan(own.cka) else f", and an alignment with the labels (CKA) of {own.cka:.2f}.")
     gain, error = own.contrast - before.contrast, math.hypot(own.contrast_stderr, before.contrast_stderr)
     verb = "more than" if gain > SURE * error else ("less than" if gain < -SURE * error else "not clearly other than")
-    return (
-        f"{words}, {verb} the {before.contrast:.2f} ± {before.contrast_stderr:.2f} of the untrained network; alignment "
-        f"with the labels (CKA) {own.cka:.2f}, untrained {before.cka:.2f}."
-    )
+    words += f", {verb} the {_with_error(before)} of the untrained network"
+    if math.isnan(own.cka):
+        return f"{words}."
+    beside = "" if math.isnan(before.cka) else f", untrained {before.cka:.2f}"
+    return f"{words}; alignment with the labels (CKA) {own.cka:.2f}{beside}."
+
+
+def _with_error(one: Structure) -> str:
+    """The difference of cosines; without an error where too few samples share a class for one."""
+    error = "" if math.isnan(one.contrast_stderr) else f" ± {one.contrast_stderr:.2f}"
+    return f"{one.contrast:.2f}{error}"
 
 
 def _neighbours(result: SimilarityResult) -> str:
     own = result.trained
-    words = f"{own.neighbours:.0%} of the {result.k} nearest neighbours by the kernel share the label"
+    of = f"the {result.k} nearest neighbours" if result.k > 1 else "the nearest neighbours"
+    words = f"{own.neighbours:.0%} of {of} by the kernel share the label"
     if math.isnan(result.euclidean):
         return f"{words}; by chance {result.chance:.0%} do."
     return f"{words}, {result.euclidean:.0%} of the nearest inputs, and {result.chance:.0%} by chance."
@@ -44,8 +55,14 @@ def _neighbours(result: SimilarityResult) -> str:
 
 def _separation(result: SimilarityResult) -> list[str]:
     own = result.trained.separation
+    if own is None and result.meta.get("folds") is None:
+        least = int(result.sizes.min())
+        return [
+            "Whether a linear classifier on tangent features tells the classes apart is not known: the smallest class "
+            f"has {least} sample{'s' * (least > 1)}, and cross-validation takes {ROOM} of each."
+        ]
     if own is None:
-        return []
+        return []  # said by a note
     others = [
         (words, one.separation.held_out)
         for name, words in (

@@ -49,6 +49,7 @@ class Separation:
     in_sample_hard: float
     chance: float
     converged: bool
+    at_edge: int = 0
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Structure:
         cka: unbiased alignment with the labels; 0 for a kernel that does not know them; NaN where it has no spread.
         kta: kernel-target alignment, which is not centred: common directions count.
         neighbours, neighbours_stderr: share of the k nearest with the same label.
-        separation: of a linear SVM; None where classes are too small for folds.
+        separation: of a linear SVM; None where classes are too small for folds, or the kernel is zero or one constant.
     """
 
     matrix: Array

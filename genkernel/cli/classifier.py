@@ -29,8 +29,8 @@ def classifier(
     data: Annotated[
         str,
         typer.Option(
-            help="Labelled images: a folder with one folder per class, an .npz (arrays x and y, or x_test and y_test), "
-            "or a torchvision data set such as MNIST.",
+            help="Labelled images: a folder with one folder per class, called as it or by its number, an .npz (arrays "
+            "x and y, or x_test and y_test), or a torchvision data set such as MNIST.",
             rich_help_panel=options.READING,
             show_default=False,
         ),
@@ -43,6 +43,14 @@ def classifier(
             show_default=False,
         ),
     ] = None,
+    new_labels: Annotated[
+        bool,
+        typer.Option(
+            "--new-labels",
+            help="Labels that come with --new are classes of this network: is it right about them?",
+            rich_help_panel=options.READING,
+        ),
+    ] = False,
     held_out: Annotated[
         str | None,
         typer.Option(
@@ -67,6 +75,7 @@ def classifier(
     factory: Annotated[str | None, _network("package.module:Name of the network's class.")] = None,
     factory_args: Annotated[str | None, _network('Its arguments, as JSON: {"classes": 10}.')] = None,
     key: Annotated[str | None, _network("Entry of a nested file of weights, such as model.")] = None,
+    names: Annotated[str | None, _network("Of the classes, in the order of the logits: cat,dog,frog.")] = None,
     sample_shape: Annotated[str | None, _network("Of one image: 3,224,224.")] = None,
     mean: Annotated[str | None, _network("Per channel, of images in [0, 1]: 0.485,0.456,0.406.")] = None,
     std: Annotated[str | None, _network("Per channel.")] = None,
@@ -81,7 +90,7 @@ def classifier(
         int, typer.Option(help="At most so many images, of all classes alike.", rich_help_panel=options.COMPUTING)
     ] = 200,
     probes: options.Probes = 8,
-    neighbours: Annotated[int, typer.Option(help="Of each image.", rich_help_panel=options.COMPUTING)] = 10,
+    neighbours: Annotated[int, typer.Option(help="Of each image, at most.", rich_help_panel=options.COMPUTING)] = 10,
     controls: Annotated[
         bool,
         typer.Option(
@@ -115,11 +124,11 @@ def classifier(
 
     Examples:
 
-    - `genkernel classifier mnist-classifier --data mnist.npz`
+    - `genkernel classifier mnist-classifier --data mnist-16 --new emoji-32`
 
-    - `genkernel classifier torchvision:resnet18 --weights r18.pth --data imagenet/val --samples 100`
+    - `genkernel classifier torchvision:resnet18 --weights r18.pth --data photos/`
 
-    - `genkernel classifier net.pt --factory mymodels:Net --data train.npz --new photos/ --held-out test.npz`
+    - `genkernel classifier net.pt --factory mymodels:Net --names cat,dog --data train/ --new photos/ --held-out val/`
     """
     from genkernel.workflows.similarity import similarity
 
@@ -128,6 +137,7 @@ def classifier(
         "factory": factory,
         "factory_args": as_mapping(factory_args, "--factory-args"),
         "key": key,
+        "names": None if names is None else [name.strip() for name in names.split(",")],
         "sample_shape": None if sample_shape is None else numbers(sample_shape, int, "--sample-shape"),
         "mean": None if mean is None else numbers(mean, float, "--mean"),
         "std": None if std is None else numbers(std, float, "--std"),
@@ -138,6 +148,7 @@ def classifier(
             checkpoint,
             data,
             new=new,
+            new_labels=new_labels or None,
             held_out=held_out,
             checkpoints=checkpoints,
             samples=samples,

@@ -32,7 +32,8 @@ class ImageSet:
     """Images ``[n, C, H, W]``, float32 in ``[0, 1]``, with what is known about them.
 
     ``rows`` ``[n]`` are their places among the ``total`` images of the source, for what is kept apart from it;
-    None where they were not read from one.
+    None where they were not read from one. ``names`` are those of the classes, where a folder has them: label ``i`` is
+    of ``names[i]``.
     """
 
     images: torch.Tensor
@@ -41,6 +42,7 @@ class ImageSet:
     steps: list[str] = field(default_factory=list)
     rows: np.ndarray | None = None
     total: int | None = None
+    names: list[str] | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]
@@ -116,7 +118,7 @@ def load_images(
     if not found.images.numel():
         raise InputError(f"{found.source} holds no images")
     images, steps = fit(found.images, size, channels)
-    return ImageSet(images, found.labels, found.source, [*found.steps, *steps], found.rows, found.total)
+    return ImageSet(images, found.labels, found.source, [*found.steps, *steps], found.rows, found.total, found.names)
 
 
 def check_source(source: str | Path, *, split: str = "test") -> None:
@@ -179,7 +181,8 @@ def _subset_of(found: ImageSet, limit: int | None, seed: int) -> ImageSet:
     rows = _subset(len(found), limit, seed)
     keep = torch.from_numpy(rows)
     labels = found.labels[keep] if found.labels is not None else None
-    return ImageSet(found.images[keep], labels, found.source or "an ImageSet", list(found.steps), rows, len(found))
+    source = found.source or "an ImageSet"
+    return ImageSet(found.images[keep], labels, source, list(found.steps), rows, len(found), found.names)
 
 
 def _from_array(source: Any, limit: int | None, seed: int) -> ImageSet:
@@ -252,6 +255,7 @@ def _from_folder(
         import torch
 
         found.labels = torch.tensor([classes.index(p.parent) for p in keep])
+        found.names = [p.name for p in classes]
     return found
 
 

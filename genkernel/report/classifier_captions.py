@@ -53,8 +53,8 @@ CAPTIONS = {
     "controls": Caption(
         "Beside what it has to be held against",
         "Within − between: difference of mean cosines. CKA: alignment with the labels, centred and unbiased. "
-        "Neighbours: share of the nearest with the same label. SVM: accuracy of a linear classifier on tangent "
-        "features of samples that it was not fitted to.",
+        "Neighbours: share of the nearest with the same label, of no more than the smallest class has others. SVM: "
+        "accuracy of a linear classifier on tangent features of samples that it was not fitted to.",
         "The logits of a network with a linear last layer lie in the span of its tangent features, so a network that "
         "is right is separable by construction: look at the kernel without that layer. Samples that the network was "
         "trained on are separable for that reason alone.",

@@ -49,7 +49,7 @@ def embed(kernel: Any, method: str = "pca", dims: int = 2, *, seed: int = 0, nei
 
     Raises:
         InputError: as for :func:`genkernel.spectra.alignment.gram`; unknown method; a single sample; dims outside
-            1 … n - 1, or above 3 for t-SNE; no two samples differ.
+            1 … n - 1, or above 3 for t-SNE; the kernel is zero, or no two samples differ.
         MissingError: UMAP is not installed.
     """
     if method not in METHODS:
@@ -65,6 +65,8 @@ def embed(kernel: Any, method: str = "pca", dims: int = 2, *, seed: int = 0, nei
         raise InputError(f"{method} of {n} samples has {room}, not {dims}")
     if neighbours < 1:
         raise InputError(f"neighbours is at least 1, not {neighbours}")
+    if not bool(K.any()):
+        raise InputError("the kernel is zero: there is nothing to embed")
     if method == "pca":
         return _pca(K, dims)
     own = K.diagonal()

@@ -47,6 +47,7 @@ def load_classifier(
             writes it, or its name, ``"mnist-classifier"``; or a file of weights (then with ``factory``).
         factory, factory_args: as for :func:`genkernel.load`.
         weights: of a network of torchvision: a file; without it torchvision's own, from its cache unless ``download``.
+            Classes of a file have names where it is one that torchvision publishes.
         key: entry of a nested weights file.
         options: those of :class:`~genkernel.classifier.Classifier`; mean, std, names and the size of the images follow
             from torchvision's weights, and from the record of a folder, where they are not given.
@@ -75,7 +76,10 @@ def load_classifier(
         if not where.is_file():
             raise MissingError(f"{path} holds no {WEIGHTS}: the training that it is of has not finished")
     if factory is None:
-        raise InputError(f"{path} does not say what network it belongs to: pass factory='module:Class'")
+        raise InputError(
+            f"{path} does not say what network it belongs to: pass the classifier's class as factory='module:Class', "
+            f"or load one of torchvision with these weights ('{TORCHVISION}resnet18', weights={path})"
+        )
     module, notes = from_factory(factory, factory_args, where, trust_pickle, key)
     checkpoint = {"name": str(path), "sha256": sha256(where)}
     return _wrapped(
@@ -116,22 +120,34 @@ def _torchvision(
         raise InputError(f"torchvision has no classifier {which!r}" + (f": is {near} meant?" if near else ""))
     default = torchvision.models.get_model_weights(which).DEFAULT
     where = _cached(default, path, download) if weights is None else resolve(weights)
-    state = read_state_dict(where, key=key, trust_pickle=trust_pickle)
+    state, digest = read_state_dict(where, key=key, trust_pickle=trust_pickle), sha256(where)
     module = _filled(which, state, len(default.meta["categories"]), f"{where} does not hold weights of {path}")
     if weights is None and hasattr(module, "transform_input"):
         setattr(module, "transform_input", True)  # noqa: B010  (as torchvision does for weights that it has converted)
     transforms = default.transforms()
     side = int(transforms.crop_size[0])
     said: dict[str, Any] = {"mean": transforms.mean, "std": transforms.std, "sample_shape": (3, side, side)}
-    if weights is None:
-        said["names"] = default.meta["categories"]
+    names = default.meta["categories"] if weights is None else _published(which, digest)
+    if names is not None:
+        said["names"] = names
     assumed = [f"{side} × {side}"] if "sample_shape" not in options else []
     assumed += ["normalised"] if not {"mean", "std"} & set(options) else []
     notes = [f"images are {' and '.join(assumed)} as for torchvision's own weights"] if assumed else []
-    checkpoint = {"name": path if weights is None else str(weights), "sha256": sha256(where)}
+    checkpoint = {"name": path if weights is None else str(weights), "sha256": digest}
     return _wrapped(
         module.eval().to(target), path, {**said, **options}, name=name or which, checkpoint=checkpoint, notes=notes
     )
+
+
+def _published(which: str, digest: str) -> list[str] | None:
+    """Names of classes, where a file is one that torchvision publishes: its name ends in the start of its digest."""
+    import torchvision
+
+    for one in torchvision.models.get_model_weights(which):
+        _, dash, start = Path(one.url).stem.rpartition("-")
+        if dash and digest.startswith(start):
+            return list(one.meta["categories"])
+    return None
 
 
 def _cached(default: Any, path: str, download: bool) -> Path:

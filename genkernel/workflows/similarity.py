@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genkernel.classifier.classifier import Classifier
+from genkernel.classifier.folders import by_name, folder_classes
 from genkernel.classifier.labels import Labels, balanced, class_indices
 from genkernel.classifier.results import SCHEMA_VERSION, SimilarityResult
 from genkernel.errors import InputError
@@ -34,8 +35,14 @@ from genkernel.workflows.resume import finished
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from genkernel.data import ImageSet
+
 
 READ = 10  # times as many images are read as are taken: so many of every class are to be among them
+IGNORED = (
+    "its labels are left out, as nothing says that they are of this classifier's classes (new_labels=True, "
+    "--new-labels, takes them as such)"
+)
 
 
 class SimilarityReport(BaseReport["SimilarityResult"]):
@@ -78,11 +85,15 @@ class Samples:
         inputs: a tensor ``[n, ...]``, a dict of the network's keyword arguments, or a tuple.
         labels: ``[n]``, or None.
         description: what they are and where they come from.
+        names: of classes, by their numbers, where folders were taken as classes.
+        notes: what was assumed of the labels, in sentences.
     """
 
     inputs: Any
     labels: Labels | None
     description: str
+    names: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         from genkernel.tangent import batches
@@ -133,17 +144,21 @@ def similarity(
             for :func:`genkernel.load`, such as ``"torchvision:resnet18"`` or ``"mnist-classifier"``.
         data: labelled samples. Anything :func:`genkernel.load_images` reads with labels, brought to the size and
             channels of the classifier and normalised as it says; or, as the network takes them, ``(inputs, labels)``,
-            or a tensor or dict of its keyword arguments with ``labels``.
-        labels: classes ``[n]`` of ``data``, where they do not come with it.
+            or a tensor or dict of its keyword arguments with ``labels``. Folders with one folder per class are matched
+            with the names of the classes (in any case of letters); folders named by whole numbers are these classes;
+            as many folders as classes, none of which has the name of one, are taken in sorted order, which is said.
+        labels: classes ``[n]`` of ``data``, numbers of logits or names of classes, where they do not come with it.
         new: samples of another kind, such as printed digits for a network of written ones; forms as for ``data``.
-        new_labels: their classes, where they do not come with them.
+            Labels that come with what is read are not taken as the network's classes, unless ``new_labels`` says so or
+            all their folders have names of classes.
+        new_labels: their classes ``[m]``; or True for those that come with them, as for ``data``.
         held_out: samples of the kind of ``data`` that the network was not trained on, beside which new ones are seen;
             those that are part of ``data`` are left out.
         checkpoints: earlier weights of the same network: files in the order of the training, or name → a file or
             anything else that :meth:`TangentModel.at` takes.
         samples: at most so many of each, of all classes alike, drawn with ``seed``.
         probes: random probes of the trace kernel; with no more logits than that it is exact.
-        neighbours: of each sample.
+        neighbours: of each sample, at most; no more than the smallest class has others.
         controls: also compute the untrained network, permuted labels, the inputs, and the kernel without its last
             layer.
         seed: of the choice of samples, the probes, the folds and the untrained network.
@@ -163,7 +178,8 @@ def similarity(
         SimilarityReport: ``.result``, ``.kernel``, ``.summary()``, ``.save(dir)``.
 
     Raises:
-        InputError: samples without labels, or of a form that the classifier does not take.
+        InputError: samples without labels, labels that cannot be matched with the classes, no class with two samples,
+            or samples of a form that the classifier does not take.
         GenkernelError: see ``load``, ``load_images`` and the analysis; every message is one sentence.
     """
     from genkernel.classifier.reading import read
@@ -185,19 +201,36 @@ def similarity(
                 say(note)
             earlier_weights = _checkpoints(checkpoints, trust_pickle)
 
-        def take(given: Any, classes: Any, name: str, without: Any = None) -> Samples:
+        def take(given: Any, mine: Any, name: str, without: Any = None, **how: Any) -> Samples:
             found = samples_for(
-                clf, given, classes, samples, seed, split=split, download=download, name=name, without=without
+                clf, given, mine, samples, seed, split=split, download=download, name=name, without=without, **how
             )
-            say(f"{name}: {found.description}")
+            for said in (found.description, *found.notes):
+                say(f"{name}: {said}")
             return found
 
         with watch("data"):
             trained = take(data, labels, "data")
             if trained.labels is None:
-                raise InputError("similarity compares classes, and data has no labels: give labels=")
-            others = None if new is None else take(new, new_labels, "new")
-            held = None if held_out is None else take(held_out, None, "held_out", trained.inputs)
+                raise InputError(
+                    "similarity compares classes, and data has no labels: give a folder with one folder per class, or "
+                    "labels="
+                )
+            others = None
+            if new is not None:
+                others = take(
+                    new,
+                    None if isinstance(new_labels, bool) else new_labels,
+                    "new",
+                    own_labels="needed" if new_labels is True else "named",
+                    classes=trained,
+                )
+                if new_labels is True and others.labels is None:
+                    raise InputError(
+                        "new_labels=True (--new-labels) takes the labels that come with new, and none do: give a "
+                        "folder with one folder per class, or the classes as an array"
+                    )
+            held = None if held_out is None else take(held_out, None, "held_out", trained.inputs, own_labels="unused")
         provenance = Provenance(
             arguments={
                 "checkpoint": clf.checkpoint.get("name") or clf.name,
@@ -243,6 +276,10 @@ def similarity(
                 progress=progress,
             )
         result.meta.update(model=clf.name, dtype=provenance.dtype, data=trained.description)
+        if clf.names is None and trained.names:
+            result.names = [trained.names[c] for c in result.classes.tolist()]
+        asked = [("data", trained), *([] if others is None else [("new", others)])]
+        result.notes[:0] = [f"{name}: {note}" for name, one in asked for note in one.notes]
         result.meta["reading"] = read(result)
         report = SimilarityReport(result, kernel, provenance, stopwatch=watch)
         if folder is None:
@@ -309,6 +346,8 @@ def samples_for(
     download: bool = False,
     name: str = "data",
     without: Any = None,
+    own_labels: Literal["needed", "named", "unused"] = "needed",
+    classes: Samples | None = None,
 ) -> Samples:
     """Samples as a classifier takes them, of all classes alike.
 
@@ -316,16 +355,22 @@ def samples_for(
     size, channels and normalisation. Tensors and dicts are taken as they are.
 
     Args:
+        labels: numbers or names of classes; None for those that come with the samples.
         limit: at most so many.
         name: for messages.
         without: samples that are not to be among them.
+        own_labels: what labels that are read along with images are for: ``"needed"`` as classes of the network;
+            ``"named"``, the same where they are of folders that all have the name of a class; ``"unused"``, to draw
+            from all of them alike and for nothing else.
+        classes: those that there are samples of already, whose labels and names those that are read are matched with.
 
     Raises:
-        InputError: they are neither, labels do not fit, or none is left.
+        InputError: they are neither, labels do not fit or are missing, or none is left.
     """
     from genkernel.data import ImageSet, load_images
     from genkernel.tangent import batches
 
+    found = None
     if isinstance(given, (str, Path, ImageSet)):
         shape = clf.sample_shape
         fits: dict[str, Any] = {}
@@ -334,21 +379,57 @@ def samples_for(
         most = READ * limit if labels is None else None  # labels are of all of them
         found = load_images(given, limit=most, split=split, seed=seed, download=download, **fits)
         inputs: Any = clf.prepare(found.images)
-        classes = labels if labels is not None else found.labels
         said = found.describe().removeprefix(f"{len(found)} images ")
     else:
         pair = isinstance(given, (tuple, list)) and len(given) == 2 and labels is None
-        inputs, classes = given if pair else (given, labels)
+        inputs, labels = given if pair else (given, labels)
         said = "in memory, " + (f"{tuple(inputs.shape[1:])}" if isinstance(inputs, Tensor) else type(inputs).__name__)
     n = batches.size(inputs)
-    own = None if classes is None else class_indices(classes, n, f"samples of {name}")
+    own, kinds = None, None
+    names: dict[int, str] = {}
+    notes: list[str] = []
+    if labels is not None:
+        own = kinds = class_indices(labels, n, f"samples of {name}", clf.names)
+    elif found is not None and found.labels is not None:
+        kinds = class_indices(found.labels, n, f"samples of {name}")
+        if own_labels != "unused":
+            own, names, notes = _matched(clf, found, inputs, name, own_labels, classes)
     there = np.flatnonzero(~_among(inputs, without, n))
     if not len(there):
         raise InputError(f"all samples of {name} are part of data: give others")
-    rows = there[_rows(None if own is None else own[there], len(there), limit, seed)]
+    rows = there[_rows(None if kinds is None else kinds[there], len(there), limit, seed)]
     left = "" if len(there) == n else f"; {n - len(there)} that are part of data left out"
     taken = batches.take(inputs, torch.from_numpy(rows))
-    return Samples(taken, None if own is None else own[rows], f"{len(rows)} of {n} samples {said}{left}")
+    said = f"{len(rows)} of {n} samples {said}{left}"
+    return Samples(taken, None if own is None else own[rows], said, names, notes)
+
+
+def _matched(
+    clf: Classifier, found: ImageSet, inputs: Any, name: str, own_labels: str, known: Samples | None
+) -> tuple[Labels | None, dict[int, str], list[str]]:
+    """Labels that were read as classes of the network, the folders of these, and notes; None where they are no such."""
+    from genkernel.tangent import batches
+
+    raw = class_indices(found.labels, len(found), f"samples of {name}")
+    folders = found.names
+    if folders is None:
+        return (raw, {}, []) if own_labels == "needed" else (None, {}, [IGNORED])
+    count = max(2, clf.logits(batches.take(inputs, slice(0, 1))).shape[1])
+    names = None if clf.names is None else clf.class_names(count)
+    called = names
+    if names is None and known is not None and known.names:
+        called = [known.names.get(c, "") for c in range(count)]
+    mine, note = by_name(folders, called), None
+    if mine is None and own_labels == "named":
+        return None, {}, [IGNORED]
+    if mine is None:
+        mine, note = folder_classes(folders, names, count, name)
+    own = np.array(mine, dtype=np.int64)[raw]
+    there = set() if known is None or known.labels is None else set(known.labels.tolist())
+    if own_labels == "named" and there and (missing := sorted(set(own.tolist()) - there)):
+        said = ", ".join(folders[mine.index(c)] for c in missing[:5])
+        return None, {}, [f"its labels are left out, as data has no samples of {said}"]
+    return own, dict(zip(mine, folders, strict=True)), [] if note is None else [note]
 
 
 def _among(inputs: Any, others: Any, n: int) -> NDArray[np.bool_]:

@@ -289,6 +289,8 @@ def test_same_subset_from_folder_and_array(folder: Path) -> None:
     part = load_images(folder, limit=3, seed=5)
     assert torch.equal(part.images, load_images(whole, limit=3, seed=5).images)
     assert part.labels is not None and len(part.labels) == 3
+    assert part.names == whole.names == load_images(whole, limit=2).names and whole.names is not None
+    assert [path.name for path in sorted(folder.iterdir()) if path.is_dir()] == whole.names
 
 
 def test_luma_and_repeated_grey() -> None:

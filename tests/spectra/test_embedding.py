@@ -90,6 +90,7 @@ def test_umap_takes_tangent_distances() -> None:
         (torch.eye(8), "tsne", {"neighbours": 0}, "at least 1"),
         (torch.eye(8), "pca", {"dims": 1.5}, "whole number"),
         (torch.ones(8, 8), "pca", {}, "no two samples differ"),
+        (torch.zeros(8, 8), "pca", {}, "the kernel is zero"),
         (torch.ones(8, 8), "tsne", {}, "no two samples differ"),
     ],
 )

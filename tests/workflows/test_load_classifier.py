@@ -45,6 +45,19 @@ def test_networks_of_torchvision_with_a_file(name: str, tmp_path: Path) -> None:
     assert gk.load(f"torchvision:{name}", weights=str(tmp_path / "w.pth")).logits(x).shape == (2, 7)
 
 
+def test_a_file_that_torchvision_publishes_is_known_by_its_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = torchvision.models.squeezenet1_1(weights=None)
+    torch.save(net.state_dict(), tmp_path / "mine.pth")
+    given = {"weights": tmp_path / "mine.pth"}
+    assert gk.load("torchvision:squeezenet1_1", **given).names is None
+    start = Path(torchvision.models.SqueezeNet1_1_Weights.DEFAULT.url).stem.rpartition("-")[2]
+    monkeypatch.setattr("genkernel.checkpoints.sha256", lambda file: start + "0" * (64 - len(start)))
+    assert gk.load("torchvision:squeezenet1_1", **given).class_names(1000)[0] == "tench"
+    assert gk.load("torchvision:squeezenet1_1", names=["a", "b"], **given).names == ["a", "b"]
+
+
 def test_torchvision_s_own_weights_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(MissingError, match="--download"):
