@@ -81,7 +81,8 @@ def _take(folder: Path, times: Times) -> None:
     (RECORDS / f"{name}.md").write_text((folder / "tables.md").read_text(encoding="utf-8"), encoding="utf-8")
     for old in FIGURES.glob(f"{name}-[0-9]-*.png"):
         old.unlink()
-    for number, figure in enumerate(sorted((folder / "figures").glob("*.png")), 1):
+    figures = sorted((folder / "figures").glob("*.png"), key=lambda figure: (figure.stem != name, figure.stem))
+    for number, figure in enumerate(figures, 1):  # the one with the experiment's own name first
         (FIGURES / f"{name}-{number}-{_tail(name, figure.stem)}.png").write_bytes(figure.read_bytes())
 
 

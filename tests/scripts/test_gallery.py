@@ -33,6 +33,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def outcome(folder: Path, *, quick: bool = False, seconds: float = 30.0, holds: str = "yes") -> Path:
     (folder / "figures").mkdir(parents=True)
     (folder / "figures/neighbours-pairs.png").write_bytes(b"a picture")
+    (folder / "figures/neighbours.png").write_bytes(b"the picture")
     summary: dict[str, Any] = {
         "name": "neighbours",
         "settings": {"seed": 3},
@@ -61,11 +62,11 @@ def test_pages_get_figures_claims_and_times_between_their_markers(root: Path, tm
         and "of before" not in page
     )
     assert "--seed 3`, in full: 30 s of a processor, `--quick`: 2 s of a processor (abacus" in page
-    assert "../../assets/figures/neighbours-1-pairs.png" in page
+    assert "../../assets/figures/neighbours-2-pairs.png" in page
     assert r"| a \| b | 1 ± 2 | **no** |" in page
     folded = page[page.index("<details markdown>") : page.index("</details>")]
     assert "**Means ± errors**\n\n| b |\n| --- |\n| 7 |" in folded and "**Claims**" not in folded
-    assert (root / "assets/figures/neighbours-1-pairs.png").read_bytes() == b"a picture"
+    assert (root / "assets/figures/neighbours-1-figure.png").read_bytes() == b"the picture"
     index = (root / "docs/experiments/index.md").read_text()
     assert "Of 1 claims that were put to the test 0 hold" in index and "| 1 no | 30 s | 2 s |" in index
     assert (
