@@ -12,7 +12,7 @@ from torch import nn
 
 from genkernel.errors import InputError
 from genkernel.experiments import recorded_training as kept
-from genkernel.experiments.outcome import adds_up, exceeds
+from genkernel.experiments.outcome import adds_up
 from genkernel.paths import PathDecomposition
 
 
@@ -113,11 +113,3 @@ def test_sizes_beside_the_changes() -> None:
 def test_whether_parts_add_up(gap: float, holds: str) -> None:
     assert adds_up(gap) == holds
     assert adds_up(float("nan")) == "undecided"
-
-
-def test_whether_differences_are_above_zero() -> None:
-    nan = float("nan")
-    assert exceeds((0.1, 0.2), (0.3, 0.4)) == "yes"
-    assert exceeds((-0.2, -0.1), (-0.4, -0.3)) == "no"
-    assert exceeds((0.1, 0.2), (-0.4, -0.3)) == exceeds((0.1, 0.2), (-0.1, 0.1)) == "partly"
-    assert exceeds((0.1, 0.2), (nan, nan)) == "undecided"
