@@ -161,10 +161,12 @@ def _place(source: str | Path) -> Path:
 
 
 def _nothing_at(source: str | Path) -> MissingError:
+    from genkernel import assets
+
+    shipped = ", ".join(name.removesuffix(".npz") for name in assets.names() if name.endswith(".npz"))
     return MissingError(
         f"no images at {str(source)!r}: the path does not exist "
-        "(give a folder of images, an .npz, a torchvision data set name such as MNIST, or shipped samples: mnist-16, "
-        "fashion-16, emoji-32)"
+        f"(give a folder of images, an .npz, a torchvision data set name such as MNIST, or shipped samples: {shipped})"
     )
 
 

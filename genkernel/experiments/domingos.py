@@ -34,11 +34,11 @@ def ball_and_sphere(n: int, seed: int) -> tuple[Tensor, Tensor]:
     return points, torch.where(inside, -1.0, 1.0).double()[:, None]
 
 
-def network(width: int, activation: type[nn.Module], seed: int) -> nn.Module:
-    """Three layers on the plane, float64, initialised from the seed alone."""
+def network(width: int, activation: type[nn.Module], seed: int, inputs: int = 2) -> nn.Sequential:
+    """Three layers with one output (Courtois et al., section 5.1), float64, initialised from the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layers = [nn.Linear(2, width), activation(), nn.Linear(width, width), activation(), nn.Linear(width, 1)]
+        layers = [nn.Linear(inputs, width), activation(), nn.Linear(width, width), activation(), nn.Linear(width, 1)]
         return nn.Sequential(*layers).double()
 
 

@@ -61,3 +61,13 @@ def above(*intervals: tuple[float, float], level: float = 0.0) -> str:
 def below(*intervals: tuple[float, float], level: float = 0.0) -> str:
     """The verdict on all of some means being below a level."""
     return verdict(is_below(interval, level) for interval in intervals)
+
+
+def share(hits: int, of: int) -> tuple[float, float]:
+    """Ends of the 95 % interval of a proportion (Wilson 1927); NaN of nothing."""
+    if of == 0:
+        return math.nan, math.nan
+    from scipy.stats import binomtest
+
+    ends = binomtest(hits, of).proportion_ci(0.95, method="wilson")
+    return float(ends.low), float(ends.high)

@@ -87,6 +87,8 @@ class PathDecomposition:
             raise InputError(f"there is no source {source!r}; there are {', '.join(map(repr, self.sources))}")
         return self.net[:, self.sources.index(source)].sum((0, 1))
 
+    __iter__ = None  # labels may be numbers, and counting them up from 0 is no way through the sources
+
     @property
     def initial(self) -> Tensor:
         """f before the first step ``[m, *out]``."""

@@ -63,7 +63,7 @@ def test_shipped_samples_by_name(name: str | Path, tmp_path: Path, monkeypatch: 
     assert tuple(found.images.shape[1:]) == ((1, 16, 16) if "mnist" in str(name) else (3, 32, 32))
     np.savez(tmp_path / "mnist-16.npz", x=np.zeros((2, 5, 5), np.uint8))  # what is there comes first
     assert tuple(load_images("mnist-16.npz").images.shape) == (2, 1, 5, 5)
-    with pytest.raises(MissingError, match="shipped samples: mnist-16"):
+    with pytest.raises(MissingError, match=r"shipped samples: emoji-32, fashion-16, mnist-16\)"):
         load_images("elsewhere/mnist-16")
 
 

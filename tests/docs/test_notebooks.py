@@ -133,7 +133,7 @@ def slug(heading: str) -> str:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("saved in /home/me/runs/x", True),
+        ("saved in /srv/runs/x", True),
         ('"/tmp/a/b.npz"', True),
         ("~/runs/x", True),
         (r"C:\runs\x", True),

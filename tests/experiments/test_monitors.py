@@ -14,7 +14,8 @@ from genkernel.experiments.monitors import classifiers as monitored_classifiers
 from genkernel.experiments.monitors import denoisers as monitored_denoisers
 from genkernel.experiments.monitors import gans as monitored_gans
 from genkernel.experiments.monitors.experiment import outcome, run
-from genkernel.experiments.monitors.findings import COUNTING, EXPECTED, Finding, judge, loss_alerts, share
+from genkernel.experiments.monitors.findings import COUNTING, EXPECTED, Finding, judge, loss_alerts
+from genkernel.experiments.replicates import share
 from genkernel.monitor import Axis, Header, Reading, read_log, sinks
 from genkernel.monitor.draws import time_axis
 

@@ -10,10 +10,11 @@ from torch import nn
 from genkernel.errors import InputError
 from genkernel.experiments.domingos import network
 from genkernel.experiments.fitting import fit
+from genkernel.experiments.learning_rates import lowest
 from genkernel.experiments.neighbours import experiment as study
 from genkernel.experiments.neighbours.measures import at_level, detour, mean_over_steps
 from genkernel.experiments.neighbours.setting import ANCHORS, OPTIMIZERS, PARTNERS, Setting
-from genkernel.experiments.neighbours.training import Task, euclidean_nearest, lowest, optimizer_of, seen
+from genkernel.experiments.neighbours.training import Task, euclidean_nearest, optimizer_of, seen
 from genkernel.experiments.outcome import experiment
 from genkernel.experiments.plane_maps import outputs_on, square
 from genkernel.experiments.side_by_side import SideBySide, logistic, squared, summed

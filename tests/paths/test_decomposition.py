@@ -16,3 +16,5 @@ def test_sources_are_found_by_their_labels() -> None:
     torch.testing.assert_close(sum(parts[source] for source in parts.sources), parts.values.sum(0))
     with pytest.raises(InputError, match=r"no source 'nobody'; there are .*'weight decay'"):
         parts["nobody"]
+    with pytest.raises(TypeError, match="not iterable"):
+        list(parts)  # type: ignore[call-overload]

@@ -49,6 +49,7 @@ def test_a_log_becomes_a_folder_that_reads_back(tmp_path: Path, few_figures: Non
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary == report.summary() and summary["kind"] == "monitor" and summary["watched"] == "denoiser"
     assert summary["readings"] == 8 and summary["steps"] == [0, 70] and summary["longest_wait"] == 10
+    assert report.reading[0].startswith("8 readings of a") and report.trace.alerts[0].message in report.reading
     assert [alert["since"] for alert in summary["alerts"]] == [40, 30]
     assert summary["scalars"]["kernel/drift"] == {
         "first": 0.1, "last": 0.1, "smallest": 0.1, "largest": 0.1, "missing": 1,

@@ -49,6 +49,10 @@ def test_a_report_beside_its_path_is_complete_and_reads_back(run: Path) -> None:
     assert back.result.queries == [1, 0] and (back.result.direction, back.result.top) == (2, 3)
     assert torch.equal(back.parts.net, fake_parts(layers=2).net) and back.summary() == report.summary()
     assert repr(back).startswith("PathReport(PathDecomposition(8 sources, 3 queries")
+    assert [sentence.split(" changed")[0] for sentence in back.reading] == [
+        "Output 2 of query 1",
+        "Output 2 of query 0",
+    ]
     record = json.loads((run / "run.json").read_text())
     assert record["checkpoint"]["name"] == "run" and len(record["checkpoint"]["sha256"]) == 64
     assert record["arguments"] == {"query": [1, 0], "direction": 2, "top": 3}

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genkernel.experiments.line_filling.setting import Setting
-from genkernel.experiments.monitors.findings import share
 from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
-from genkernel.experiments.replicates import around, is_above, is_below, pair
+from genkernel.experiments.replicates import around, is_above, is_below, pair, share
 
 if TYPE_CHECKING:
     from genkernel.experiments.line_filling.experiment import Trained

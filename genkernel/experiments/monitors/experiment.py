@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from genkernel.experiments.monitors.findings import COUNTING, Finding, delays, judge, share
+from genkernel.experiments.monitors.findings import COUNTING, Finding, delays, judge
 from genkernel.experiments.outcome import Claim, Outcome, Table
+from genkernel.experiments.replicates import share
 from genkernel.experiments.shrunk_images import require
 
 FIRST = 100  # seed of the first trainings: those below were looked at when thresholds were chosen

@@ -196,13 +196,3 @@ def _placed(alert: Alert, recipe: dict[str, Any]) -> float:
 def delays(findings: Iterable[Finding], of: str = "found") -> list[int]:
     """Steps from the onset to what ``of`` names, of those that have it."""
     return [step - one.onset for one in findings if (step := getattr(one, of)) is not None]
-
-
-def share(hits: int, of: int) -> tuple[float, float]:
-    """Ends of the 95 % interval of a proportion (Wilson 1927); NaN of nothing."""
-    if of == 0:
-        return math.nan, math.nan
-    from scipy.stats import binomtest
-
-    ends = binomtest(hits, of).proportion_ci(0.95, method="wilson")
-    return float(ends.low), float(ends.high)

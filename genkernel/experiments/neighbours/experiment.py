@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from genkernel.experiments.learning_rates import RATES
 from genkernel.experiments.neighbours.found import Found
 from genkernel.experiments.neighbours.outcome import told
 from genkernel.experiments.neighbours.setting import (
@@ -21,7 +22,6 @@ from genkernel.experiments.neighbours.setting import (
     OPTIMIZERS,
     QUICK,
     RADIUS,
-    RATES,
     SAME_RATE,
     SGD,
     SGDM,

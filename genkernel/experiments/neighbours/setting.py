@@ -9,7 +9,6 @@ MOMENTUM = 0.9
 RADIUS = 0.9  # of the disk; the circle's is 1
 SGD, SGDM, RMSPROP, ADAM = "SGD", "SGD with momentum", "RMSprop", "Adam"
 OPTIMIZERS = (SGD, SGDM, RMSPROP, ADAM)
-RATES = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # to choose from
 FIRST = {SGD: 0.3, SGDM: 0.03, RMSPROP: 0.003, ADAM: 0.01}  # where the search for the best of them begins
 SAME_RATE = 0.01  # of SGD and of SGD with momentum; SGD also gets it divided by 1 - momentum
 SQUARED, LOGISTIC = "squared", "logistic"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from genkernel.experiments.domingos import network
 from genkernel.experiments.fitting import fit
+from genkernel.experiments.learning_rates import RATES, lowest
 from genkernel.experiments.neighbours.setting import (
     ADAM,
     ANCHORS,
@@ -21,7 +21,6 @@ from genkernel.experiments.neighbours.setting import (
     MOMENTUM,
     PARTNERS,
     RADIUS,
-    RATES,
     RMSPROP,
     SGDM,
     Setting,
@@ -145,19 +144,6 @@ def chosen_rate(optimizer: str, loss: str, setting: Setting, seed: int) -> tuple
         return value if np.isfinite(value) else float("inf")
 
     return lowest(RATES, FIRST[optimizer], at_end)
-
-
-def lowest(rates: Sequence[float], first: float, value: Callable[[float], float]) -> tuple[float, dict[float, float]]:
-    """The rate of a rising list at which a value with one minimum is lowest, and all values that were needed."""
-    found = {first: value(first)}
-    for step in (1, -1):
-        at = rates.index(first) + step
-        while 0 <= at < len(rates):
-            found[rates[at]] = value(rates[at])
-            if found[rates[at]] >= found[rates[at - step]]:
-                break
-            at += step
-    return min(found, key=lambda rate: found[rate]), dict(sorted(found.items()))
 
 
 def course(task: Task, loss: str, optimizer: str, rate: float, setting: Setting, seed: int) -> Course:

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from genkernel.diffusion.contributions import NoiseBuckets, noise_level_queries
 from genkernel.diffusion.denoiser import Denoiser
 from genkernel.diffusion.schedule import NoiseSchedule
-from genkernel.experiments.neighbours.setting import RATES
-from genkernel.experiments.neighbours.training import lowest
+from genkernel.experiments.learning_rates import RATES, lowest
 from genkernel.experiments.noise_locality.networks import denoiser, rescaled
 from genkernel.experiments.noise_locality.setting import ADAM, FIRST, POINTS, SGD, SINUSOIDAL, Setting, Variant
 from genkernel.paths import PathDecomposition, record
@@ -114,7 +113,7 @@ def chosen_rate(
     """The learning rate with the smallest training loss at the end, and the losses of all that were tried.
 
     On samples and weights of their own, with the sinusoidal embedding and the linear schedule. The search goes up and
-    down :data:`genkernel.experiments.neighbours.setting.RATES` until the best one has worse ones on both sides.
+    down :data:`~genkernel.experiments.learning_rates.RATES` until the best one has worse ones on both sides.
     """
     sizes, variant = setting.of(domain), Variant(SINUSOIDAL, "linear", optimizer=optimizer)
 

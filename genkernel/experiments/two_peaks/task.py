@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.errors import InputError
+from genkernel.experiments import domingos
 from genkernel.experiments.fitting import accuracy, fit
 from genkernel.experiments.side_by_side import SideBySide, squared, summed
 from genkernel.experiments.two_peaks.setting import Case as Case
@@ -74,12 +75,8 @@ def drawn(setting: Setting, peaks: int, samples: int, seed: int) -> Data:
 
 
 def network(inputs: int, width: int, seed: int) -> nn.Sequential:
-    """Three layers with GELU (Courtois et al., section 5.1), one output, float64."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1)
-        ).double()
+    """The network of the points on the plane, on sequences."""
+    return domingos.network(width, nn.GELU, seed, inputs)
 
 
 def train_together(
