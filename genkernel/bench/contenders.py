@@ -7,7 +7,6 @@ write them. Third-party packages are in :mod:`genkernel.bench.peers`.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jacrev, jvp, vjp, vmap
 
 from genkernel.bench.workloads import Problem
-from genkernel.errors import InputError
 from genkernel.tangent import batches
 
 Setting = dict[str, Any]
@@ -273,31 +271,3 @@ TF32 = (
     ),
     *(_in_tf32(contender) for contender in (FLOOR, TORCH[0], TORCH[1])),
 )
-
-
-def contenders() -> dict[str, Contender]:
-    """Everyone by name, in the order of the table."""
-    from genkernel.bench.peers import PEERS
-
-    return {c.name: c for c in (*OWN, FLOOR, *AGAIN, *TORCH, *PEERS, *TF32)}
-
-
-def find(name: str) -> Contender:
-    """A contender by name, or any other as ``module:attribute``.
-
-    Raises:
-        InputError: there is no such contender.
-    """
-    known = contenders()
-    if name in known:
-        return known[name]
-    home, _, attribute = name.partition(":")
-    if attribute:
-        try:
-            found = getattr(importlib.import_module(home), attribute)
-        except (ImportError, AttributeError) as error:
-            raise InputError(f"the contender {name!r} cannot be imported: {error}") from error
-        if isinstance(found, Contender):
-            return found
-        raise InputError(f"{name!r} is not a genkernel.bench.Contender")
-    raise InputError(f"there is no contender {name!r}: choose from {', '.join(known)}, or give module:attribute")

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from genkernel.bench import truth
-from genkernel.bench.contenders import Outcome, Run, contenders, find
+from genkernel.bench.contenders import Outcome, Run
+from genkernel.bench.contestants import contenders, find
 from genkernel.bench.record import SCHEMA_VERSION, provenance
 from genkernel.bench.roofline import Rates, rates, work
 from genkernel.bench.trial import Trial, best

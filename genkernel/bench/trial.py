@@ -24,7 +24,8 @@ from typing import Any
 import torch
 
 from genkernel.bench import memory
-from genkernel.bench.contenders import Contender, Setting, UnsupportedError, contenders, find
+from genkernel.bench.contenders import Contender, Setting, UnsupportedError
+from genkernel.bench.contestants import contenders, find
 from genkernel.bench.truth import read, relative_error
 from genkernel.bench.workloads import WORKLOADS, Problem
 from genkernel.tangent import batches
@@ -89,7 +90,7 @@ def trial(
     """Run one contender once in a fresh process.
 
     Args:
-        contender: as for :func:`genkernel.bench.contenders.find`.
+        contender: as for :func:`genkernel.bench.contestants.find`.
         sizes: the arguments of the workload's builder.
         truth_file: the kernel to compare with; None to skip that.
         limit: seconds for the call itself.

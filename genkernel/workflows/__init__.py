@@ -21,7 +21,7 @@ _HOMES = {
     "collapse": "collapse",
     "Report": "report",
     "GanReport": "report",
-    "open_run": "report",
+    "open_run": "open_run",
     "path_report": "path_report",
     "PathReport": "path_report",
     "similarity": "similarity",
@@ -58,8 +58,9 @@ if TYPE_CHECKING:
     from genkernel.workflows.load import load
     from genkernel.workflows.locality import locality
     from genkernel.workflows.monitor_report import MonitorReport, monitor_report
+    from genkernel.workflows.open_run import open_run
     from genkernel.workflows.path_report import PathReport, path_report
-    from genkernel.workflows.report import GanReport, Report, open_run
+    from genkernel.workflows.report import GanReport, Report
     from genkernel.workflows.similarity import SimilarityReport, similarity
     from genkernel.workflows.spectrum import SpectrumReport, spectrum
     from genkernel.workflows.wrap import wrap

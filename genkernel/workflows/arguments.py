@@ -71,7 +71,7 @@ def check_device(device: Any) -> None:
     """Raise InputError unless it names a device of this machine, or is None."""
     import torch
 
-    from genkernel.workflows.factory import place
+    from genkernel.workflows.device import place
 
     if device is None:
         return

@@ -12,7 +12,8 @@ import numpy as np
 
 from genkernel.errors import InputError
 from genkernel.runs import RunFolder
-from genkernel.workflows.report import PAGE, PROVENANCE, SUMMARY, BaseReport, Report, open_run
+from genkernel.workflows.open_run import open_run
+from genkernel.workflows.report import PAGE, PROVENANCE, SUMMARY, BaseReport, Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from genkernel.errors import GenkernelError, InputError
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 
@@ -30,20 +29,6 @@ def is_ours(factory: str) -> bool:
     except (ImportError, AttributeError):
         return False
     return isinstance(found, type) and issubclass(found, nn.Module) and found.__module__ == home
-
-
-def place(device: str | torch.device | None) -> torch.device:
-    """Where a checkpoint goes: a CUDA device when there is one, unless something else is asked for."""
-    import torch
-
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return target
 
 
 def from_factory(

@@ -78,7 +78,8 @@ def load(
         NonFiniteError: its weights hold NaN or infinity.
     """
     from genkernel.checkpoints import detect, resolve, sha256
-    from genkernel.workflows.factory import from_factory, place
+    from genkernel.workflows.device import place
+    from genkernel.workflows.factory import from_factory
     from genkernel.workflows.wrap import wrap
 
     if kind not in (None, *_KINDS):

@@ -59,7 +59,8 @@ def load_classifier(
         NonFiniteError: its weights hold NaN or infinity.
     """
     from genkernel.checkpoints import resolve, sha256
-    from genkernel.workflows.factory import from_factory, place
+    from genkernel.workflows.device import place
+    from genkernel.workflows.factory import from_factory
 
     _known(options)
     target = place(device)

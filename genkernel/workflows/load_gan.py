@@ -183,7 +183,8 @@ def load_generator(
     """
     from genkernel.checkpoints import resolve, sha256
     from genkernel.gan import Generator
-    from genkernel.workflows.factory import from_factory, place
+    from genkernel.workflows.device import place
+    from genkernel.workflows.factory import from_factory
 
     _refuse_unknown(set(options))
     where = resolve(path)

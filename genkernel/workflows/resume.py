@@ -17,7 +17,8 @@ from typing import Any
 from genkernel.errors import InputError, OutputError
 from genkernel.runs import Provenance, RunFolder, finished_files, kernels_of, read_json, versions, write_atomic
 from genkernel.runs.atomic import explain
-from genkernel.workflows.report import PROVENANCE, open_run
+from genkernel.workflows.open_run import open_run
+from genkernel.workflows.report import PROVENANCE
 
 
 def finished(out: str | Path, provenance: Provenance) -> Any:

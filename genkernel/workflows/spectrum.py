@@ -21,7 +21,8 @@ from genkernel.spectra.results import SCHEMA_VERSION, SpectrumResult
 from genkernel.spectra.spectrum import Spectrum, analyze
 from genkernel.tangent import Kernel
 from genkernel.workflows.arguments import say_nothing
-from genkernel.workflows.report import KERNEL, SUMMARY, BaseReport, GanReport, Report, open_run
+from genkernel.workflows.open_run import open_run
+from genkernel.workflows.report import KERNEL, SUMMARY, BaseReport, GanReport, Report
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

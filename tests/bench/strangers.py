@@ -8,7 +8,8 @@ import time
 import torch
 
 from genkernel.bench import Contender, Outcome, Problem
-from genkernel.bench.contenders import Run, Setting, UnsupportedError, find
+from genkernel.bench.contenders import Run, Setting, UnsupportedError
+from genkernel.bench.contestants import find
 
 
 def _wrong(problem: Problem, setting: Setting) -> Run:

@@ -19,43 +19,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from genkernel.experiments.cka_accuracy.networks import ARCHITECTURES, SIDE, build
+from genkernel.experiments.cka_accuracy.found import Course
+from genkernel.experiments.cka_accuracy.networks import SIDE, build
 from genkernel.experiments.cka_accuracy.outcome import report
+from genkernel.experiments.cka_accuracy.setting import QUICK, Setting
 from genkernel.experiments.outcome import Outcome
 
 Array = NDArray[np.float64]
 
 RATE, BATCH = 2e-3, 50
 FILE = "fashion-mnist"
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What decides a run, beside the images.
-
-    Attributes:
-        architectures: names out of :data:`~genkernel.experiments.cka_accuracy.networks.ARCHITECTURES`.
-        seeds: networks of each architecture, each on its own draw of images.
-        trained: training images.
-        tested: images of the accuracy.
-        looked: images of each kernel, of training images and of held-out ones.
-        steps: of Adam, at which alignment and accuracy are measured; the last one ends the training.
-        resamples: of the bootstrap over architectures.
-    """
-
-    architectures: tuple[str, ...] = tuple(ARCHITECTURES)
-    seeds: int = 3
-    trained: int = 1000
-    tested: int = 2000
-    looked: int = 120
-    steps: tuple[int, ...] = (0, 5, 15, 40, 100, 200, 400)
-    resamples: int = 2000
-
-
-QUICK = Setting(
-    architectures=tuple(ARCHITECTURES)[::2], seeds=2, trained=300, tested=500, looked=50, steps=(0, 10, 30, 60),
-    resamples=500,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,25 +41,6 @@ class Images:
     held_y: Tensor
     test: Tensor
     test_y: Tensor
-
-
-@dataclass(frozen=True)
-class Course:
-    """One network over its training.
-
-    Attributes:
-        trace: unbiased CKA of the trace kernel on held-out images ``[t]``.
-        ends: "kernel, images" → the same at the start and at the end ``[2]``.
-        accuracy: of the test images ``[t]``.
-        loss: cross-entropy of all training images ``[t]``.
-        parameters: how many.
-    """
-
-    trace: Array
-    ends: dict[str, Array]
-    accuracy: Array
-    loss: Array
-    parameters: int
 
 
 def run(

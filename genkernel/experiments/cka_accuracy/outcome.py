@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genkernel.experiments.cka_accuracy.found import Course
+from genkernel.experiments.cka_accuracy.setting import Setting
 from genkernel.experiments.outcome import Claim, Outcome, Table
 from genkernel.experiments.rank_correlation import rank_correlation
 from genkernel.experiments.replicates import above, around, pair
-
-if TYPE_CHECKING:
-    from genkernel.experiments.cka_accuracy.experiment import Course, Setting
 
 Array = NDArray[np.float64]
 Courses = Mapping[str, Sequence["Course"]]

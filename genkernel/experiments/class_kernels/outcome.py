@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from genkernel.experiments.class_kernels.found import Case
 from genkernel.experiments.class_kernels.task import Setting
 from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
 from genkernel.experiments.replicates import above, around, is_within, pair
-
-if TYPE_CHECKING:
-    from genkernel.experiments.class_kernels.experiment import Case
 
 KERNELS = ("sum of logits", "trace")
 OWN = "logit of the label"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from genkernel.experiments.contrast.coupling import Blocks, Coupled, one_step, recorded
+from genkernel.experiments.contrast.found import Found
 from genkernel.experiments.contrast.models import (
     Model,
     chosen,
@@ -48,27 +49,6 @@ from genkernel.experiments.contrast.setting import (
 from genkernel.experiments.outcome import Outcome
 
 _ONCE = 55_555_555  # seeds of single steps, away from those of the trainings
-
-
-@dataclass
-class Found:
-    """Everything of one seed.
-
-    Attributes:
-        seed: of initialisation, data and batches.
-        by: (model, blocks) → when → contributions: ``"first"`` and ``"last"`` tenth, ``"whole"``, and single steps at
-            the ``"start"`` and at the ``"end"``; of some also ``"start, Adam"`` and the like, with the names of
-            :data:`genkernel.experiments.contrast.setting.STEPS`.
-        coverage: of the two GANs, covered modes and share of good samples.
-        losses: of the denoiser and of the regression on fresh samples, before and after.
-        parameters: of the denoiser and of the generator.
-    """
-
-    seed: int
-    by: dict[tuple[str, str], dict[str, Coupled]]
-    coverage: dict[str, tuple[int, float]]
-    losses: dict[str, tuple[float, float]]
-    parameters: dict[str, int]
 
 
 def run(*, quick: bool = False, seed: int = 0, progress: bool = True, setting: Setting | None = None) -> Outcome:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genkernel.experiments.contrast.coupling import Coupled
+from genkernel.experiments.contrast.found import Found
 from genkernel.experiments.contrast.setting import (
     COLLAPSING,
     DENOISER,
@@ -23,9 +24,6 @@ from genkernel.experiments.contrast.setting import (
 )
 from genkernel.experiments.outcome import Claim, Outcome, Table, adds_up, verdict
 from genkernel.experiments.replicates import above, around, is_below, pair
-
-if TYPE_CHECKING:
-    from genkernel.experiments.contrast.experiment import Found
 
 Array = NDArray[np.float64]
 

@@ -14,13 +14,14 @@ order), and is asked about transformed samples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from genkernel.experiments.invariances.found import Averages, Deviation, Reading
 from genkernel.experiments.invariances.networks import (
     CASES,
     CLASSES,
@@ -38,83 +39,12 @@ from genkernel.experiments.invariances.networks import (
     transformations,
 )
 from genkernel.experiments.invariances.outcome import report
+from genkernel.experiments.invariances.setting import QUICK, Setting
 from genkernel.experiments.outcome import Outcome
 
 Array = NDArray[np.float64]
 
 RATE, BATCH = 1e-2, 32
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What decides a run.
-
-    Attributes:
-        seeds: networks of each case, each with its own task.
-        samples: of the kernels.
-        moves: random transformations; the largest deviation over them counts.
-        trained, tested: samples of the tasks.
-        steps: of Adam; ``augmented_steps`` where transformed samples are learned as well.
-        starts: over which kernels of untrained networks are averaged.
-        replicates: of such averages.
-    """
-
-    seeds: int = 5
-    samples: int = 8
-    moves: int = 6
-    trained: int = 256
-    tested: int = 200
-    steps: int = 300
-    augmented_steps: int = 1000
-    starts: tuple[int, ...] = (1, 4, 16, 64, 256)
-    replicates: int = 8
-
-
-QUICK = Setting(seeds=2, moves=3, steps=100, augmented_steps=300, starts=(1, 8, 64), replicates=4)
-
-
-@dataclass(frozen=True)
-class Deviation:
-    """How far a kernel is from invariant, relative to its Frobenius norm; the largest of some transformations.
-
-    Attributes:
-        one: of K(Tx, x') from K(x, x').
-        both: of K(Tx, Tx').
-        output: of f(Tx) from f(x), relative to f(x).
-    """
-
-    one: float
-    both: float
-    output: float
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One network.
-
-    Attributes:
-        untrained, trained: deviations before and after.
-        accuracy: of samples like those that were learned; ``moved`` of transformed ones.
-    """
-
-    untrained: Deviation
-    trained: Deviation
-    accuracy: float
-    moved: float
-
-
-@dataclass(frozen=True)
-class Averages:
-    """Kernels of fully connected networks, averaged over starts.
-
-    Attributes:
-        starts: how many ``[k]``.
-        one, both: deviations of the mean kernel under a shift of one side and of both ``[replicates, k]``.
-    """
-
-    starts: tuple[int, ...]
-    one: Array
-    both: Array
 
 
 def run(*, quick: bool = False, seed: int = 0, progress: bool = True, setting: Setting | None = None) -> Outcome:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from genkernel.experiments.invariances.found import Averages, Reading
 from genkernel.experiments.invariances.networks import (
     ATTENTION,
     AUGMENTED,
@@ -30,12 +31,10 @@ from genkernel.experiments.invariances.networks import (
     STRIDED,
     ZEROS,
 )
+from genkernel.experiments.invariances.setting import Setting
 from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
 from genkernel.experiments.replicates import above, around, below, pair
 from genkernel.experiments.slopes import slope
-
-if TYPE_CHECKING:
-    from genkernel.experiments.invariances.experiment import Averages, Reading, Setting
 
 EXACT = 1e-12  # of the kernel, relative: rounding in float64
 BROKEN = 1e-6  # from which on a deviation cannot be rounding: the invariance is lost

@@ -12,39 +12,19 @@ the text; the structure is rebuilt from its description (:mod:`genkernel.experim
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from genkernel.experiments.line_filling import task
+from genkernel.experiments.line_filling.found import Trained
 from genkernel.experiments.line_filling.outcome import BETWEEN, OTHERS, RANDOM, SHAPE, WIDE, report
 from genkernel.experiments.line_filling.setting import QUICK, Setting
 from genkernel.experiments.outcome import Outcome
 
 STRUCTURES = (SHAPE, WIDE, BETWEEN, *OTHERS)
 NON_LINEAR: dict[str, Callable[[], nn.Module]] = {OTHERS[0]: nn.GELU, OTHERS[1]: task.Absolute}
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One case, all replicates.
-
-    Attributes:
-        structure: its name.
-        start: "random", or the standard deviation of the noise on the exact weights.
-        length, ones: of the training sequences.
-        parameters: of one network.
-        squares, wrong: mean squared error and share of wrong places by number of ones 0 … n ``[n + 1, R]``.
-    """
-
-    structure: str
-    start: str | float
-    length: int
-    ones: int
-    parameters: int
-    squares: Tensor
-    wrong: Tensor
 
 
 def cases(setting: Setting) -> list[tuple[str, str | float, int, int]]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from genkernel.experiments.line_filling.found import Trained
 from genkernel.experiments.line_filling.setting import Setting
 from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
 from genkernel.experiments.replicates import around, is_above, is_below, pair, share
-
-if TYPE_CHECKING:
-    from genkernel.experiments.line_filling.experiment import Trained
 
 SHAPE, WIDE, BETWEEN = "exact structure", "wider convolution", "convolutions between"
 OTHERS = ("exact structure, GELU", "exact structure, |x|")

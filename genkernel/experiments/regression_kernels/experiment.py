@@ -11,7 +11,7 @@ trained networks stand the untrained ones and those that learned sin x, from the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from genkernel.experiments.outcome import Outcome
+from genkernel.experiments.regression_kernels.found import Reading
 from genkernel.experiments.regression_kernels.outcome import UNTRAINED, report
 from genkernel.experiments.regression_kernels.task import (
     END,
@@ -37,26 +38,6 @@ from genkernel.experiments.regression_kernels.task import (
 Array = NDArray[np.float64]
 
 CENTRES = 241  # at which similarity over a small distance is followed
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Networks of one target, or untrained ones.
-
-    Attributes:
-        errors: mean squared ones on the training inputs ``[seeds]``; nan for untrained networks.
-        outputs: at the training inputs ``[seeds, n]``.
-        matrix: normalised kernel of the training inputs, first seed ``[n, n]``.
-        centres: places ``[c]``; ``profile``: cosine of the two inputs beside each ``[seeds, c]``.
-        around: wave → cosine of two inputs around its jumps over their distance, mean over jumps ``[seeds, d]``.
-    """
-
-    errors: Array
-    outputs: Array
-    matrix: Array
-    centres: Array
-    profile: Array
-    around: dict[str, Array]
 
 
 def run(*, quick: bool = False, seed: int = 0, progress: bool = True, setting: Setting | None = None) -> Outcome:

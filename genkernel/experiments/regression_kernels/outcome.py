@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
+from genkernel.experiments.regression_kernels.found import Reading
 from genkernel.experiments.regression_kernels.task import AT_SIDES, AT_ZERO, OTHER, SMOOTH, TARGETS, Setting, inputs
 from genkernel.experiments.replicates import above, around, is_above, is_below, pair
-
-if TYPE_CHECKING:
-    from genkernel.experiments.regression_kernels.experiment import Reading
 
 Array = NDArray[np.float64]
 

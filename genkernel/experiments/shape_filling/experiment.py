@@ -13,7 +13,7 @@ few minutes on one core: numbers, network and step size in :class:`Setting` are 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from genkernel.experiments.outcome import Outcome
 from genkernel.experiments.shape_filling import task
+from genkernel.experiments.shape_filling.found import Filling
 from genkernel.experiments.shape_filling.outcome import report
 from genkernel.experiments.shape_filling.setting import QUICK, Setting
 from genkernel.experiments.shape_filling.shapes import KINDS, intersection_over_union, shapes
@@ -28,28 +29,6 @@ from genkernel.experiments.shape_filling.shapes import KINDS, intersection_over_
 Array = NDArray[np.float64]
 TRAINED_KIND = next(iter(KINDS))
 APART = 1_000_000  # between seeds of training and of test images
-
-
-@dataclass(frozen=True)
-class Filling:
-    """One network.
-
-    Attributes:
-        course: mean loss of each epoch.
-        trained: IoU of training images ``[samples]``.
-        iou: of test images, kind → ``[tested]``.
-        scores: kind → score → ``[measured]``, of the first test images: ``similarity`` to the nearest of the first
-            ``compared`` training images in the normalised kernel, trained and untrained; ``distance`` to the span of
-            their features; ``pixels``, cosine with the nearest boundary image of all training images, and ``same
-            pixels``, of those in the kernel; ``length`` of the boundary in pixels.
-        shown: kind → boundary, truth, output ``[3, s, s]`` of the test image with the median IoU.
-    """
-
-    course: list[float]
-    trained: Array
-    iou: dict[str, Array]
-    scores: dict[str, dict[str, Array]]
-    shown: dict[str, Array]
 
 
 SCORES = ("similarity", "untrained similarity", "distance", "pixels", "same pixels", "length")

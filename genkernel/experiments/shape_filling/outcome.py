@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from genkernel.experiments.outcome import Claim, Outcome, Table, verdict
 from genkernel.experiments.rank_agreement import mean_spearman
 from genkernel.experiments.replicates import above, around, is_above, pair
+from genkernel.experiments.shape_filling.found import Filling
 from genkernel.experiments.shape_filling.setting import Setting
-
-if TYPE_CHECKING:
-    from genkernel.experiments.shape_filling.experiment import Filling
 
 PAPER, NEARLY = 0.99, 0.95  # IoU that counts as filled, and as nearly so
 LOST = 0.02  # a loss of IoU that counts
