@@ -187,6 +187,21 @@ def _half_widths(result: DiffusionResult) -> list[str]:
     ]
 
 
+def _left_by_shuffling(sign: int | None, lost: Contrast | None) -> str:
+    """What an index with shuffled levels says, beside what shuffling takes from it."""
+    if sign is None:
+        return "too few probes or images for an interval"
+    if sign == 0:
+        return "none is left that these samples could show"
+    if sign < 0:
+        return "the kernel avoids equal levels"
+    if lost is None or lost.decided > 0:
+        return "some locality in the input's own level is left"
+    if lost.decided == 0:
+        return "as local in the input's own level as with the true ones, as far as these samples tell"
+    return "more local in the input's own level than with the true ones"
+
+
 def _controls(result: DiffusionResult) -> list[str]:
     found = []
     embedding, inputs = result.controls.get("embedding_only"), result.controls.get("input_only")
@@ -197,14 +212,9 @@ def _controls(result: DiffusionResult) -> list[str]:
         )
     shuffled = result.controls.get("shuffled_levels")
     if isinstance(shuffled, LevelKernel):
-        left = {
-            1: "some locality in the input's own level is left",
-            0: "none is left that these samples could show",
-            -1: "the kernel avoids equal levels",
-            None: "too few probes or images for an interval",
-        }[_sign(shuffled)]
         found.append(
-            f"When every image is told its levels in an order of its own the index is {_value(shuffled)}: {left}."
+            f"When every image is told its levels in an order of its own the index is {_value(shuffled)}: "
+            f"{_left_by_shuffling(_sign(shuffled), result.contrasts.get(MAIN_SHUFFLED))}."
         )
     same, other = result.controls.get("same_image_same_noise"), result.controls.get("same_image_other_noise")
     if isinstance(same, LevelKernel) and isinstance(other, LevelKernel):

@@ -150,7 +150,7 @@ def footer(figure: Figure, result: GanResult, extra: str = "", *, n: str | None 
 
 def probes(result: GanResult) -> str:
     """How the trace of the kernel was taken."""
-    return f"{result.kernel.probes} probes" if result.kernel.probes else "exact trace"
+    return style.counted(result.kernel.probes, "probe") if result.kernel.probes else "exact trace"
 
 
 def driven(result: GanResult) -> str:

@@ -125,8 +125,10 @@ class Course:
     def note(self) -> str:
         """For footers: how many readings there are, and how many a point stands for."""
         if self.each == 1:
-            return counted(self.count)
-        return f"{counted(self.count)}, in blocks of {self.each}: medians, band from smallest to largest"
+            return style.counted(self.count, "reading")
+        return (
+            f"{style.counted(self.count, 'reading')}, in blocks of {self.each}: medians, band from smallest to largest"
+        )
 
 
 def course(trace: Trace) -> Course:
@@ -140,10 +142,6 @@ def course(trace: Trace) -> Course:
     else:
         edges = np.concatenate([shown - 0.5, shown + 0.5]) if len(shown) else np.zeros(1)
     return Course(shown, edges, each, len(steps))
-
-
-def counted(readings: int) -> str:
-    return "1 reading" if readings == 1 else f"{readings:,} readings"
 
 
 def footer_facts(trace: Trace) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from genkernel.plots import style
 from genkernel.plots.gan_style import PALETTE, apart
 from genkernel.plots.monitor_course import (
     GAP,
-    counted,
     entries,
     footer_facts,
     is_logarithmic,
@@ -89,7 +88,9 @@ def over_time(trace: Trace, name: str, heading: str) -> Figure:
     bar.outline.set_visible(False)
     style.title(figure, heading)
     sorted_by = "" if classes is None else "; samples in the order of their classes"
-    style.footer(figure, footer_facts(trace), f"{len(chosen)} of {counted(len(trace))}, one scale{sorted_by}")
+    style.footer(
+        figure, footer_facts(trace), f"{len(chosen)} of {style.counted(len(trace), 'reading')}, one scale{sorted_by}"
+    )
     return figure
 
 
@@ -132,7 +133,9 @@ def driving_against_occupancy(trace: Trace) -> Figure:
     for axes in grid[:, 0]:
         axes.set_ylabel("share of drive", fontsize=8)
     style.title(figure, "Which clusters drive more than their share of the samples")
-    style.footer(figure, footer_facts(trace), f"{len(chosen)} of {counted(len(trace))}; dashed: equal shares")
+    style.footer(
+        figure, footer_facts(trace), f"{len(chosen)} of {style.counted(len(trace), 'reading')}; dashed: equal shares"
+    )
     return figure
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from genkernel.plots import style
-from genkernel.spectra.reading import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -285,7 +284,7 @@ def _directions(count: int) -> str:
 
 def _kind(result: SpectrumResult) -> str:
     count = result.spectrum.samples
-    return f"{counted(count)}; {'cosine kernel' if result.spectrum.normalized else 'kernel as it is'}"
+    return f"{style.counted(count, 'sample')}; {'cosine kernel' if result.spectrum.normalized else 'kernel as it is'}"
 
 
 def _without_counts(result: SpectrumResult) -> dict[str, Any]:

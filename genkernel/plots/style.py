@@ -109,9 +109,14 @@ def footer(figure: Figure, meta: dict[str, Any], extra: str = "") -> None:
     parts = []
     if meta.get("model"):
         parts.append(str(meta["model"]))
-    for key, form in (("images", "n = {} images"), ("probes", "{} probes"), ("seed", "seed {}"), ("dtype", "{}")):
-        if meta.get(key) is not None:
-            parts.append(form.format(str(meta[key]).removeprefix("torch.")))
+    if meta.get("images") is not None:
+        parts.append(f"n = {counted(int(meta['images']), 'image')}")
+    if meta.get("probes") is not None:
+        parts.append(counted(int(meta["probes"]), "probe"))
+    if meta.get("seed") is not None:
+        parts.append(f"seed {meta['seed']}")
+    if meta.get("dtype") is not None:
+        parts.append(str(meta["dtype"]).removeprefix("torch."))
     if extra:
         parts.append(extra)
     text = " · ".join(parts)
@@ -170,6 +175,11 @@ def nice_ticks(low: float, high: float, count: int = 5) -> np.ndarray:
 def number(value: float) -> str:
     """A tick label: no trailing zeros, a true minus sign."""
     return f"{value:.4g}".replace("-", "\N{MINUS SIGN}")
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: "1 probe", "1,024 probes"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def level_ticks(values: np.ndarray, places: np.ndarray, count: int = 5) -> tuple[np.ndarray, list[str]]:

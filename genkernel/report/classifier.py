@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from genkernel.plots.style import pair
+from genkernel.plots.style import counted, pair
 from genkernel.report.classifier_captions import CAPTIONS, LIMITS, SECTIONS, TERMS
 from genkernel.report.page import Number, Table, filled, render
 from genkernel.report.provenance import citation, finished_at, provenance_facts
@@ -32,7 +32,7 @@ def classifier_page(result: SimilarityResult, provenance: Mapping[str, Any], dra
     words = [
         result.meta.get("model"),
         f"{len(result.labels)} samples of {len(result.names)} classes",
-        f"{result.meta['probes']} probes" if result.meta.get("probes") else "exact trace",
+        counted(result.meta["probes"], "probe") if result.meta.get("probes") else "exact trace",
         result.meta.get("dtype"),
     ]
     return render(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from genkernel.diffusion.results import LevelKernel
 from genkernel.plots.names import MEANINGS, control_title, kernels
-from genkernel.plots.style import number, pair
+from genkernel.plots.style import counted, number, pair
 from genkernel.report.captions import LIMITS, SECTIONS, TERMS
 from genkernel.report.page import Number, Table, pictures, render
 from genkernel.report.provenance import citation, finished_at, provenance_facts
@@ -208,7 +208,7 @@ def _subtitle(result: DiffusionResult, provenance: Mapping[str, Any]) -> str:
         parts.append(f"{str(meta['prediction_type']).replace('_', ' ')} prediction")
     parts.append(f"{len(levels.timesteps)} noise levels × {meta.get('images', '?')} images")
     if meta.get("probes"):
-        parts.append(f"{meta['probes']} probes")
+        parts.append(counted(meta["probes"], "probe"))
     data = (provenance.get("data") or {}).get("source")
     if data:
         parts.append(f"data: {data}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from genkernel.plots.style import counted
 from genkernel.report.gan_captions import CAPTIONS, LIMITS, SECTIONS, TERMS
 from genkernel.report.gan_tables import (
     cluster_table,
@@ -118,7 +119,7 @@ def _subtitle(result: GanResult, provenance: Mapping[str, Any]) -> str:
     if judge:
         parts.append(f"{meta.get('loss', 'unknown')} loss")
     parts.append(f"{len(result.clusters.labels):,} latents in {len(result.clusters.names)} clusters")
-    parts.append(f"{result.kernel.probes} probes" if result.kernel.probes else "exact trace")
+    parts.append(counted(result.kernel.probes, "probe") if result.kernel.probes else "exact trace")
     source = (provenance.get("data") or {}).get("source")
     if source:
         parts.append(f"real samples: {source}")

@@ -12,7 +12,7 @@ import numpy as np
 
 from genkernel.plots.monitor import drawings, heading
 from genkernel.plots.monitor_course import LONGEST
-from genkernel.plots.style import number
+from genkernel.plots.style import counted, number
 from genkernel.report.monitor_captions import GUIDE, LEADS, LIMITS, MEANINGS, caption
 from genkernel.report.page import Number, Picture, Table, pictures, render
 from genkernel.report.provenance import citation, finished_at, provenance_facts
@@ -90,14 +90,14 @@ def headline(trace: Trace) -> list[str]:
         return [f"This log of {what} holds no reading yet: the run has only begun, or ended before its first reading."]
     steps, count = trace.steps, len(trace)
     span = f"at step {steps[0]:,}" if count == 1 else f"over steps {steps[0]:,} to {steps[-1]:,}"
-    said = [f"{_counted(count, 'reading')} of {what} {span}."]
+    said = [f"{counted(count, 'reading')} of {what} {span}."]
     if (cost := _cost(trace)) is not None:
         said.append(cost)
     bad = [reading for reading in trace.readings if reading.problems]
     if bad:
         parts = sorted({problem.part for reading in bad for problem in reading.problems})
         said.append(
-            f"{_counted(len(bad), 'reading')} {'is' if len(bad) == 1 else 'are'} incomplete: {', '.join(parts)} could "
+            f"{counted(len(bad), 'reading')} {'is' if len(bad) == 1 else 'are'} incomplete: {', '.join(parts)} could "
             f"not be read ({'' if len(bad) == 1 else 'first '}at step {bad[0].step:,}; see the table of problems)."
         )
     return said
@@ -108,17 +108,17 @@ def state(trace: Trace) -> State:
     rules = trace.header.settings.get("rules")
     failures = sum(alert.severity == "failure" for alert in trace.alerts)
     if failures:
-        some = _counted(len(trace.alerts), "alert")
+        some = counted(len(trace.alerts), "alert")
         return State("collapsing", "✗", some, f"{failures} of them cannot be chance.")
     if trace.alerts:
-        return State("watch", "!", _counted(len(trace.alerts), "alert"), "Numbers left their course.")
+        return State("watch", "!", counted(len(trace.alerts), "alert"), "Numbers left their course.")
     if isinstance(rules, list) and not rules:
         return State("unknown", "?", "no rules", "This monitor was given no rules, so that nothing was judged.")
     if not len(trace):
         return State("unknown", "?", "no readings", "Nothing has been judged yet.")
     if not isinstance(rules, list):  # of a watch that does not say what it was judged by
         return State("unknown", "?", "no alerts", "The log does not say which rules were asked.")
-    return State("ok", "✓", "no alerts", f"None of {_counted(len(rules), 'rule')} had anything to say.")
+    return State("ok", "✓", "no alerts", f"None of {counted(len(rules), 'rule')} had anything to say.")
 
 
 def alert_lines(trace: Trace) -> list[str]:
@@ -153,10 +153,6 @@ def _bound(trace: Trace) -> str:
 
 def _percent(share: float) -> str:
     return f"{number(float(f'{100 * share:.2g}'))} %" if share < 1 else f"{100 * share:.0f} %"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _last_finite(values: np.ndarray) -> float | None:

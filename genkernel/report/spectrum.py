@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from genkernel.plots.style import number, pair
+from genkernel.plots.style import counted, number, pair
 from genkernel.report.page import Number, Table, filled, render
 from genkernel.report.provenance import citation, finished_at, provenance_facts
 from genkernel.report.spectrum_captions import CAPTIONS, LIMITS, SECTIONS, TERMS
 from genkernel.report.words import fixed
-from genkernel.spectra.reading import counted
 from genkernel.spectra.results import UNSOLVED
 
 if TYPE_CHECKING:
@@ -33,10 +32,10 @@ def spectrum_page(result: SpectrumResult, provenance: Mapping[str, Any], drawn: 
     one = result.spectrum
     words = [
         result.meta.get("model"),
-        counted(one.samples),
+        counted(one.samples, "sample"),
         f"{one.outputs} rows each" if one.outputs > 1 else None,
         "cosine kernel" if one.normalized else "kernel as it is",
-        f"{result.meta['probes']} probes" if result.meta.get("probes") else None,
+        counted(result.meta["probes"], "probe") if result.meta.get("probes") else None,
         result.meta.get("dtype"),
     ]
     return render(
@@ -64,14 +63,18 @@ def key_numbers(result: SpectrumResult) -> list[Number]:
     """The handful of numbers that a reader takes away."""
     one = result.spectrum
     found = [
-        Number("Effective rank", pair(one.effective_rank, one.effective_rank_stderr), f"of {counted(one.samples)}"),
+        Number(
+            "Effective rank",
+            pair(one.effective_rank, one.effective_rank_stderr),
+            f"of {counted(one.samples, 'sample')}",
+        ),
         Number("Above rounding", f"{one.rank}", f"of {one.samples * one.outputs} eigenvalues"),
     ]
     if not one.normalized:
         found.append(Number("Trace", number(one.trace), "mean k(x, x)"))
     if one.targets is not None:
         said = one.targets
-        error, n = float(said.test_mse[-1]), counted(said.samples[-1])
+        error, n = float(said.test_mse[-1]), counted(said.samples[-1], "sample")
         note = f"of the targets' variance, from {n}; 1: that of their mean"
         found.append(Number("Predicted error", number(float(f"{error:.3g}")), note))
         if math.isfinite(said.alignment_cka):

@@ -243,6 +243,7 @@ class InputJacobian:
         if self._measure is None:
             with guarded(self.model), self.model.evaluating():
                 tensors = self.model.tensors(self.dtype)
+                self.model.find_caches(tensors, batches.take(self.batch, slice(0, 1)))
                 one, kinds = _held(_AtInput(self, batches.take(self.batch, slice(0, 1)), tensors))
                 two = (
                     _held(_AtInput(self, batches.take(self.batch, slice(0, 2)), tensors))[0] if self.n > 1 else 2 * one

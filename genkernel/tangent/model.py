@@ -23,6 +23,8 @@ from torch.nn.parameter import is_lazy
 
 from genkernel.errors import CaptureError, InputError, NonFiniteError
 from genkernel.tangent import batches
+from genkernel.tangent.batch_norm_layout import plain_gradients
+from genkernel.tangent.kept_tensors import KeptTensors
 from genkernel.tangent.restore import restored
 from genkernel.tangent.weights import read_weights
 
@@ -175,8 +177,11 @@ class TangentModel:
 
     def forward(self, batch: Any) -> Tensor:
         """Outputs ``[n, *out]`` in evaluation mode, without gradients."""
-        with self.evaluating(), torch.no_grad():
-            return self.run(self.tensors(), batches.move(batch, self.device))
+        with self.evaluating():
+            batch, tensors = batches.move(batch, self.device), self.tensors()
+            self.find_caches(tensors, batch)
+            with torch.no_grad():
+                return self.run(tensors, batch)
 
     __call__ = forward
 
@@ -217,9 +222,8 @@ class TangentModel:
             through: let derivatives reach the batch.
         """
         n = batches.size(batch)
-        with _checkpointing_off():
-            given = batches.copy(batch, detach=not through)
-            out = functional_call(self._caller, self._everywhere(tensors), (given,), tie_weights=False)
+        with self._caller.kept.dropped():
+            out = self._called(tensors, batch, through)
         if not isinstance(out, Tensor):
             raise InputError(
                 f"the model returned {type(out).__name__}, not a tensor: give a function "
@@ -235,6 +239,15 @@ class TangentModel:
         if not out.is_floating_point():
             raise InputError(f"the model returned {out.dtype}: gradients need a real floating point output")
         return out
+
+    def _called(self, tensors: Mapping[str, Tensor], batch: Any, through: bool = False) -> Any:
+        with _checkpointing_off(), plain_gradients():
+            given = batches.copy(batch, detach=not through)
+            return functional_call(self._caller, self._everywhere(tensors), (given,), tie_weights=False)
+
+    def find_caches(self, tensors: Mapping[str, Tensor], batch: Any) -> None:
+        """Look once for tensors that an earlier call has kept in the module, so that :meth:`run` does without them."""
+        self._caller.kept.search(lambda: self._called(tensors, batches.take(batch, slice(0, 4))))
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -372,6 +385,7 @@ class _Caller(nn.Module):
         super().__init__()
         self.module = module
         self.call = call
+        self.kept = KeptTensors(module)
 
     def forward(self, batch: Any) -> Tensor:
         return self.call(self.module, batch)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from genkernel.errors import InputError
 from genkernel.tangent import batches
+from genkernel.tangent.batch_norm_layout import plain_gradients
 from genkernel.tangent.cotangents import Cotangents, probes
 from genkernel.tangent.model import TangentModel, as_tangent_model
 from genkernel.tangent.preconditioner import Preconditioner
@@ -112,7 +113,7 @@ def gradients(model: TangentModel | nn.Module, batch: Any, cotangents: Cotangent
     rows: list[list[list[Tensor]]] = []  # [n][q][parameter]
     for i in range(batches.size(batch)):
         sample = batches.move(batches.take(batch, [i]), torch.device("cpu"), torch.float64)
-        with torch.enable_grad():  # on a copy: some models write to their input
+        with torch.enable_grad(), plain_gradients():  # on a copy: some models write to their input
             output = model.call(module, batches.take(sample, [0]))
         rows.append([_vjp(output, parameters, v) for v in cotangents.vectors(output.detach(), sample)])
     return {

@@ -69,6 +69,7 @@ def prove(model: TangentModel, batch: Any, dtype: torch.dtype, method: str, cota
     few = batches.move(batches.spread(batch, _FEW), model.device, dtype)
     with guarded(model), model.evaluating():
         tensors = model.tensors(dtype)
+        model.find_caches(tensors, few)
         try:
             out, held, precision = _look(model, tensors, few, dtype)
         except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as failure:

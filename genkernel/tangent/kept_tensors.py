@@ -1,0 +1,136 @@
+"""Tensors that modules keep from one call to the next: what a pass made of the parameters has to end with it.
+
+LeViT, EfficientFormer and TinyViT gather their attention biases once in evaluation mode and keep them. What an earlier
+call has kept belongs to the weights and the graph of that call, or to no graph: gradients would miss it without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from genkernel.tangent.shortage import out_of_memory
+
+_OF_ALL = frozenset(vars(nn.Module()))  # attributes of every module: parameters, buffers, hooks
+
+
+class KeptTensors:
+    """Watches the plain attributes of all submodules: tensors, and dicts and lists that hold them."""
+
+    def __init__(self, module: nn.Module):
+        self._module = module
+        self._caches: list[tuple[nn.Module, str]] = []
+        self._searched = False
+
+    @contextmanager
+    def dropped(self) -> Iterator[None]:
+        """A call inside finds known caches empty, and what it keeps is gone at the end."""
+        with self._without(self._caches), self._taken_back():
+            yield
+
+    @contextmanager
+    def _without(self, places: list[tuple[nn.Module, str]]) -> Iterator[None]:
+        full = [(m, name, vars(m)[name]) for m, name in places if name in vars(m)]
+        try:
+            for m, name, value in full:
+                vars(m)[name] = _emptied(value)
+            yield
+        finally:
+            for m, name, value in full:
+                vars(m)[name] = value
+
+    @contextmanager
+    def _taken_back(self) -> Iterator[None]:
+        before = [(m, _held(m)) for m in self._module.modules()]
+        try:
+            yield
+        finally:
+            for m, held in before:
+                _put_back(m, held)
+
+    def search(self, call: Callable[[], Any]) -> None:
+        """Find out, once, which tensors that the module holds now are caches: a call without them makes them again.
+
+        Args:
+            call: runs the model on a few samples, with parameters that require gradients; not inside :meth:`dropped`.
+        """
+        if self._searched:
+            return
+        self._searched = True
+        alike: dict[tuple[type[nn.Module], str], list[nn.Module]] = {}
+        for m in self._module.modules():
+            if m._parameters:
+                for name, value in vars(m).items():
+                    if name not in _OF_ALL and _caches_perhaps(value):
+                        alike.setdefault((type(m), name), []).append(m)
+        devices = {p.device for p in self._module.parameters() if p.is_cuda}
+        for (_, name), modules in alike.items():
+            places = [(m, name) for m in modules]
+            with self._without(places), self._taken_back():
+                try:
+                    with torch.enable_grad(), torch.random.fork_rng(devices=list(devices)):
+                        call()
+                except Exception as error:  # of any kind: the model cannot do without them
+                    if out_of_memory(error):
+                        raise
+                    continue
+                self._caches += [(m, name) for m, name in places if _follows_parameters(vars(m).get(name))]
+
+
+def _held(m: nn.Module) -> dict[str, Any]:
+    """The plain attributes that may hold tensors by the end of a call; of dicts and lists, copies."""
+    return {
+        name: value.copy() if isinstance(value, (dict, list)) else value
+        for name, value in vars(m).items()
+        if name not in _OF_ALL
+    }
+
+
+def _put_back(m: nn.Module, held: dict[str, Any]) -> None:
+    now = vars(m)
+    for name, value in list(now.items()):
+        if name in _OF_ALL:
+            continue
+        earlier = held.get(name)
+        if isinstance(value, Tensor):
+            _undo(now, name, held)
+        elif isinstance(value, dict):
+            for key in [key for key, one in value.items() if isinstance(one, Tensor)]:
+                _undo(value, key, earlier if isinstance(earlier, dict) else {})
+        elif isinstance(value, list):
+            before = earlier if isinstance(earlier, list) else []
+            known = {id(one) for one in before}
+            if any(isinstance(one, Tensor) and id(one) not in known for one in value):
+                value[:] = before
+
+
+def _undo(now: dict[Any, Any], name: Any, before: dict[Any, Any]) -> None:
+    """Give an entry the object back that it had, if it had one."""
+    if name not in before:
+        del now[name]
+    elif now[name] is not before[name]:
+        now[name] = before[name]
+
+
+def _caches_perhaps(value: Any) -> bool:
+    """Made of floating point tensors that are no parameters."""
+    if isinstance(value, dict):
+        return bool(value) and all(_caches_perhaps(one) for one in value.values())
+    return isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and value.is_floating_point()
+
+
+def _emptied(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return None
+    empty = value.copy()
+    empty.clear()
+    return empty
+
+
+def _follows_parameters(value: Any) -> bool:
+    tensors = value.values() if isinstance(value, dict) else [value]
+    return any(isinstance(one, Tensor) and one.grad_fn is not None for one in tensors)
