@@ -1,6 +1,6 @@
 """Right gradients through batch norm and instance norm where an axis has one entry.
 
-On the CPU torch (2.15 and earlier) takes some gradients whose channels come last in memory for plain arrays, such as
+On the CPU torch (seen with 2.15) takes some gradients whose channels come last in memory for plain arrays, such as
 one of shape (1, 5, 3, 4) and strides (5, 1, 20, 5), and gives values to the wrong places: gradients to inputs, weights
 and biases are wrong without a word. Such strides come from tokens that were an image before, in LeViT and XCiT, one
 sample at a time. Instance norm runs as the batch norm of one sample.

@@ -81,39 +81,42 @@ class KeptTensors:
                 self._caches += [(m, name) for m, name in places if _follows_parameters(vars(m).get(name))]
 
 
-def _held(m: nn.Module) -> dict[str, Any]:
-    """The plain attributes that may hold tensors by the end of a call; of dicts and lists, copies."""
+def _held(m: nn.Module) -> dict[str, tuple[Any, Any]]:
+    """The plain attributes, and of dicts and lists what is in them."""
     return {
-        name: value.copy() if isinstance(value, (dict, list)) else value
+        name: (value, value.copy() if isinstance(value, (dict, list)) else None)
         for name, value in vars(m).items()
         if name not in _OF_ALL
     }
 
 
-def _put_back(m: nn.Module, held: dict[str, Any]) -> None:
+def _put_back(m: nn.Module, held: dict[str, tuple[Any, Any]]) -> None:
+    """As it was where a tensor is new, and everything else in this module with it: attributes may belong together."""
     now = vars(m)
-    for name, value in list(now.items()):
-        if name in _OF_ALL:
-            continue
-        earlier = held.get(name)
-        if isinstance(value, Tensor):
-            _undo(now, name, held)
-        elif isinstance(value, dict):
-            for key in [key for key, one in value.items() if isinstance(one, Tensor)]:
-                _undo(value, key, earlier if isinstance(earlier, dict) else {})
+    plain = [(name, value) for name, value in now.items() if name not in _OF_ALL]
+    if not any(_keeps_more(value, *held.get(name, (None, None))) for name, value in plain):
+        return
+    for name, _ in plain:
+        if name not in held:
+            del now[name]
+    for name, (value, content) in held.items():
+        now[name] = value
+        if isinstance(value, dict):
+            value.clear()
+            value.update(content)
         elif isinstance(value, list):
-            before = earlier if isinstance(earlier, list) else []
-            known = {id(one) for one in before}
-            if any(isinstance(one, Tensor) and id(one) not in known for one in value):
-                value[:] = before
+            value[:] = content
 
 
-def _undo(now: dict[Any, Any], name: Any, before: dict[Any, Any]) -> None:
-    """Give an entry the object back that it had, if it had one."""
-    if name not in before:
-        del now[name]
-    elif now[name] is not before[name]:
-        now[name] = before[name]
+def _keeps_more(value: Any, before: Any, content: Any) -> bool:
+    """Whether a tensor is there, or in there, that was not."""
+    if isinstance(value, Tensor):
+        return value is not before
+    if not isinstance(value, (dict, list)):
+        return False
+    known = {id(one) for one in (content.values() if isinstance(content, dict) else content or ())}
+    inside = value.values() if isinstance(value, dict) else value
+    return any(isinstance(one, Tensor) and id(one) not in known for one in inside)
 
 
 def _caches_perhaps(value: Any) -> bool:

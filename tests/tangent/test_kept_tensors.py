@@ -102,3 +102,31 @@ class TestKept:
         assert keeping._kept is held
         assert {name: id(t) for name, t in held.items()} == {name: id(t) for name, t in content.items()}
         assert keeping._bias is bias
+
+
+class Recording(nn.Module):
+    """Keeps what passes through it, and counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features: list[Tensor] = []
+        self.last = torch.zeros(1)
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.features.append(x)
+        self.last, self.calls = x, self.calls + 1
+        return x + 0 * len(self.features)
+
+
+def test_what_a_module_records_is_given_back() -> None:
+    torch.manual_seed(0)
+    net, x = (
+        nn.Sequential(nn.Linear(5, 4), Recording(), nn.Tanh(), nn.Linear(4, 2)).double(),
+        torch.randn(6, 5).double(),
+    )
+    recording = net[1]
+    last, features = recording.last, recording.features
+    found = gk.kernel(net, x, memory=1)
+    assert torch.allclose(found.values, naive(nn.Sequential(net[0], *net[2:]), x), rtol=1e-12)
+    assert (recording.features is features) and (features == []) and (recording.last is last) and (recording.calls == 0)
