@@ -17,7 +17,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from genkernel.experiments.outcome import EXPERIMENTS, Claim, Table
+from genkernel.experiments.outcome import Claim, Table
+from genkernel.experiments.registry import EXPERIMENTS
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS, FIGURES = ROOT / "benchmarks" / "experiments", ROOT / "assets" / "figures"
@@ -163,7 +164,7 @@ def _gallery(times: Times) -> None:
     """The page of all experiments, and the table of all claims."""
     counts = {holds: 0 for holds in MARKS}
     parts, cards, shown = [], [], []
-    for name, (_, what) in EXPERIMENTS.items():
+    for name, (_, what, _) in EXPERIMENTS.items():
         claims = claims_of(name)
         own = f"{name}.md" if name not in ELSEWHERE else ELSEWHERE[name][0]
         if not claims and not (PAGES / own).is_file():

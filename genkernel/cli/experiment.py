@@ -88,7 +88,7 @@ def experiment(
 
     - `genkernel experiment --all --quick --data data/ --jobs 2`
     """
-    from genkernel.experiments.outcome import EXPERIMENTS
+    from genkernel.experiments.registry import EXPERIMENTS
 
     if names:
         _list(as_json)
@@ -103,7 +103,7 @@ def experiment(
     if name is None:
         raise InputError(f"name an experiment: {', '.join(EXPERIMENTS)}")
     from genkernel.experiments import folder as folders
-    from genkernel.experiments.outcome import experiment as find
+    from genkernel.experiments.registry import experiment as find
     from genkernel.runs import Provenance, RunFolder, Stopwatch
 
     with quiet_stdout():
@@ -111,7 +111,7 @@ def experiment(
         given = _inputs(name, study, data, work)
         watch = Stopwatch()
         with RunFolder.create(out or Path(f"genkernel-{name}"), kind=folders.KIND) as folder:
-            note(f"running {name}{' with small settings' if quick else ''}: {EXPERIMENTS[name][1]}")
+            note(f"running {name}{' with small settings' if quick else ''}: {EXPERIMENTS[name].about}")
             with watch("experiment"):
                 outcome = study(quick=quick, seed=seed, progress=True, **given)
             provenance = Provenance(arguments={"name": name, "quick": quick, "seed": seed} | given, seed=seed)
@@ -136,7 +136,7 @@ def _inputs(name: str, study: Callable[..., Outcome], data: str | None, work: Pa
 
 def _all(out: Path, quick: bool, seed: int, data: str | None, jobs: int, as_json: bool) -> None:
     """Run all experiments and print which claims hold."""
-    from genkernel.experiments.outcome import EXPERIMENTS
+    from genkernel.experiments.registry import EXPERIMENTS
     from genkernel.experiments.series import CLAIMS, MARKDOWN, Finished, run_series
 
     with stages() as (advance, say):
@@ -191,17 +191,25 @@ def _claims(rows: Sequence[tuple[str | None, Claim]]) -> None:
 
 
 def _list(as_json: bool) -> None:
-    from genkernel.experiments.outcome import EXPERIMENTS
+    from genkernel.experiments.registry import EXPERIMENTS
 
     if as_json:
-        print_json({"experiments": {name: line for name, (_, line) in EXPERIMENTS.items()}})
+        print_json(
+            {
+                "experiments": {
+                    name: {"about": study.about, "minutes": study.minutes} for name, study in EXPERIMENTS.items()
+                }
+            }
+        )
         return
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
-    for name, (_, line) in EXPERIMENTS.items():
-        table.add_row(name, Text(line))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("experiment", style="bold", no_wrap=True)
+    table.add_column("what")
+    table.add_column("minutes", justify="right")
+    for name, study in EXPERIMENTS.items():
+        table.add_row(name, Text(study.about), "hours" if study.minutes is None else str(study.minutes))
+    table.caption = "Minutes of one processor, full and on ours; --quick takes about one."
     results().print(table)

@@ -20,7 +20,8 @@ from typing import Any
 
 from genkernel.errors import InputError, MissingError
 from genkernel.experiments.folder import PROVENANCE, SUMMARY
-from genkernel.experiments.outcome import EXPERIMENTS, Claim, Outcome, Table, experiment
+from genkernel.experiments.outcome import Claim, Outcome, Table
+from genkernel.experiments.registry import EXPERIMENTS, experiment
 from genkernel.runs import read_json, write_atomic
 
 CLAIMS, MARKDOWN = "claims.json", "claims.md"
@@ -157,7 +158,7 @@ def claims_table(finished: Sequence[Finished]) -> Table:
 
 def times_table(finished: Sequence[Finished]) -> Table:
     """How long each took."""
-    rows = [(one.name, EXPERIMENTS[one.name][1], one.seconds) for one in finished]
+    rows = [(one.name, EXPERIMENTS[one.name].about, one.seconds) for one in finished]
     return Table("How long it took", ("experiment", "what", "seconds"), rows)
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from genkernel.cli.app import run
 from genkernel.errors import ConvergenceError
-from genkernel.experiments import outcome
+from genkernel.experiments import registry
 from genkernel.experiments.outcome import Claim, Outcome, Table
 
 
@@ -44,16 +44,19 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any
         module = ModuleType(f"genkernel.experiments.{name}")
         module.run = function  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setitem(outcome.EXPERIMENTS, name, (name, f"a {name} of an experiment"))
+        monkeypatch.setitem(registry.EXPERIMENTS, name, registry.Study(name, f"a {name} of an experiment", None))
     return asked
 
 
 def test_the_list_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["experiment", "--list"]) == 0
     said = capsys.readouterr().out
-    assert all(name in said for name in outcome.EXPERIMENTS) and "a stub of an experiment" in said
+    assert all(name in said for name in registry.EXPERIMENTS) and "a stub of an experiment" in said
     assert run(["experiment", "--list", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["experiments"]["stub"] == "a stub of an experiment"
+    assert json.loads(capsys.readouterr().out)["experiments"]["stub"] == {
+        "about": "a stub of an experiment",
+        "minutes": None,
+    }
 
 
 def test_an_outcome_is_a_folder_and_a_table_of_claims(

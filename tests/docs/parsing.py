@@ -48,7 +48,7 @@ def genkernel(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
     from typer.main import get_command
 
     from genkernel.cli.app import app
-    from genkernel.experiments.outcome import EXPERIMENTS
+    from genkernel.experiments.registry import EXPERIMENTS
 
     group: Any = get_command(app)
     try:

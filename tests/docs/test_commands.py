@@ -28,7 +28,7 @@ def test_commands_in_sentences_have_these_options(page: str) -> None:
     from typer.main import get_command
 
     from genkernel.cli.app import app
-    from genkernel.experiments.outcome import EXPERIMENTS
+    from genkernel.experiments.registry import EXPERIMENTS
 
     known = get_command(app).commands  # type: ignore[attr-defined]
     text = re.sub(r"^ *```.*?^ *```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from genkernel.experiments import alignment as study
-from genkernel.experiments.outcome import experiment
+from genkernel.experiments.registry import experiment
 from genkernel.plots.style import to_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")

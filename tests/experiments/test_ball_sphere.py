@@ -15,8 +15,8 @@ from genkernel.experiments.ball_sphere.outcome import _all_right, _mixed
 from genkernel.experiments.ball_sphere.setting import Setting
 from genkernel.experiments.ball_sphere.training import Descent, nearest, nearest_euclidean, overlap
 from genkernel.experiments.domingos import network
-from genkernel.experiments.outcome import experiment
 from genkernel.experiments.plane_networks import tangent_kernel
+from genkernel.experiments.registry import experiment
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready
 

@@ -14,7 +14,7 @@ from torch import nn
 from genkernel.experiments.cka_accuracy import experiment as study
 from genkernel.experiments.cka_accuracy import networks
 from genkernel.experiments.cka_accuracy import outcome as results
-from genkernel.experiments.outcome import experiment
+from genkernel.experiments.registry import experiment
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready
 

@@ -14,7 +14,7 @@ from torch import nn
 from genkernel.errors import InputError, MissingError
 from genkernel.experiments.class_kernels import experiment as study
 from genkernel.experiments.class_kernels import task
-from genkernel.experiments.outcome import experiment
+from genkernel.experiments.registry import experiment
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready
 

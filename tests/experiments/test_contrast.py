@@ -13,7 +13,7 @@ from genkernel.experiments.contrast import coupling, models
 from genkernel.experiments.contrast import experiment as study
 from genkernel.experiments.contrast import outcome as read
 from genkernel.experiments.contrast.setting import GAN, MODES, RECORDINGS, STEPPED, Setting
-from genkernel.experiments.outcome import experiment
+from genkernel.experiments.registry import experiment
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready
 

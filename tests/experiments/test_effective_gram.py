@@ -17,7 +17,7 @@ from genkernel.experiments.effective_gram import outcome as results
 from genkernel.experiments.effective_gram import tasks
 from genkernel.experiments.effective_gram.ranks import over_tasks
 from genkernel.experiments.effective_gram.ranks import ranks as ranks_of
-from genkernel.experiments.outcome import experiment
+from genkernel.experiments.registry import experiment
 from genkernel.plots.style import to_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -17,8 +17,8 @@ from genkernel.experiments.extrapolation import measures
 from genkernel.experiments.extrapolation import outcome as extrapolation_outcome
 from genkernel.experiments.extrapolation import task as extrapolation_task
 from genkernel.experiments.extrapolation.setting import Setting
-from genkernel.experiments.outcome import experiment
 from genkernel.experiments.rank_correlation import rank_correlation
+from genkernel.experiments.registry import experiment
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready
 

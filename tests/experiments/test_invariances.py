@@ -12,7 +12,7 @@ import genkernel as gk
 from genkernel.experiments.invariances import experiment as study
 from genkernel.experiments.invariances import networks as nets
 from genkernel.experiments.invariances import outcome as results
-from genkernel.experiments.outcome import experiment
+from genkernel.experiments.registry import experiment
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready
 

@@ -14,7 +14,7 @@ from genkernel.errors import InputError
 from genkernel.experiments.line_filling import experiment as study
 from genkernel.experiments.line_filling import outcome, task
 from genkernel.experiments.line_filling.setting import Setting
-from genkernel.experiments.outcome import experiment
+from genkernel.experiments.registry import experiment
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready
 

@@ -16,7 +16,7 @@ from genkernel.experiments.linear_machines import experiment as study
 from genkernel.experiments.linear_machines import task
 from genkernel.experiments.linear_machines.outcome import _last_layer_claims
 from genkernel.experiments.linear_machines.setting import Setting
-from genkernel.experiments.outcome import experiment
+from genkernel.experiments.registry import experiment
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready
 

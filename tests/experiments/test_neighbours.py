@@ -15,8 +15,8 @@ from genkernel.experiments.neighbours import experiment as study
 from genkernel.experiments.neighbours.measures import at_level, detour, mean_over_steps
 from genkernel.experiments.neighbours.setting import ANCHORS, OPTIMIZERS, PARTNERS, Setting
 from genkernel.experiments.neighbours.training import Task, euclidean_nearest, optimizer_of, seen
-from genkernel.experiments.outcome import experiment
 from genkernel.experiments.plane_maps import outputs_on, square
+from genkernel.experiments.registry import experiment
 from genkernel.experiments.side_by_side import SideBySide, logistic, squared, summed
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready

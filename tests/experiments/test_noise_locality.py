@@ -29,7 +29,7 @@ from genkernel.experiments.noise_locality.setting import (
     Sizes,
 )
 from genkernel.experiments.noise_locality.training import best, chosen_rates, optimizer_of, samples, train
-from genkernel.experiments.outcome import experiment
+from genkernel.experiments.registry import experiment
 from genkernel.plots.noise_locality import controls
 from genkernel.plots.style import to_bytes
 from genkernel.runs import json_ready

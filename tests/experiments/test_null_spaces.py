@@ -16,11 +16,12 @@ from genkernel.errors import InputError, MissingError
 from genkernel.experiments.null_space import experiment as null_space
 from genkernel.experiments.null_space import line as null_space_line
 from genkernel.experiments.null_space import outcome as null_space_outcome
-from genkernel.experiments.outcome import Outcome, experiment
+from genkernel.experiments.outcome import Outcome
 from genkernel.experiments.rank_gap import experiment as rank_gap
 from genkernel.experiments.rank_gap import images as rank_gap_images
 from genkernel.experiments.rank_gap import line as rank_gap_line
 from genkernel.experiments.rank_gap import outcome as rank_gap_outcome
+from genkernel.experiments.registry import experiment
 from genkernel.experiments.shrunk_images import shrunk
 from genkernel.plots.style import to_bytes
 

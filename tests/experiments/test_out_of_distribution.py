@@ -16,7 +16,8 @@ from genkernel.experiments.out_of_distribution import areas, claims, task
 from genkernel.experiments.out_of_distribution import experiment as study
 from genkernel.experiments.out_of_distribution import scores as measured
 from genkernel.experiments.out_of_distribution.tables import shares
-from genkernel.experiments.outcome import Outcome, experiment
+from genkernel.experiments.outcome import Outcome
+from genkernel.experiments.registry import experiment
 from genkernel.plots.style import to_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")

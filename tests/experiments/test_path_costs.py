@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from genkernel.errors import GenkernelError, InputError
-from genkernel.experiments.outcome import Claim, experiment
+from genkernel.experiments.outcome import Claim
 from genkernel.experiments.path_costs import experiment as study
 from genkernel.experiments.path_costs.cases import Case, answer, measured
+from genkernel.experiments.registry import experiment
 from genkernel.plots.style import to_bytes
 
 pytestmark = pytest.mark.usefixtures("one_thread")

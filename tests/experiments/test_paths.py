@@ -12,7 +12,8 @@ from genkernel.errors import InputError
 from genkernel.experiments import domingos, path_optimizers
 from genkernel.experiments.ddpm_path import record_ddpm
 from genkernel.experiments.gan_path import record_gan
-from genkernel.experiments.outcome import EXPERIMENTS, Claim, Table, experiment, verdict
+from genkernel.experiments.outcome import Claim, Table, verdict
+from genkernel.experiments.registry import EXPERIMENTS, experiment
 from genkernel.experiments.slopes import below_halfway, has_order, slope
 from genkernel.models.ddpm import DDPMRecipe
 from genkernel.models.gan_training import GANTraining

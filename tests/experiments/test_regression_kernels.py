@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from genkernel.experiments.fitting import fit
-from genkernel.experiments.outcome import experiment
+from genkernel.experiments.registry import experiment
 from genkernel.experiments.regression_kernels import experiment as study
 from genkernel.experiments.regression_kernels import outcome as results
 from genkernel.experiments.regression_kernels import task

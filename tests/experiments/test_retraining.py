@@ -15,8 +15,8 @@ from torch.nn.functional import cross_entropy
 
 from genkernel.data import ImageSet
 from genkernel.errors import InputError
-from genkernel.experiments.outcome import experiment
 from genkernel.experiments.rank_agreement import agreement, attainable, chance, difference, pooled
+from genkernel.experiments.registry import experiment
 from genkernel.experiments.retraining import experiment as study
 from genkernel.experiments.retraining import outcome
 from genkernel.experiments.retraining import predictions as methods

@@ -81,10 +81,10 @@ def test_bad_arguments_are_refused_before_anything_runs(started: list[str], tmp_
 def test_the_command_prints_every_claim_and_fails_when_one_did(
     started: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from genkernel.experiments import outcome
+    from genkernel.experiments import registry
 
-    monkeypatch.setattr(outcome, "EXPERIMENTS", {name: outcome.EXPERIMENTS[name] for name in NAMES})
-    monkeypatch.setattr(series, "EXPERIMENTS", outcome.EXPERIMENTS)
+    monkeypatch.setattr(registry, "EXPERIMENTS", {name: registry.EXPERIMENTS[name] for name in NAMES})
+    monkeypatch.setattr(series, "EXPERIMENTS", registry.EXPERIMENTS)
     assert run(["experiment", "--all", "--quick", "--out", str(tmp_path / "all")]) == 1
     said = capsys.readouterr()
     assert "domingos | is so" in said.out and "1 of 3 failed (optimizers): see NAME.log" in said.err

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import spearmanr
 
 from genkernel.errors import InputError
-from genkernel.experiments.outcome import experiment
+from genkernel.experiments.registry import experiment
 from genkernel.experiments.shape_filling import experiment as study
 from genkernel.experiments.shape_filling import outcome as shape_filling_outcome
 from genkernel.experiments.shape_filling import shapes as planar_shapes

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from genkernel.data import printed_characters
-from genkernel.experiments.outcome import experiment
+from genkernel.experiments.registry import experiment
 from genkernel.experiments.tangent_map import experiment as study
 from genkernel.experiments.tangent_map import measures
 from genkernel.experiments.tangent_map import outcome as tangent_map_outcome

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from genkernel.experiments.domingos import network
-from genkernel.experiments.outcome import experiment
 from genkernel.experiments.plane_networks import of_layers, tangent_kernel
 from genkernel.experiments.plane_points import around_an_ellipse
+from genkernel.experiments.registry import experiment
 from genkernel.experiments.support_vectors import (
     WIDTHS,
     chosen_on_features,

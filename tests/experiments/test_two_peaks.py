@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from genkernel.errors import InputError
-from genkernel.experiments.outcome import experiment
+from genkernel.experiments.registry import experiment
 from genkernel.experiments.two_peaks import experiment as study
 from genkernel.experiments.two_peaks import outcome, task
 from genkernel.experiments.two_peaks.setting import Setting

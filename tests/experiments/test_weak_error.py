@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from genkernel.errors import InputError
-from genkernel.experiments.outcome import experiment
+from genkernel.experiments.registry import experiment
 from genkernel.experiments.weak_error import experiment as study
 from genkernel.experiments.weak_error.adam_remainder import Remainder, remainder
 from genkernel.experiments.weak_error.batch_sizes import QUANTITIES, Sweep

@@ -11,8 +11,8 @@ import torch
 
 from genkernel.diffusion.contributions import NoiseBuckets
 from genkernel.errors import InputError, MissingError
-from genkernel.experiments.outcome import experiment
 from genkernel.experiments.recorded_training import load_training
+from genkernel.experiments.registry import experiment
 from genkernel.experiments.what_if import experiment as study
 from genkernel.experiments.what_if import weightings as parts
 from genkernel.models.ddpm import DDPMRecipe, DDPMTraining, ddpm_losses
