@@ -24,7 +24,7 @@ class KeptTensors:
     def __init__(self, module: nn.Module):
         self._module = module
         self._caches: list[tuple[nn.Module, str]] = []
-        self._searched = False
+        self._tried: set[tuple[type[nn.Module], str]] = set()
 
     @contextmanager
     def dropped(self) -> Iterator[None]:
@@ -53,20 +53,22 @@ class KeptTensors:
                 _put_back(m, held)
 
     def search(self, call: Callable[[], Any]) -> None:
-        """Find out, once, which tensors that the module holds now are caches: a call without them makes them again.
+        """Find out which of the tensors that the module holds now are caches: a call without them makes them again.
+
+        Every attribute of a class is tried once, when it holds something.
 
         Args:
             call: runs the model on a few samples, with parameters that require gradients; not inside :meth:`dropped`.
         """
-        if self._searched:
+        if torch.is_inference_mode_enabled():  # nothing would have a graph
             return
-        self._searched = True
         alike: dict[tuple[type[nn.Module], str], list[nn.Module]] = {}
         for m in self._module.modules():
             if m._parameters:
                 for name, value in vars(m).items():
-                    if name not in _OF_ALL and _caches_perhaps(value):
+                    if name not in _OF_ALL and (type(m), name) not in self._tried and _caches_perhaps(value):
                         alike.setdefault((type(m), name), []).append(m)
+        self._tried.update(alike)
         devices = {p.device for p in self._module.parameters() if p.is_cuda}
         for (_, name), modules in alike.items():
             places = [(m, name) for m in modules]

@@ -246,7 +246,7 @@ class TangentModel:
             return functional_call(self._caller, self._everywhere(tensors), (given,), tie_weights=False)
 
     def find_caches(self, tensors: Mapping[str, Tensor], batch: Any) -> None:
-        """Look once for tensors that an earlier call has kept in the module, so that :meth:`run` does without them."""
+        """Look for tensors that earlier calls have kept in the module, so that :meth:`run` does without them."""
         self._caller.kept.search(lambda: self._called(tensors, batches.take(batch, slice(0, 4))))
 
     @contextmanager

@@ -90,6 +90,8 @@ class GradientPass:
             self.look, coverage.largest = None, 0
         with model.evaluating():
             self.tensors = model.tensors(dtype)
+            # a proof made before may be older than what the module keeps now
+            model.find_caches(self.tensors, batches.move(batches.take(sample, slice(0, 4)), model.device, dtype))
         self.channels_last = (
             channels_last and coverage.channels_last and memory_format.suits(model, dtype or model.dtype)
         )

@@ -104,6 +104,17 @@ class TestKept:
         assert keeping._bias is bias
 
 
+@pytest.mark.parametrize("how", KINDS)
+def test_called_between_kernels(how: str) -> None:
+    net, x = network(how), torch.randn(6, 5, dtype=torch.float64)
+    model, true = gk.TangentModel(net), naive(network("never"), x)
+    first = gk.kernel(model, x)
+    with torch.no_grad():
+        net(x)
+    for again in (gk.kernel(model, x), gk.kernel(model, x, coverage=first.coverage)):
+        assert torch.allclose(again.values, true, rtol=1e-12)
+
+
 class Recording(nn.Module):
     """Keeps what passes through it, and counts."""
 
