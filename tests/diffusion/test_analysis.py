@@ -297,6 +297,27 @@ def test_the_reading_never_claims_what_the_intervals_do_not_show():
     assert "undecided" in training(-0.1, 0.1)
 
 
+def test_shuffled_levels_are_read_beside_the_true_ones():
+    result = fake_result(12)
+    shuffled = result.controls["shuffled_levels"]
+
+    def said(low: float, high: float, lost: tuple[float, float] | None) -> str:
+        shuffled.index_low, shuffled.index_high = low, high
+        if lost is None:
+            result.contrasts.pop(reading.MAIN_SHUFFLED, None)
+        else:
+            result.contrasts[reading.MAIN_SHUFFLED] = Contrast("", sum(lost) / 2, 0.1, *lost)
+        return next(s for s in reading.read(result) if s.startswith("When every image is told its levels"))
+
+    above = (0.1, 0.2)
+    assert "some locality in the input's own level is left" in said(*above, above)
+    assert "some locality in the input's own level is left" in said(*above, None)
+    assert "as local in the input's own level as with the true ones, as far as" in said(*above, (-0.1, 0.1))
+    assert "more local in the input's own level than with the true ones" in said(*above, (-0.3, -0.1))
+    assert "none is left that these samples could show" in said(-0.1, 0.1, above)
+    assert "avoids equal levels" in said(-0.2, -0.1, above)
+
+
 # ------------------------------------------------------------------ THEORY §6's check
 
 
