@@ -23,7 +23,7 @@ from genkernel.workflows.arguments import (
     stays_on,
 )
 from genkernel.workflows.files import read_optimizer
-from genkernel.workflows.report import DRAWING, GanReport
+from genkernel.workflows.report import GanReport
 from genkernel.workflows.resume import finished, leave, take_up
 
 if TYPE_CHECKING:
@@ -304,8 +304,6 @@ def collapse(
         if out is None:
             provenance.complete(watch)
             return report
-        if callable(progress):
-            progress(DRAWING, 0, 1)
 
         def save() -> tuple[Path, Provenance]:
             assert folder is not None

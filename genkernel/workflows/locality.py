@@ -21,7 +21,7 @@ from genkernel.workflows.arguments import (
     stays_on,
 )
 from genkernel.workflows.files import read_conditioning, read_optimizer, read_schemes
-from genkernel.workflows.report import DRAWING, Report
+from genkernel.workflows.report import Report
 from genkernel.workflows.resume import finished, leave, take_up
 
 if TYPE_CHECKING:
@@ -219,8 +219,6 @@ def locality(
         if out is None:
             provenance.complete(watch)
             return report
-        if callable(progress):
-            progress(DRAWING, 0, 1)
         with current_workers(distributed) as workers:
             # every rank waits for the page, and fails with it
             report.folder, report.provenance = workers.lead(lambda: _save(report, folder))

@@ -30,7 +30,6 @@ PAGE, SUMMARY, PROVENANCE, RESULT, ARRAYS, KERNEL, WEIGHTING = (
     "kernel.npz",
     "weighting.csv",
 )
-DRAWING = "figures and page"  # the last stage that progress is told of, where a report is written
 
 
 class Result(Protocol):

@@ -29,7 +29,7 @@ from genkernel.workflows.arguments import (
     shown,
     stays_on,
 )
-from genkernel.workflows.report import DRAWING, BaseReport
+from genkernel.workflows.report import BaseReport
 from genkernel.workflows.resume import finished
 
 if TYPE_CHECKING:
@@ -285,8 +285,6 @@ def similarity(
         if folder is None:
             provenance.complete(watch)
         else:
-            if progress is not None:
-                progress(DRAWING, 0, 1)
             report.save(folder)
         return report
     finally:
