@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from genkernel.bench.contenders import Contender, Outcome
-from genkernel.bench.contestants import contenders
+from genkernel.bench.roster import contenders
 from genkernel.bench.workloads import WORKLOADS, Problem, Workload
 
 __all__ = ["WORKLOADS", "Contender", "Outcome", "Problem", "Workload", "contenders"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.bench import truth
-from genkernel.bench.contestants import find
+from genkernel.bench.roster import find
 from genkernel.bench.record import SCHEMA_VERSION, provenance
 from genkernel.bench.workloads import WORKLOADS, Problem
 from genkernel.tangent import TangentModel, kernel

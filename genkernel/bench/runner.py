@@ -17,7 +17,7 @@ import torch
 
 from genkernel.bench import truth
 from genkernel.bench.contenders import Outcome, Run
-from genkernel.bench.contestants import contenders, find
+from genkernel.bench.roster import contenders, find
 from genkernel.bench.record import SCHEMA_VERSION, provenance
 from genkernel.bench.roofline import Rates, rates, work
 from genkernel.bench.trial import Trial, best

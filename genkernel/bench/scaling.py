@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from genkernel.bench.contestants import find
+from genkernel.bench.roster import find
 from genkernel.bench.record import SCHEMA_VERSION, provenance
 from genkernel.bench.runner import Say, device_of, quartiles
 from genkernel.bench.trial import Trial, best, trial

@@ -25,7 +25,7 @@ import torch
 
 from genkernel.bench import memory
 from genkernel.bench.contenders import Contender, Setting, UnsupportedError
-from genkernel.bench.contestants import contenders, find
+from genkernel.bench.roster import contenders, find
 from genkernel.bench.truth import read, relative_error
 from genkernel.bench.workloads import WORKLOADS, Problem
 from genkernel.tangent import batches
@@ -90,7 +90,7 @@ def trial(
     """Run one contender once in a fresh process.
 
     Args:
-        contender: as for :func:`genkernel.bench.contestants.find`.
+        contender: as for :func:`genkernel.bench.roster.find`.
         sizes: the arguments of the workload's builder.
         truth_file: the kernel to compare with; None to skip that.
         limit: seconds for the call itself.

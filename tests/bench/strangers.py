@@ -9,7 +9,7 @@ import torch
 
 from genkernel.bench import Contender, Outcome, Problem
 from genkernel.bench.contenders import Run, Setting, UnsupportedError
-from genkernel.bench.contestants import find
+from genkernel.bench.roster import find
 
 
 def _wrong(problem: Problem, setting: Setting) -> Run:
