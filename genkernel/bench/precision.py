@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from genkernel.bench import truth
-from genkernel.bench.roster import find
 from genkernel.bench.record import SCHEMA_VERSION, provenance
+from genkernel.bench.roster import find
 from genkernel.bench.workloads import WORKLOADS, Problem
 from genkernel.tangent import TangentModel, kernel
 

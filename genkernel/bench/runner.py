@@ -17,9 +17,9 @@ import torch
 
 from genkernel.bench import truth
 from genkernel.bench.contenders import Outcome, Run
-from genkernel.bench.roster import contenders, find
 from genkernel.bench.record import SCHEMA_VERSION, provenance
 from genkernel.bench.roofline import Rates, rates, work
+from genkernel.bench.roster import contenders, find
 from genkernel.bench.trial import Trial, best
 from genkernel.bench.workloads import Problem, Workload, choose
 from genkernel.errors import InputError

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from genkernel.bench.roster import find
 from genkernel.bench.record import SCHEMA_VERSION, provenance
+from genkernel.bench.roster import find
 from genkernel.bench.runner import Say, device_of, quartiles
 from genkernel.bench.trial import Trial, best, trial
 from genkernel.bench.workloads import WORKLOADS

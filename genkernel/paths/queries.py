@@ -139,6 +139,9 @@ class Queries:
     @contextmanager
     def _running(self, model: TangentModel) -> Iterator[None]:
         """Evaluation mode in full precision, whatever region of autocast the loop is in; everything is put back."""
+        if not self._looked:
+            with guarded(model):
+                model.find_caches(self.batch)
         others = self._others.kept() if self._looked else self._others.found()
         self._looked = True
         with torch.autocast(model.device.type, enabled=False), guarded(model), others, model.evaluating():

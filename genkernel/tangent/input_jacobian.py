@@ -82,6 +82,9 @@ class InputJacobian:
         self._measure: tuple[int, int, torch.dtype] | None = None
         self._route: tuple[Route, float] | None = None
         self._vectorised: bool | None = None
+        if self.model.weights:  # values that an earlier call has kept are those of other weights
+            with guarded(self.model):
+                self.model.find_caches(batch, self.dtype)
 
     @property
     def output_shape(self) -> tuple[int, ...]:
@@ -243,7 +246,6 @@ class InputJacobian:
         if self._measure is None:
             with guarded(self.model), self.model.evaluating():
                 tensors = self.model.tensors(self.dtype)
-                self.model.find_caches(tensors, batches.take(self.batch, slice(0, 1)))
                 one, kinds = _held(_AtInput(self, batches.take(self.batch, slice(0, 1)), tensors))
                 two = (
                     _held(_AtInput(self, batches.take(self.batch, slice(0, 2)), tensors))[0] if self.n > 1 else 2 * one

@@ -25,7 +25,7 @@ from genkernel.errors import CaptureError, InputError, NonFiniteError
 from genkernel.tangent import batches
 from genkernel.tangent.batch_norm_layout import plain_gradients
 from genkernel.tangent.kept_tensors import KeptTensors
-from genkernel.tangent.restore import restored
+from genkernel.tangent.restore import random_state_kept, restored
 from genkernel.tangent.weights import read_weights
 
 Call = Callable[[nn.Module, Any], Tensor]
@@ -177,11 +177,11 @@ class TangentModel:
 
     def forward(self, batch: Any) -> Tensor:
         """Outputs ``[n, *out]`` in evaluation mode, without gradients."""
-        with self.evaluating():
-            batch, tensors = batches.move(batch, self.device), self.tensors()
-            self.find_caches(tensors, batch)
-            with torch.no_grad():
-                return self.run(tensors, batch)
+        batch = batches.move(batch, self.device)
+        if self.weights:  # values that were kept are those of the module's own
+            self.find_caches(batch)
+        with self.evaluating(), torch.no_grad():
+            return self.run(self.tensors(), batch)
 
     __call__ = forward
 
@@ -245,9 +245,32 @@ class TangentModel:
             given = batches.copy(batch, detach=not through)
             return functional_call(self._caller, self._everywhere(tensors), (given,), tie_weights=False)
 
-    def find_caches(self, tensors: Mapping[str, Tensor], batch: Any) -> None:
-        """Look for tensors that earlier calls have kept in the module, so that :meth:`run` does without them."""
-        self._caller.kept.search(lambda: self._called(tensors, batches.take(batch, slice(0, 4))))
+    def find_caches(self, batch: Any, dtype: torch.dtype | None = None) -> None:
+        """Look for tensors that earlier calls have kept in the module, so that :meth:`run` does without them.
+
+        Args:
+            batch: the first four samples are used, where there is something to look for.
+            dtype: of the later run (None: the model's own).
+        """
+        if not self._caller.kept.suspects():
+            return
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.inference_mode(False), torch.enable_grad(), random_state_kept(), torch.random.fork_rng(devices):
+            few = batches.move(batches.take(batch, slice(0, 4)), self.device, dtype)
+            self._caller.kept.search(lambda: self._used(few, dtype))
+
+    def _used(self, samples: Any, dtype: torch.dtype | None) -> set[str]:
+        """The parameters that the outputs depend on, from a run on copies of everything."""
+        with self.evaluating():
+            tensors = {name: t.detach().clone() for name, t in self.tensors(dtype).items()}
+            own = {name: tensors[name] for name, _ in self.module.named_parameters()}
+            own = {name: t.requires_grad_() for name, t in own.items() if t.is_floating_point()}
+            with self._caller.kept.dropped():
+                out = self._called(tensors, samples)
+            if not isinstance(out, Tensor) or not out.requires_grad:
+                return set()
+            found = torch.autograd.grad(out.sum(), list(own.values()), allow_unused=True)
+        return {name for name, gradient in zip(own, found, strict=True) if gradient is not None}
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

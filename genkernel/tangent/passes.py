@@ -80,6 +80,8 @@ class GradientPass:
         self.watch = Stopwatch(model.device)
         model.check_finite()
         with self.watch("proof"):
+            if coverage is not None:
+                model.find_caches(sample, dtype)  # the proof may be older than what the module keeps now
             coverage = replace(coverage) if coverage is not None else examine(model, sample, dtype, channels_last)
         self.coverages = [coverage]
         one = batches.move(batches.take(sample, [0]), model.device, dtype)
@@ -90,8 +92,6 @@ class GradientPass:
             self.look, coverage.largest = None, 0
         with model.evaluating():
             self.tensors = model.tensors(dtype)
-            # a proof made before may be older than what the module keeps now
-            model.find_caches(self.tensors, batches.move(batches.take(sample, slice(0, 4)), model.device, dtype))
         self.channels_last = (
             channels_last and coverage.channels_last and memory_format.suits(model, dtype or model.dtype)
         )

@@ -67,8 +67,8 @@ def examine(model: TangentModel, batch: Any, dtype: torch.dtype | None = None, c
     picked, genuine = distinct(batch, PROBE + 1)
     samples = batches.move(picked, model.device)
     run = dtype or model.dtype
+    model.find_caches(samples, dtype)
     with model.evaluating():
-        model.find_caches(model.tensors(dtype), batches.move(samples, model.device, dtype))
         worth_trying = channels_last and memory_format.suits(model, run)
 
         def attempt(precision: torch.dtype, strict: bool) -> Coverage:

@@ -67,9 +67,10 @@ def prove(model: TangentModel, batch: Any, dtype: torch.dtype, method: str, cota
     model.check_finite()
     distinct = batches.move(distinct_samples(batch, _FEW), model.device)
     few = batches.move(batches.spread(batch, _FEW), model.device, dtype)
+    with guarded(model):
+        model.find_caches(few, dtype)
     with guarded(model), model.evaluating():
         tensors = model.tensors(dtype)
-        model.find_caches(tensors, few)
         try:
             out, held, precision = _look(model, tensors, few, dtype)
         except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as failure:

@@ -6,8 +6,8 @@ import pytest
 
 from genkernel.bench import WORKLOADS, contenders, truth
 from genkernel.bench.contenders import chunks
-from genkernel.bench.roster import find
 from genkernel.bench.peers import PEERS
+from genkernel.bench.roster import find
 from genkernel.bench.trial import installed
 from genkernel.errors import InputError
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import genkernel as gk
 from genkernel.tangent.batch_norm_layout import plain_gradients
 from genkernel.tangent.cotangents import total
+from genkernel.tangent.input_jacobian import InputJacobian
 from genkernel.tangent.reference import gradients
 from tests.tangent.compare import relative_error
 
@@ -62,18 +63,60 @@ def test_one_sample_is_like_one_of_several(norm: str) -> None:
     assert relative_error(found, truth) < 1e-12
 
 
-@pytest.mark.parametrize("strides", [(24, 6, 3, 1), (4, 1, 12, 4), (24, 1, 12, 4), (1, 1, 12, 4)])
+STRIDES = [(24, 6, 3, 1), (4, 1, 12, 4), (24, 1, 12, 4), (1, 1, 12, 4), (1, 6, 3, 1)]
+
+
+def laid(values: Tensor, strides: tuple[int, ...]) -> Tensor:
+    return torch.empty(24, dtype=torch.float64).as_strided((1, 4, 2, 3), strides).copy_(values)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("strides", STRIDES)
 @pytest.mark.parametrize("norm", NORMS)
-def test_every_layout(norm: str, strides: tuple[int, ...]) -> None:
-    layer = NORMS[norm]().double().eval()
-    x = torch.randn(1, 4, 2, 3, dtype=torch.float64, requires_grad=True)
-    plain = torch.randn(1, 4, 2, 3, dtype=torch.float64)
-    given = torch.empty(24, dtype=torch.float64).as_strided((1, 4, 2, 3), strides).copy_(plain)
-    truth = torch.autograd.grad(layer(x), [x, *layer.parameters()], plain)
+def test_every_layout_of_inputs_and_gradients(norm: str, strides: tuple[int, ...], training: bool) -> None:
+    torch.manual_seed(1)
+    layer = NORMS[norm]().double().train(training)
+    plain, gradient = torch.randn(2, 1, 4, 2, 3, dtype=torch.float64).unbind(0)
+    inputs = plain.clone().requires_grad_(True)
+    truth = torch.autograd.grad(layer(inputs), [inputs, *layer.parameters()], gradient)
+    inputs = laid(plain, strides).requires_grad_(True)
+    for other in STRIDES:
+        layer.load_state_dict(NORMS[norm]().double().state_dict())  # running statistics as they were
+        with plain_gradients():
+            out = layer(inputs)
+        found = torch.autograd.grad(out, [inputs, *layer.parameters()], laid(gradient, other))
+        for one, true in zip(found, truth, strict=True):
+            assert relative_error(one, true) < 1e-12
+
+
+class Nothing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, _: Tensor) -> None:
+        return None
+
+
+def test_a_gradient_that_is_none() -> None:
+    layer, x = nn.BatchNorm2d(4).eval(), torch.randn(1, 4, 2, 3, requires_grad=True)
     with plain_gradients():
-        out = layer(x)
-    for found, true in zip(torch.autograd.grad(out, [x, *layer.parameters()], given), truth, strict=True):
-        assert relative_error(found, true) < 1e-12
+        out = Nothing.apply(layer(x))
+    assert torch.autograd.grad(out.sum(), x, allow_unused=True)[0] is None
+
+
+def test_an_image_whose_channels_come_last() -> None:
+    """Norm first, on an image that was read with its channels last."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten()).double().eval()
+    image = torch.randn(5, 6, 3, dtype=torch.float64).permute(2, 0, 1)[None]
+    copy = image.clone(memory_format=torch.contiguous_format)
+    w = torch.randn(1, 48, dtype=torch.float64)
+    assert relative_error(InputJacobian(net, image).vjp(w), InputJacobian(net, copy).vjp(w)) < 1e-12
+    assert relative_error(gk.kernel(net, image).values, gk.kernel(net, copy).values) < 1e-12
+    v = torch.randn(48, dtype=torch.float64)
+    assert relative_error(gk.operator(net, image) @ v, gk.operator(net, copy) @ v) < 1e-12
 
 
 def test_torch_is_as_it_was() -> None:

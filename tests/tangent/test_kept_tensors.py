@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
+from functools import cached_property
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,27 +26,47 @@ class Keeping(nn.Module):
         self.register_buffer("places", torch.tensor([0, 2, 1, 1]))
         self.scale = {"a": torch.tensor(2.0), "b": torch.tensor(0.5)}  # constants, which a call cannot make again
         self.factor = torch.full((4,), 1.5)
-        self._kept: dict[str, Tensor] = {}
-        self._bias: Tensor | None = None
+        self._kept: dict[str, Any] = {}
+        self._list: list[Tensor] = []
+        self._bias: Any = None
 
     def _gathered(self) -> Tensor:
         return torch.tanh(self.table[:, self.places]) * self.scale["a"] * self.factor
 
-    def forward(self, x: Tensor) -> Tensor:
+    @cached_property
+    def once(self) -> Tensor:
+        return self._gathered()
+
+    def _found(self) -> Tensor:
+        """The bias, from where it is kept."""
         if self.how == "never" or self.training:
-            return x * self._gathered()[0] + self._gathered()[1]
+            return self._gathered()
         if self.how == "dict":
-            if "bias" not in self._kept:
-                self._kept["bias"] = self._gathered()
-            bias = self._kept["bias"]
-        elif self.how == "new dict":
-            if not self._kept:
-                self._kept = {"bias": self._gathered()}
-            bias = self._kept["bias"]
-        else:
-            if self._bias is None:
-                self._bias = self._gathered()
-            bias = self._bias
+            return self._kept["bias"] if "bias" in self._kept else self._kept.setdefault("bias", self._gathered())
+        if self.how == "new dict":
+            self._kept = self._kept or {"bias": self._gathered()}
+            return self._kept["bias"]
+        if self.how == "dict in a dict":
+            self._kept = self._kept or {"cpu": {"bias": self._gathered()}, "n": 4}
+            return self._kept["cpu"]["bias"]
+        if self.how == "list":
+            self._list = self._list or [self._gathered()]
+            return self._list[0]
+        if self.how == "tuple":
+            self._bias = self._bias or (self._gathered(),)
+            return self._bias[0]
+        if self.how == "property":
+            return self.once
+        if self.how == "absent":
+            if not hasattr(self, "late"):
+                self.late = self._gathered()
+            return self.late
+        if self._bias is None:
+            self._bias = self._gathered()
+        return self._bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self._found()
         return x * bias[0] + bias[1]
 
 
@@ -58,7 +83,7 @@ def called_before(net: nn.Module, x: Tensor, before: str) -> None:
         net(x)
 
 
-KINDS = ("dict", "new dict", "attribute")
+KINDS = ("dict", "new dict", "dict in a dict", "list", "tuple", "property", "absent", "attribute")
 BEFORE = ("nothing", "without gradients", "with a graph")
 
 
@@ -141,3 +166,138 @@ def test_what_a_module_records_is_given_back() -> None:
     found = gk.kernel(net, x, memory=1)
     assert torch.allclose(found.values, naive(nn.Sequential(net[0], *net[2:]), x), rtol=1e-12)
     assert (recording.features is features) and (features == []) and (recording.last is last) and (recording.calls == 0)
+
+
+class Passing(nn.Module):
+    """Two modules that hold one dict: the first writes what the second reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        store: dict[str, Tensor] = {}
+        self.encoder, self.decoder = Encoder(store), Decoder(store)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.encoder(x))
+
+
+class Encoder(nn.Module):
+    def __init__(self, store: dict[str, Tensor]):
+        super().__init__()
+        self.store, self.unused = store, nn.Parameter(torch.zeros(2))
+        self.linear = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.store["skip"] = torch.tanh(self.linear(x))
+        return self.store["skip"] * 2
+
+
+class Decoder(nn.Module):
+    def __init__(self, store: dict[str, Tensor]):
+        super().__init__()
+        self.store, self.linear = store, nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x + self.store["skip"] ** 2)
+
+
+@pytest.mark.parametrize("first", [1, 4])
+def test_a_dict_that_two_modules_hold(first: int) -> None:
+    torch.manual_seed(0)
+    net, x = Passing().double(), torch.randn(6, 5, dtype=torch.float64)
+    fresh = naive(net, x)
+    with torch.no_grad():
+        net(x[:first])
+    store = net.encoder.store
+    kept = store["skip"]
+    assert torch.allclose(gk.kernel(net, x).values, fresh, rtol=1e-12)
+    assert net.decoder.store is store and store["skip"] is kept
+
+
+class Frozen(OrderedDict[str, Any]):
+    """Like a configuration of diffusers: what is in it stays."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if getattr(self, "closed", False):
+            raise TypeError("frozen")
+        super().__setitem__(name, value)
+
+    def update(self, *_: Any, **__: Any) -> None:
+        raise TypeError("frozen")
+
+
+def test_containers_that_refuse_to_be_changed() -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(5, 4), Recording(), nn.Linear(4, 2)).double(), torch.randn(6, 5).double()
+    config = Frozen(width=4, limits=torch.ones(2))
+    config.closed = True  # type: ignore[attr-defined]
+    net[1].config = config
+    assert torch.allclose(gk.kernel(net, x).values, naive(nn.Sequential(net[0], net[2]), x), rtol=1e-12)
+    assert net[1].config is config and list(config) == ["width", "limits"]
+
+
+class Writing(nn.Module):
+    """Writes to its weight in each call, and to a buffer in the first."""
+
+    def __init__(self, weight: bool):
+        super().__init__()
+        self.w, self.hidden = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(1))
+        self.register_buffer("mean", torch.zeros(()))
+        self.constant, self.writes_weight = torch.ones(5), weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.writes_weight:
+            self.w.data.mul_(0.9)
+        elif self.mean == 0:
+            self.mean.copy_(x.mean())
+        return (x - self.mean) * self.w * self.constant
+
+
+def test_nothing_is_written_by_looking() -> None:
+    x = torch.randn(8, 5)
+    net = Writing(weight=True)
+    with pytest.raises(gk.GenkernelError):
+        gk.kernel(net, x)
+    assert torch.equal(net.w, torch.ones(5))
+    model = gk.TangentModel(Writing(weight=False))
+    model.find_caches(x)
+    assert model.module.mean == 0
+
+
+def test_an_instance_that_is_called_later() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 4), Keeping("dict"), nn.Tanh(), Keeping("dict"), nn.Linear(4, 2)).double().eval()
+    x, plain = torch.randn(6, 5, dtype=torch.float64), copy.deepcopy(net)
+    plain[1].how = plain[3].how = "never"
+    model = gk.TangentModel(net)
+    for called in (net[:2], net):
+        with torch.no_grad():
+            called(x)
+        assert torch.allclose(gk.kernel(model, x).values, naive(plain, x), rtol=1e-12)
+
+
+def test_parameters_that_are_not_asked_for() -> None:
+    net, other, x = network("dict"), network("never"), torch.randn(6, 5, dtype=torch.float64)
+    called_before(net, x, "without gradients")
+    nn.init.normal_(other[1].table)
+    model = gk.TangentModel(net, params="0.*").at(other.state_dict())
+    with torch.inference_mode():
+        assert torch.allclose(model(x), other(x), rtol=1e-12)
+    assert torch.allclose(gk.kernel(model, x).values, naive(gk.TangentModel(other, params="0.*"), x), rtol=1e-12)
+    assert torch.allclose(InputJacobian(model, x[:1]).outputs(), other(x[:1]), rtol=1e-12)
+
+
+class Guarded(Keeping):
+    """Asks a number, not the tensor, whether there is one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not getattr(self, "full", False):
+            self._bias, self.full = self._gathered(), True
+        return x * self._bias[0] + self._bias[1]
+
+
+def test_what_cannot_be_made_again_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    net, x = nn.Sequential(nn.Linear(5, 4), Guarded("")).double().eval(), torch.randn(6, 5, dtype=torch.float64)
+    with torch.no_grad():
+        net(x)
+    gk.kernel(net, x)
+    assert "1.table has no influence on the outputs, and Guarded holds" in caplog.text
