@@ -58,7 +58,7 @@ EXPERIMENTS: dict[str, Study] = {
     ),
     "invariances": Study("invariances.experiment", "which symmetries of a network its kernel inherits", 2),
     "line-filling": Study(
-        "line_filling.experiment", "a network that could fill segments perfectly: does training find it", 7
+        "line_filling.experiment", "a network that could fill segments perfectly: does training find it", 8
     ),
     "shape-filling": Study(
         "shape_filling.experiment", "a U-Net that fills shapes: interpolation, and failure on harder shapes", 3
@@ -96,7 +96,7 @@ EXPERIMENTS: dict[str, Study] = {
         "effective_gram.experiment", "test losses predicted by the effective Gram matrix, and what they are", 25
     ),
     "out-of-distribution": Study(
-        "out_of_distribution.experiment", "do tangent scores see unseen, printed and foreign images", None
+        "out_of_distribution.experiment", "do tangent scores see unseen, printed and foreign images", 11
     ),
     "alignment": Study("alignment", "what training does to the alignment of the kernel with the labels", 4),
     "monitors": Study(
