@@ -5,7 +5,7 @@
 
 No capture, no batching, no rule for any layer: slow, hungry for memory, and short enough to be
 obviously right. Every path of the engine is tested against it. It works on a float64 copy of
-the module on the CPU; the module itself is not touched.
+the module on the CPU, which keeps what the module has kept of earlier calls; the module itself is not touched.
 """
 
 from __future__ import annotations
