@@ -84,7 +84,7 @@ EXPERIMENTS: dict[str, Study] = {
         "retraining.experiment", "how well contributions predict trainings without some of the data", 6
     ),
     "what-if": Study(
-        "what_if.experiment", "do contributions foresee what other loss weightings of a diffusion model do", None
+        "what_if.experiment", "do contributions foresee what other loss weightings of a diffusion model do", 79
     ),
     "rank-gap": Study("rank_gap.experiment", "which directions new samples need that training samples never showed", 4),
     "null-space": Study("null_space.experiment", "where the residual of a finished training lies", 3),
