@@ -210,6 +210,6 @@ def _list(as_json: bool) -> None:
     table.add_column("what")
     table.add_column("minutes", justify="right")
     for name, study in EXPERIMENTS.items():
-        table.add_row(name, Text(study.about), "hours" if study.minutes is None else str(study.minutes))
+        table.add_row(name, Text(study.about), str(study.minutes))
     table.caption = "Minutes of one processor, full and on ours; --quick takes about one."
     results().print(table)

@@ -17,12 +17,12 @@ class Study(NamedTuple):
     Attributes:
         module: below ``genkernel.experiments``; it has ``run(*, quick: bool, seed: int, progress: bool) -> Outcome``.
         about: one line.
-        minutes: of one processor for the full run, as measured (benchmarks/experiments/times.json); None: hours.
+        minutes: of one processor for the full run, as measured (benchmarks/experiments/times.json).
     """
 
     module: str
     about: str
-    minutes: int | None
+    minutes: int
 
 
 EXPERIMENTS: dict[str, Study] = {
@@ -100,7 +100,7 @@ EXPERIMENTS: dict[str, Study] = {
     ),
     "alignment": Study("alignment", "what training does to the alignment of the kernel with the labels", 4),
     "monitors": Study(
-        "monitors.experiment", "do monitors find planted faults, how soon, where, and how often do they cry wolf", None
+        "monitors.experiment", "do monitors find planted faults, how soon, where, and how often do they cry wolf", 75
     ),
     "path-costs": Study("path_costs.experiment", "memory and time of recording, taping and replaying", 5),
 }

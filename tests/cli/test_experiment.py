@@ -44,7 +44,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any
         module = ModuleType(f"genkernel.experiments.{name}")
         module.run = function  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setitem(registry.EXPERIMENTS, name, registry.Study(name, f"a {name} of an experiment", None))
+        monkeypatch.setitem(registry.EXPERIMENTS, name, registry.Study(name, f"a {name} of an experiment", 1))
     return asked
 
 
@@ -55,7 +55,7 @@ def test_the_list_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> 
     assert run(["experiment", "--list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["experiments"]["stub"] == {
         "about": "a stub of an experiment",
-        "minutes": None,
+        "minutes": 1,
     }
 
 

@@ -11,7 +11,7 @@ TIMES = Path(__file__).parents[2] / "benchmarks" / "experiments" / "times.json"
 
 
 def test_minutes_are_those_that_were_measured() -> None:
-    measured = {name: took.get("full", {}).get("processors") for name, took in json.loads(TIMES.read_text()).items()}
-    for name, study in EXPERIMENTS.items():
-        seconds = measured.get(name)
-        assert study.minutes == (None if seconds is None else max(1, round(seconds / 60))), name
+    measured = {name: took["full"]["processors"] for name, took in json.loads(TIMES.read_text()).items()}
+    assert {name: max(1, round(seconds / 60)) for name, seconds in measured.items()} == {
+        name: study.minutes for name, study in EXPERIMENTS.items()
+    }
