@@ -74,7 +74,7 @@ def key_numbers(result: SpectrumResult) -> list[Number]:
         found.append(Number("Trace", number(one.trace), "mean k(x, x)"))
     if one.targets is not None:
         said = one.targets
-        error, n = float(said.test_mse[-1]), counted(said.samples[-1], "sample")
+        error, n = float(said.test_mse[-1]), counted(round(said.samples[-1]), "sample")
         note = f"of the targets' variance, from {n}; 1: that of their mean"
         found.append(Number("Predicted error", number(float(f"{error:.3g}")), note))
         if math.isfinite(said.alignment_cka):
